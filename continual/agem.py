@@ -1,0 +1,79 @@
+"""A-GEM, averaged gradient episodic memory (Chaudhry et al. 2019, arXiv 1812.00420)."""
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+
+from continual.buffer import TaskMemory
+from continual.streams import Batch, Task
+from continual.training import Trainer
+
+
+def projection_coefficient(gradients: list[Tensor], references: list[Tensor]) -> Tensor:
+    """The c of g - c g_ref (eq. 11): (g . g_ref) / (g_ref . g_ref) where the product is negative, else 0.
+
+    Both lists hold one tensor per parameter. The result is a scalar on their device: the host never waits for it.
+    """
+    product = sum((g * r).sum() for g, r in zip(gradients, references, strict=True))
+    square = sum((r * r).sum() for r in references)
+    return torch.where(product < 0, product / square, torch.zeros_like(product))
+
+
+def project_(gradients: list[Tensor], references: list[Tensor]) -> None:
+    """Take from `gradients`, in place, the part that would raise the memory's loss, whose gradient is `references`."""
+    coefficient = projection_coefficient(gradients, references)
+    for gradient, reference in zip(gradients, references, strict=True):
+        gradient.sub_(reference * coefficient)
+
+
+@contextlib.contextmanager
+def frozen_statistics(network: nn.Module):
+    """BatchNorm normalises by the batch as in training, but its running statistics stay as they are."""
+    layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    yield
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+class AGEM:
+    """The stream's gradient, projected where it disagrees with the gradient on a batch of memory."""
+
+    def __init__(self, trainer: Trainer, buffer: TaskMemory):
+        self.trainer, self.buffer = trainer, buffer
+
+    def begin(self, task: Task, steps: int) -> None:
+        """Start a task."""
+        self.trainer.begin(steps)
+
+    def step(self, batch: Batch) -> None:
+        """One step; the first task has no memory and is plain training."""
+        trainer = self.trainer
+        references = self.reference(batch)
+        trainer.gradients(trainer.loss(trainer.views(batch.images, batch.rng), batch.labels))
+        if references:
+            with trainer.timers.phase("projection"):
+                project_([parameter.grad for parameter in trainer.parameters], references)
+        trainer.update()
+
+    def reference(self, batch: Batch) -> list[Tensor]:
+        """The gradient on a batch of memory, augmented as the stream is; empty while there is no memory.
+
+        It is measured, not learnt from: BatchNorm's running statistics stay those of the stream.
+        """
+        trainer = self.trainer
+        with trainer.timers.phase("buffer"):
+            images, labels = self.buffer.draw(trainer.recipe.replay_batch_size, batch.rng)
+        if not len(labels):
+            return []
+        with frozen_statistics(trainer.network):
+            trainer.gradients(trainer.loss(trainer.views(images, batch.rng), labels))
+        return [parameter.grad for parameter in trainer.parameters]
+
+    def end(self, task: Task) -> None:
+        """Give the task its share of the memory."""
+        with self.trainer.timers.phase("buffer"):
+            self.buffer.add_task(task.memory, self.trainer.rng("memory", task.index))

@@ -1,0 +1,47 @@
+"""Continual-learning metrics, all from the accuracy matrix R.
+
+R [T, T]: R[t, j] is the accuracy on the test images of task j after training on tasks 0..t, in [0, 1].
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def masked_accuracy(logits: Tensor, labels: Tensor, classes) -> float:
+    """Accuracy in [0, 1] of logits [N, K] when only `classes` may be answered."""
+    allowed = torch.tensor(sorted(classes), device=logits.device)
+    return (allowed[logits[:, allowed].argmax(1)] == labels).float().mean().item()
+
+
+def average_accuracy(matrix: np.ndarray) -> float:
+    """ACC (Lopez-Paz and Ranzato 2017, eq. 2): the mean of R's last row."""
+    return float(np.mean(matrix[-1]))
+
+
+def average_incremental_accuracy(matrix: np.ndarray) -> float:
+    """The mean over t of the mean accuracy on the tasks seen by then, R[t, :t+1] (Rebuffi et al. 2017, tasks weighing the same)."""
+    return float(np.mean([row[:place + 1].mean() for place, row in enumerate(matrix)]))
+
+
+def backward_transfer(matrix: np.ndarray) -> float | None:
+    """BWT (Lopez-Paz and Ranzato 2017, eq. 3): the mean over j < T-1 of R[T-1, j] - R[j, j]; None for one task."""
+    if len(matrix) == 1:
+        return None
+    return float(np.mean(matrix[-1, :-1] - np.diag(matrix)[:-1]))
+
+
+def forgetting(matrix: np.ndarray) -> float | None:
+    """F (Chaudhry et al. 2018, eq. 3): the mean over j < T-1 of max over t < T-1 of R[t, j], minus R[T-1, j]; None for one task."""
+    if len(matrix) == 1:
+        return None
+    return float(np.mean(matrix[:-1, :-1].max(0) - matrix[-1, :-1]))
+
+
+def summarise(rows: list[list[float] | None]) -> dict:
+    """R and what follows from it; without every row (joint training has the last alone) only ACC does."""
+    whole = all(row is not None for row in rows)
+    matrix = np.array(rows if whole else rows[-1:], dtype=float)
+    metrics = {"average_incremental": average_incremental_accuracy, "bwt": backward_transfer, "forgetting": forgetting}
+    return {"matrix": rows, "acc": average_accuracy(matrix),
+            **{name: metric(matrix) if whole else None for name, metric in metrics.items()}}

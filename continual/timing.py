@@ -1,0 +1,71 @@
+"""Timers that tell the truth on a GPU too, and the hardware they ran on."""
+
+import contextlib
+import os
+import platform
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+
+class Timers:
+    """Seconds by name. `span` is wall-clock time between two synchronised edges; `phase` is a part of a span.
+
+    A phase never makes the host wait: on a GPU it is measured by a pair of events, which are read when its span ends.
+    """
+
+    def __init__(self, device):
+        self.device = torch.device(device)
+        self.spans: dict[str, float] = defaultdict(float)
+        self.phases: dict[str, float] = defaultdict(float)
+        self.pending: list[tuple] = []
+
+    @contextlib.contextmanager
+    def span(self, name: str):
+        """Add the wall-clock seconds of the block, with the device idle before and after it."""
+        self._synchronise()
+        started = time.perf_counter()
+        yield
+        self._synchronise()
+        self.spans[name] += time.perf_counter() - started
+        for phase, first, last in self.pending:
+            self.phases[phase] += first.elapsed_time(last) / 1000
+        self.pending.clear()
+
+    @contextlib.contextmanager
+    def phase(self, name: str):
+        """Add the device's seconds of the block."""
+        if self.device.type == "cuda":
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            first.record()
+            yield
+            last.record()
+            self.pending.append((name, first, last))
+        else:
+            started = time.perf_counter()
+            yield
+            self.phases[name] += time.perf_counter() - started
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self) -> dict[str, float]:
+        """Everything measured, rounded to 0.1 ms."""
+        return {name: round(value, 4) for name, value in (*self.phases.items(), *self.spans.items())}
+
+
+def hardware(device) -> dict:
+    """What the seconds were measured on."""
+    device = torch.device(device)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def _processor() -> str:
+    """The processor's name, from /proc/cpuinfo where there is one."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

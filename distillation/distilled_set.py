@@ -1,0 +1,58 @@
+"""Distilled sets: zero-padded class folders of PNGs, rows in the manifest and in `metadata.jsonl`.
+
+So `torchvision.datasets.ImageFolder` and `datasets.load_dataset("imagefolder", ...)` read the same labels from the same folder.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from distillation.datasets import image_folder
+from distillation.entry import InputError
+from distillation.manifest import atomic_path, finish, read_manifest, write_text
+from distillation.prototypes import class_folder
+
+
+def row(label: int, name: str, prototype: int, repeat: int, seed: int, weight: float) -> dict:
+    """One image's row; `weight` is its share of its class, `prototype` the cluster (or the place in the draw)."""
+    folder = class_folder(label, name)
+    return {"file_name": f"{folder}/{label:05d}-p{prototype:03d}-r{repeat:02d}.png", "label": label,
+            "prototype": prototype, "repeat": repeat, "seed": seed, "weight": weight}
+
+
+def write_image(folder: Path, file_name: str, image: Image.Image) -> None:
+    """Write one PNG under its final name, atomically."""
+    with atomic_path(Path(folder) / file_name) as partial:
+        image.save(partial, format="PNG")
+
+
+def finish_distilled(folder: Path, classes: list[dict], config: dict, rows: list[dict]) -> None:
+    """Write `metadata.jsonl` and the manifest: the set is complete."""
+    write_text(folder / "metadata.jsonl", "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rows))
+    files = [entry["file_name"] for entry in rows] + ["metadata.jsonl"]
+    finish(folder, "distilled", classes, config, files, counts={"images": len(rows), "classes": len(classes)}, rows=rows)
+
+
+def read_distilled(folder: str | Path) -> tuple[list[dict], list[Path], Tensor, Tensor]:
+    """Classes, image paths, labels [N] and weights [N] of a distilled set.
+
+    Folders of the original (`0`, `1`, `10`, ... without a manifest) are read in numeric order. Raises InputError.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").exists() and not (folder / "config.json").exists() and folder.is_dir():
+        return _read_original(folder)
+    manifest = read_manifest(folder, "distilled")
+    rows = manifest["rows"]
+    return (manifest["classes"], [folder / entry["file_name"] for entry in rows],
+            torch.tensor([entry["label"] for entry in rows]), torch.tensor([entry["weight"] for entry in rows]))
+
+
+def _read_original(folder: Path):
+    classes = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.name)
+    if not classes or not all(path.name.isdecimal() for path in classes):
+        raise InputError(f"{folder}: expected a distilled set (manifest.json, or folders named 0, 1, ...), found neither")
+    split = image_folder(folder.name, folder, sort_key=lambda path: int(path.name))
+    return split.classes, split.paths, torch.from_numpy(split.labels), torch.ones(len(split.labels))

@@ -1,0 +1,55 @@
+"""How every command starts and ends.
+
+Entry points parse their arguments before anything heavy is imported, so that `--help` answers at once; what needs torch is
+imported inside `main`. Bad input ends with one line on stderr and exit code 2, a failing disk with one line and 3.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGITS_LDM = "distillation/checkpoints/digits-ldm"
+DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder")
+
+
+class InputError(ValueError):
+    """What the user gave does not fit: the message says what, where, expected and found, on one line."""
+
+
+def run(parse_args, main) -> None:
+    """Run an entry point; the only place that turns errors into exit codes."""
+    try:
+        main(parse_args())
+    except InputError as error:
+        sys.exit(_say(error, 2))
+    except OSError as error:
+        sys.exit(_say(error, 3))
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted; the same command resumes", 130))
+
+
+def _say(error, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def add_dataset_flags(parser) -> None:
+    """The three flags by which every stage names real images."""
+    parser.add_argument("--dataset", default="digits", choices=DATASETS,
+                        help="data set; `folder` is any folder with train/<class>/* and val/<class>/* or test/<class>/*")
+    parser.add_argument("--data_dir", "--data-dir", default="data", help="where the data set lies (digits needs none)")
+    parser.add_argument("--label_file_path", "--label-file-path", default=None,
+                        help="one prompt per line, in class order (default: the data set's own names)")
+
+
+def check_range(flag: str, value, low, high=float("inf")) -> None:
+    """Refuse a number outside [low, high], naming the flag."""
+    if not low <= value <= high:
+        raise InputError(f"{flag}: expected a value in [{low}, {high}], found {value}")
+
+
+def answer_retired(parser, args, retired: dict[str, str]) -> None:
+    """Answer flags of the original that made no sense with one line; `retired` maps a flag's name to what to do instead."""
+    for name, instead in retired.items():
+        if getattr(args, name) != parser.get_default(name):
+            raise InputError(f"--{name.replace('_', '-')}: not used here; {instead}")

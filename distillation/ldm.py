@@ -1,0 +1,109 @@
+"""A small latent diffusion model in Stable Diffusion's layout, and the losses that train it.
+
+The parts are diffusers' AutoencoderKL and UNet2DConditionModel and transformers' CLIPTextModel and CLIPTokenizer, so a trained
+folder loads wherever Stable Diffusion v1.5 loads. Rombach et al. 2022 (arXiv 2112.10752).
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+PROMPT_TOKENS = 77
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def byte_level_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer without merges: 256 bytes, each also as the end of a word, and two marks, so it takes any text."""
+    letters = list(_byte_letters().values())
+    words = letters + [letter + "</w>" for letter in letters] + [START, END]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=PROMPT_TOKENS, bos_token=START, eos_token=END,
+                                              unk_token=END, pad_token=END)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _byte_letters() -> dict[int, str]:
+    """GPT-2's printable stand-in for each byte: printable Latin-1 stays itself, the others move past 255."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+
+
+def new_vae(size_pixels: int, channels: list[int]) -> AutoencoderKL:
+    """An autoencoder whose latents have 4 channels and size / 2^(len(channels) - 1) pixels a side."""
+    levels = len(channels)
+    return AutoencoderKL(
+        sample_size=size_pixels, block_out_channels=tuple(channels), latent_channels=4, norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels)
+
+
+def new_text_encoder(width: int, layers: int = 2) -> CLIPTextModel:
+    """A CLIP text transformer over the byte-level vocabulary."""
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=514, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=4,
+        max_position_embeddings=PROMPT_TOKENS, projection_dim=width, bos_token_id=512, eos_token_id=513, pad_token_id=513))
+
+
+def new_unet(latent_size: int, channels: list[int], text_width: int, layers: int = 1) -> UNet2DConditionModel:
+    """A text-conditional UNet with cross-attention at every level but the finest, where it would cost most."""
+    coarser = len(channels) - 1
+    return UNet2DConditionModel(
+        sample_size=latent_size, in_channels=4, out_channels=4, block_out_channels=tuple(channels), layers_per_block=layers,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * coarser,
+        up_block_types=("CrossAttnUpBlock2D",) * coarser + ("UpBlock2D",),
+        cross_attention_dim=text_width, attention_head_dim=4, norm_num_groups=16)
+
+
+def new_scheduler(prediction_type: str) -> DDIMScheduler:
+    """Stable Diffusion's noise schedule: 1,000 steps, beta from 0.00085 to 0.012, linear in its square root."""
+    return DDIMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                         clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type)
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] in [0, 255] -> float in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def vae_loss(vae: AutoencoderKL, images: Tensor, kl_weight: float, generator: torch.Generator) -> Tensor:
+    """Mean absolute reconstruction error of `images` in [-1, 1] plus `kl_weight` times the mean KL to a unit Gaussian."""
+    posterior = vae.encode(images).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
+    restored = vae.decode(posterior.mean + posterior.std * noise).sample
+    kl = 0.5 * (posterior.mean ** 2 + posterior.var - 1 - posterior.logvar).mean()
+    return F.l1_loss(restored, images) + kl_weight * kl
+
+
+def draw_noising(shape, steps: int, drop: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise [B, C, h, w], timesteps [B], and which prompts to drop [B] (classifier-free guidance, Ho & Salimans 2022)."""
+    noise = torch.randn(shape, generator=generator)
+    timesteps = torch.randint(steps, shape[:1], generator=generator)
+    return noise, timesteps, torch.rand(shape[:1], generator=generator) < drop
+
+
+def diffusion_loss(unet, scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    """Mean squared error of the prediction at `timesteps`, in the scheduler's own parametrisation (Ho et al. 2020, eq. 14)."""
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    predicted = unet(noisy, timesteps, encoder_hidden_states=text).sample
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    return F.mse_loss(predicted, scheduler.get_velocity(latents, noise, timesteps) if velocity else noise)
+
+
+@torch.no_grad()
+def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of the posteriors of uint8 images [N, 3, H, W], each [N, C, h, w], unscaled."""
+    posteriors = [vae.encode(to_signed(part)).latent_dist for part in images.split(batch_size)]
+    return torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """Token ids [B, 77], padded and truncated as the Stable Diffusion pipelines do."""
+    return tokenizer(prompts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt").input_ids

@@ -1,0 +1,84 @@
+"""Images ready to train on: a whole set decoded to uint8, with labels and weights, whatever it came from."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distillation.datasets import Split, decode
+from distillation.distilled_set import read_distilled
+from distillation.entry import InputError
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """`images` uint8 [N, 3, H, W], `labels` int64 [N] into `classes`, `weights` float32 [N] with mean 1.
+
+    `digest` identifies the pixels and labels, so that soft labels find out when they meet other images.
+    """
+
+    name: str
+    classes: list[dict]
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device) -> "ImageSet":
+        """The same set on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), weights=self.weights.to(device))
+
+    def rows(self, rows: Tensor) -> "ImageSet":
+        """The images `rows` (int64 or bool) as a set of their own."""
+        return image_set(self.name, self.classes, self.images[rows], self.labels[rows], self.weights[rows])
+
+
+def image_set(name: str, classes: list[dict], images: Tensor, labels: Tensor, weights: Tensor | None = None) -> ImageSet:
+    """Build a set; weights default to one each and are scaled to mean 1."""
+    labels = labels.long()
+    weights = torch.ones(len(labels), device=labels.device) if weights is None else weights.float()
+    mark = hashlib.sha256(images.cpu().numpy().tobytes())
+    mark.update(labels.cpu().numpy().tobytes())
+    return ImageSet(name, classes, images, labels, weights / weights.mean(), mark.hexdigest())
+
+
+def real_images(split: Split, size_pixels: int, workers: int = 2, fit: str = "squash") -> ImageSet:
+    """All images of a split at `size_pixels`; `fit` as in `decode`."""
+    images = decode(split, range(len(split.labels)), size_pixels, workers, fit)
+    return image_set(split.name, split.classes, images, torch.from_numpy(split.labels))
+
+
+def distilled_images(folder: str | Path, workers: int = 2) -> ImageSet:
+    """A distilled set as it lies on disk; labels and weights from its manifest."""
+    classes, paths, labels, weights = read_distilled(folder)
+
+    def read(row):
+        from distillation.datasets import open_image
+        return open_image(paths[row])
+    sizes = {read(row).size for row in range(len(paths))}
+    if len(sizes) != 1 or len({side for size in sizes for side in size}) != 1:
+        raise InputError(f"{folder}: expected square images of one size, found {sorted(sizes)[:3]}")
+    split = Split(Path(folder).name, classes, labels.numpy(), read)
+    images = decode(split, range(len(paths)), sizes.pop()[0], workers)
+    return image_set(Path(folder).name, classes, images, labels, weights)
+
+
+def check_class_names(name: str, classes: list[dict], expected_name: str, expected: list[dict]) -> None:
+    """Raise InputError when two ordered lists of classes differ.
+
+    Folders of the original say no more than the index, so their names `0`, `1`, ... fit any list of that length.
+    """
+    found, wanted = [entry["name"] for entry in classes], [entry["name"] for entry in expected]
+    if found not in (wanted, [str(label) for label in range(len(wanted))]):
+        raise InputError(f"{name}: expected the {len(wanted)} classes of {expected_name} in its order, found {len(found)}: "
+                         f"{', '.join(found[:5])} ...")
+
+
+def check_same_classes(train: ImageSet, test: ImageSet) -> None:
+    """Raise InputError when two sets do not list the same classes in the same order."""
+    check_class_names(train.name, train.classes, test.name, test.classes)

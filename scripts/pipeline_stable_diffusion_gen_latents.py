@@ -1,0 +1,39 @@
+"""Images to latents: the part of Stable Diffusion that stage 1 needs, which is its autoencoder alone."""
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from torch import Tensor
+
+
+class StableDiffusionGenLatentsPipeline(DiffusionPipeline):
+    """Encodes images into scaled latents. Loads no UNet, text encoder or safety checker."""
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.register_modules(vae=vae)
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str, **kwargs):
+        """Load the `vae` part of a Stable Diffusion checkpoint (hub name or folder); nothing else is read or downloaded."""
+        return cls(AutoencoderKL.from_pretrained(checkpoint, subfolder="vae", **kwargs))
+
+    @property
+    def size_pixels(self) -> int:
+        """The side of the images the autoencoder was trained on."""
+        return self.vae.config.sample_size
+
+    def latent_shape(self, size_pixels: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a square image."""
+        side = size_pixels // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.vae.config.latent_channels, side, side
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Latents [B, C, h, w], times the scaling factor, of uint8 `images` [B, 3, H, W].
+
+        With `noise` [B, C, h, w] a sample of the posterior, mean + std * noise; without, its mean.
+        """
+        signed = images.to(self.device).to(self.vae.dtype) / 127.5 - 1
+        posterior = self.vae.encode(signed).latent_dist
+        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
+        return latents.float() * self.vae.config.scaling_factor

@@ -1,0 +1,44 @@
+"""Prototype latents and prompts to images: Stable Diffusion's image-to-image, started from latents."""
+
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline
+from torch import Tensor
+
+
+class StableDiffusionLatents2ImgPipeline(StableDiffusionImg2ImgPipeline):
+    """The stock pipeline with prompt embeddings computed once, no safety checker unless asked for, and strength 0 allowed."""
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str, **kwargs):
+        """Load a Stable Diffusion checkpoint (hub name or folder); pass `safety_checker=...` to have one."""
+        return super().from_pretrained(checkpoint, **{"safety_checker": None, "requires_safety_checker": False, **kwargs})
+
+    @torch.inference_mode()
+    def embed(self, prompts: list[str]) -> Tensor:
+        """Prompt embeddings [len(prompts), tokens, width]."""
+        return self.encode_prompt(prompts, self.device, num_images_per_prompt=1, do_classifier_free_guidance=False)[0]
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] of scaled latents [B, C, h, w], without any diffusion."""
+        signed = self.vae.decode(latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor).sample
+        return (signed.float() / 2 + 0.5).clamp(0, 1)
+
+    def __call__(self, latents: Tensor, strength: float = 0.7, num_inference_steps: int = 50, **stock) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1]: noise `latents` [B, C, h, w] to `strength` and denoise them under the prompts.
+
+        `stock` goes to the stock pipeline: `prompt_embeds`, `negative_prompt_embeds`, `guidance_scale`, `generator` (one per
+        image makes a picture independent of its batch), ... Where strength leaves no step the prototype is decoded as it is.
+        """
+        if int(strength * num_inference_steps) < 1:
+            return self.decode(latents)
+        self.image_processor.register_to_config(vae_latent_channels=latents.shape[1])  # so that latents pass as such
+        denoised = super().__call__(image=latents, strength=strength, num_inference_steps=num_inference_steps,
+                                    output_type="latent", **stock).images
+        return self.decode(denoised)
+
+    def prepare_latents(self, image, timestep, batch_size, num_images_per_prompt, dtype, device, generator=None):
+        """Noise the prototypes to `timestep`; unlike the stock method, latents may have any number of channels."""
+        from diffusers.utils.torch_utils import randn_tensor
+        image = image.to(device=device, dtype=dtype)
+        return self.scheduler.add_noise(image, randn_tensor(image.shape, generator, image.device, dtype), timestep)
