@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from distillation.entry import InputError
 
@@ -21,8 +23,10 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
         raise InputError(f"{expected}, found none")
     if not Path(checkpoint).exists() and not HUB_NAME.fullmatch(checkpoint):
         raise InputError(f"{expected}, found nothing there")
-    torch_dtype = getattr(torch, dtype or ("float32" if torch.device(device).type == "cpu" else "float16"))
+    precision = getattr(torch, dtype or ("float32" if torch.device(device).type == "cpu" else "float16"))
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # a bar per weight file says nothing about the work
     try:
-        return pipeline_class.from_pretrained(checkpoint, torch_dtype=torch_dtype).to(device)
+        return pipeline_class.from_pretrained(checkpoint, dtype=precision).to(device)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{expected}, found {' '.join(str(error).split())[:200]}") from None

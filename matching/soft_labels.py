@@ -17,7 +17,7 @@ from distillation.manifest import read_manifest, read_tensors, write_tensors
 from matching.augmentation import Drawn, views
 from matching.image_set import ImageSet
 
-STORED = {"order": torch.int32, "crop": torch.int16, "flip": torch.uint8, "partner": torch.int32, "ratio": torch.float32,
+STORED = {"order": torch.int32, "crop": torch.int16, "flip": torch.bool, "partner": torch.int32, "ratio": torch.float32,
           "box": torch.int16}
 
 

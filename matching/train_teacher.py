@@ -61,7 +61,7 @@ def main(args):
     splits = (load_split(args.dataset, args.data_dir, part, args.label_file_path) for part in ("train", "test"))
     images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device) for split in splits)
     network = seeded(args.arch, len(images.classes), args.stem, args.seed).to(accelerator.device)
-    optimizer = torch.optim.AdamW(parameter_groups(network, args.weight_decay), lr=args.learning_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(network, args.weight_decay), lr=args.learning_rate, fused=True)
     epoch_of = drawn_views(images, args.input_size, args.seed, scale=(args.min_scale_crops, args.max_scale_crops),
                            flip=args.flip, mix=args.mix_type)
     done = train(network, images, epoch_of, hard_loss_of(images, images.weights, args.label_smoothing), optimizer,

@@ -157,7 +157,7 @@ def make_optimizer(args, network):
     from distillation.optimisation import parameter_groups
     if args.sgd:
         return torch.optim.SGD(parameter_groups(network, args.weight_decay), lr=args.learning_rate, momentum=args.momentum)
-    return torch.optim.AdamW(parameter_groups(network, args.adamw_weight_decay), lr=args.adamw_lr)
+    return torch.optim.AdamW(parameter_groups(network, args.adamw_weight_decay), lr=args.adamw_lr, fused=True)
 
 
 def configuration(args, images, size: int, settings: dict) -> dict:

@@ -1,0 +1,57 @@
+"""The common start of Task Arithmetic's experts: the same for every source of the stream, and named in the result."""
+
+from pathlib import Path
+
+from torch import nn
+
+from continual.finetune import FineTune
+from continual.loop import learn_task
+from continual.streams import Task
+from continual.timing import Timers
+from continual.training import Recipe, Trainer
+from distillation.entry import InputError
+from distillation.manifest import begin, finish, read_json, read_manifest, read_tensors, write_json, write_tensors
+from matching.architectures import load_model
+from matching.image_set import ImageSet
+
+
+def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe, steps: int, seed: int, config: dict,
+             bar) -> dict:
+    """Train `network` on all classes of `images` and leave it at the weights in `folder`, which is read where it is complete.
+
+    Returns what the start is, for the result.
+    """
+    if not begin(folder, "start", config):
+        timers = Timers(images.labels.device)
+        task = Task(0, tuple(range(len(images.classes))), images, images, images)
+        with timers.span("start"):
+            learn_task(FineTune(Trainer(network, recipe, seed, timers)), task, steps, bar)
+        write_tensors(folder / "model.safetensors", network.state_dict())
+        write_json(folder / "result.json", {"kind": "start", "steps": steps, "seconds": timers.seconds()})
+        finish(folder, "start", images.classes, config, ["model.safetensors", "result.json"])
+    network.load_state_dict(read_tensors(folder / "model.safetensors"))
+    seconds = read_json(folder / "result.json")["seconds"]["start"]
+    return {"name": "distilled", "seconds": seconds, "steps": steps, "images": len(images),
+            "note": f"pre-trained on all {len(images.classes)} classes of {images.name}"}
+
+
+def read_start(folder: Path, network: nn.Module) -> dict:
+    """Give `network` the weights of a teacher or student on disk. Raises InputError when they do not fit."""
+    kind = next((kind for kind in ("teacher", "student") if _is(folder, kind)), None)
+    if kind is None:
+        raise InputError(f"--start {folder}: expected random, distilled or a finished folder of kind teacher or student")
+    trained, manifest = load_model(folder, kind)
+    try:
+        network.load_state_dict(trained.state_dict())
+    except RuntimeError:
+        config = manifest["config"]
+        raise InputError(f"--start {folder}: expected the network of --arch and --stem with as many classes, found "
+                         f"{config['arch']} {config['stem']} with {len(manifest['classes'])} classes") from None
+    return {"name": str(folder), "seconds": 0.0, "note": f"a {kind} that has seen all {len(manifest['classes'])} classes"}
+
+
+def _is(folder: Path, kind: str) -> bool:
+    try:
+        return bool(read_manifest(folder, kind))
+    except InputError:
+        return False

@@ -1,0 +1,148 @@
+"""Task Arithmetic (Ilharco et al. 2023, arXiv 2212.04089) for class-incremental streams and networks with BatchNorm.
+
+One expert per task from a common start, its loss over its own classes; the experts' changes are merged and added to the start.
+BatchNorm's statistics are estimated anew from the memory, each class's head row comes from its own expert, and the scale of the
+merged vector is the one that does best on the memory: on images no expert trained on, where the stream can spare them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from continual.buffer import Reservoir
+from continual.merging import MERGES
+from continual.metrics import masked_accuracy
+from continual.streams import Batch, Task
+from continual.training import Trainer, only
+
+LEAST_VIEWS = 128  # BatchNorm's statistics of fewer are too noisy; a smaller memory is seen in several augmented views
+
+
+class TaskArithmetic:
+    """The network is an expert while a task lasts, and the merged model from its end to the next one's beginning."""
+
+    def __init__(self, trainer: Trainer, buffer: Reservoir, merge: str, scales: list[float], refit_steps: int):
+        self.trainer, self.buffer = trainer, buffer
+        self.merge, self.scales, self.refit_steps = MERGES[merge], scales, refit_steps
+        self.start = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+        self.head = head_of(trainer.network)
+        self.vectors: list[Tensor] = []
+        self.head_rows: dict[int, tuple[Tensor, Tensor]] = {}
+        self.curves: list[list[dict]] = []
+
+    def begin(self, task: Task, steps: int) -> None:
+        """Every expert begins at the common start."""
+        self.trainer.network.load_state_dict(self.start)
+        self.origin, self.classes = backbone_vector(self.trainer.network), task.classes
+        self.trainer.begin(steps)
+
+    def step(self, batch: Batch) -> None:
+        """One step of the expert, over the classes of its own task."""
+        views = self.trainer.views(batch.images, batch.rng)
+        self.trainer.descend(self.trainer.loss(views, batch.labels, self.classes))
+
+    def end(self, task: Task) -> None:
+        """Keep the expert's vector, head rows and memory; make the network the merged model of all tasks so far."""
+        timers, network = self.trainer.timers, self.trainer.network
+        with timers.phase("buffer"):
+            self.buffer.offer(task.memory.images, task.memory.labels, self.trainer.rng("memory", task.index))
+        with timers.phase("merge"):
+            self.vectors.append(backbone_vector(network) - self.origin)
+            for label in task.classes:
+                self.head_rows[label] = self.head.weight[label].detach().clone(), self.head.bias[label].detach().clone()
+            network.load_state_dict(self.start)
+            set_head_rows(self.head, self.head_rows)
+            self.install(self.merge(torch.stack(self.vectors)), task)
+
+    def install(self, merged: Tensor, task: Task) -> None:
+        """Choose the scale, and leave the network with it, with its BatchNorm statistics and, if asked for, a refitted head."""
+        views, labels = self.memory_views(task)
+        curve = []
+        for scale in self.scales:
+            set_backbone(self.trainer.network, self.origin + scale * merged)
+            curve.append({"scale": scale, **judge(reestimate_batchnorm(self.trainer.network, views), labels, self.head_rows)})
+        best = max(curve, key=lambda point: (point["accuracy"], -point["loss"]))
+        self.curves.append(curve)
+        set_backbone(self.trainer.network, self.origin + best["scale"] * merged)
+        reestimate_batchnorm(self.trainer.network, views)
+        if self.refit_steps:
+            refit_head(self.trainer.network, self.head, views, labels, list(self.head_rows), self.refit_steps)
+
+    def memory_views(self, task: Task) -> tuple[Tensor, Tensor]:
+        """Augmented views of the whole memory, as many of each image as it takes to have LEAST_VIEWS."""
+        images, labels = self.buffer.everything()
+        times = -(-LEAST_VIEWS // len(labels))
+        views = self.trainer.views(images.repeat(times, 1, 1, 1), self.trainer.rng("memory-views", task.index))
+        return views, labels.repeat(times)
+
+
+def head_of(network: nn.Module) -> nn.Linear:
+    """The last linear layer: one row per class."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+
+
+def backbone(network: nn.Module) -> list[nn.Parameter]:
+    """Every parameter but the head's."""
+    head = {id(parameter) for parameter in head_of(network).parameters()}
+    return [parameter for parameter in network.parameters() if id(parameter) not in head]
+
+
+def backbone_vector(network: nn.Module) -> Tensor:
+    """The backbone's parameters as one vector [P]; BatchNorm's running statistics are buffers and not in it."""
+    return parameters_to_vector(backbone(network)).detach()
+
+
+def set_backbone(network: nn.Module, vector: Tensor) -> None:
+    """Write a vector [P] back into the backbone."""
+    with torch.no_grad():
+        vector_to_parameters(vector, backbone(network))
+
+
+@torch.no_grad()
+def set_head_rows(head: nn.Linear, rows: dict[int, tuple[Tensor, Tensor]]) -> None:
+    """Write weights and bias of the classes in `rows`; the other rows stay."""
+    for label, (weight, bias) in rows.items():
+        head.weight[label], head.bias[label] = weight, bias
+
+
+@torch.no_grad()
+def reestimate_batchnorm(network: nn.Module, views: Tensor, batch_size: int = 256) -> Tensor:
+    """Replace BatchNorm's running statistics by those of `views` [N, 3, H, W]; returns the logits [N, K] seen on the way.
+
+    The statistics are the mean over batches of equal weight, as PyTorch's cumulative average has it.
+    """
+    network.eval()
+    layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    logits = torch.cat([network(part) for part in views.chunk(-(-len(views) // batch_size))])
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
+    return logits
+
+
+def judge(logits: Tensor, labels: Tensor, classes) -> dict[str, float]:
+    """Accuracy and cross-entropy of logits [N, K] among `classes`."""
+    return {"accuracy": masked_accuracy(logits, labels, classes), "loss": F.cross_entropy(only(logits, classes), labels).item()}
+
+
+def refit_head(network: nn.Module, head: nn.Linear, views: Tensor, labels: Tensor, classes: list[int], steps: int,
+               lr: float = 0.01) -> None:
+    """Train the head alone for `steps` full-batch AdamW steps on the features of `views`, over `classes`."""
+    seen: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for part in views.split(256):
+            network.eval()(part)
+    handle.remove()
+    features = torch.cat(seen)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(only(head(features), classes), labels).backward()
+        optimizer.step()
