@@ -50,7 +50,7 @@ def main(args):
     from distillation.optimisation import parameter_groups
     from matching.architectures import seeded
     from matching.image_set import real_images
-    from matching.training import drawn_views, finish_model, hard_loss_of, train, warm_cosine
+    from matching.training import STATE, drawn_views, finish_model, hard_loss_of, train, warm_cosine
 
     accelerator = Accelerator()
     require_one_process(accelerator, "train_teacher")
@@ -66,7 +66,7 @@ def main(args):
                            flip=args.flip, mix=args.mix_type)
     done = train(network, images, epoch_of, hard_loss_of(images, images.weights, args.label_smoothing), optimizer,
                  epochs=args.epochs, batch_size=args.batch_size, size=args.input_size, schedule=warm_cosine,
-                 state_path=folder / "state.pt", name="teacher", save_seconds=args.save_seconds)
+                 state_path=folder / STATE, name="teacher", save_seconds=args.save_seconds)
     finish_model(folder, "teacher", network, images, test, config, done)
 
 

@@ -16,6 +16,7 @@ from matching.augmentation import Drawn, draw_epoch, views
 from matching.image_set import ImageSet
 from matching.soft_labels import hard_loss
 
+STATE = "state.pt"  # the resume point in a model's folder
 EpochOf = Callable[[int], tuple[Drawn, Tensor | None]]  # epoch -> draws and, with soft labels, logits [N, K]
 
 
@@ -76,13 +77,17 @@ def warm_cosine(share: float, warm_up: float = 0.1) -> float:
 
 def finish_model(folder: Path, kind: str, network: nn.Module, images: ImageSet, test: ImageSet, config: dict,
                  run: dict) -> float:
-    """Test the trained network, write weights, result and manifest; returns last-epoch test accuracy in [0, 1]."""
+    """Test the trained network, write weights, result and manifest; returns last-epoch test accuracy in [0, 1].
+
+    The resume point, three times the weights' size, has no use then and goes.
+    """
     top1 = accuracy(predict(network, test.images), test.labels)
     write_tensors(folder / "model.safetensors", network.state_dict())
     metrics = {"test_accuracy": top1, "test_images": len(test), "train_images": len(images), "steps": len(run["losses"]),
                "last_loss": run["losses"][-1]}
     write_result(folder, kind, config, metrics, {"train": run["seconds"]})
     finish(folder, kind, images.classes, config, ["model.safetensors"], test_accuracy=top1, train_images=images.digest)
+    (folder / STATE).unlink(missing_ok=True)
     print(f"{folder}: test accuracy {100 * top1:.1f} % ({len(images)} images, {len(run['losses'])} steps, "
           f"{run['seconds']:.0f} s)")
     return top1

@@ -73,7 +73,7 @@ def main(args):
     from distillation.manifest import begin
     from matching.architectures import seeded
     from matching.image_set import check_same_classes
-    from matching.training import cosine, finish_model, linear, train
+    from matching.training import STATE, cosine, finish_model, linear, train
 
     accelerator = Accelerator()
     require_one_process(accelerator, "train_FKD")
@@ -89,7 +89,7 @@ def main(args):
     network = seeded(args.model, len(images.classes), args.stem, args.seed).to(accelerator.device)
     done = train(network, images, epoch_of, loss_of, make_optimizer(args, network), epochs=args.epochs,
                  batch_size=args.batch_size, size=size, schedule=cosine if args.cos else linear,
-                 state_path=folder / "state.pt", name="student", chunks=args.gradient_accumulation_steps,
+                 state_path=folder / STATE, name="student", chunks=args.gradient_accumulation_steps,
                  save_seconds=args.save_seconds)
     finish_model(folder, "student", network, images, test, config, done)
 

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Stage 1 in the paper's setting: ImageNet-1K, Stable Diffusion v1.5, 512 pixels. Reads $DATA/train/<wnid>/*.
+# The host holds one class at a time (1,300 latents, 85 MB). Several GPUs: accelerate launch -m distillation.gen_prototype ...
+set -eu
+cd "$(dirname "$0")/.."
+
+RUN=${RUN:-runs/imagenet}
+DATA=${DATA:-data/imagenet}
+IPC=${IPC:-10}
+CHECKPOINT=${CHECKPOINT:-stable-diffusion-v1-5/stable-diffusion-v1-5}
+
+python -m distillation.gen_prototype \
+    --batch_size 32 \
+    --data_dir "$DATA" \
+    --dataset imagenet \
+    --diffusion_checkpoints_path "$CHECKPOINT" \
+    --ipc "$IPC" \
+    --km_expand 1 \
+    --label_file_path distillation/label-prompt/imagenet_classes.txt \
+    --num_workers 16 \
+    --size 512 \
+    --save_prototype_path "$RUN/prototypes"

@@ -1,0 +1,43 @@
+"""Gather the result files of a run or study into one file that is kept.
+
+    python -m scripts.collect runs/study-digits misc/results/digits.json
+"""
+
+import argparse
+from pathlib import Path
+
+from distillation.entry import InputError, run
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="folder whose result.json files are gathered, at any depth")
+    parser.add_argument("output", help="file to write")
+    return parser.parse_args()
+
+
+def main(args):
+    from distillation.manifest import write_json
+    runs = gather(Path(args.folder))
+    if not runs:
+        raise InputError(f"{args.folder}: expected folders with result.json, found none")
+    write_json(Path(args.output), shared_once(runs))
+    print(f"{args.output}: {len(runs)} results")
+
+
+def gather(folder: Path) -> list[dict]:
+    """Every result below `folder`, in the order of their paths, with that path as `run`."""
+    from distillation.manifest import read_json
+    files = sorted(path for path in folder.rglob("result.json") if path.parent != folder)
+    return [{"run": path.parent.relative_to(folder).as_posix(), **read_json(path)} for path in files]
+
+
+def shared_once(runs: list[dict]) -> dict:
+    """State what all runs have in common (code, packages, hardware) once; keep it with each run where they differ."""
+    shared = {key: runs[0].get(key) for key in ("code", "packages", "hardware")
+              if all(entry.get(key) == runs[0].get(key) for entry in runs)}
+    return {**shared, "runs": [{key: value for key, value in entry.items() if key not in shared} for entry in runs]}
+
+
+if __name__ == "__main__":
+    run(parse_args, main)

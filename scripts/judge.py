@@ -1,0 +1,120 @@
+"""Does the model draw what it is asked for, and does it only replay what it has seen?
+
+    python -m scripts.judge --distilled runs/quickstart/distilled/digits_ipc10_10_s0.7_g2.0_kmexpand1 \\
+        --output misc/results/judge_digits.json
+
+A support-vector classifier trained on the training split names images drawn from pure noise under each class's prompt, and the
+images of distilled sets. Nearest-neighbour distances to the training split, beside those of real test images, show whether
+pictures are copies.
+"""
+
+import argparse
+from pathlib import Path
+
+from distillation.entry import DIGITS_LDM, add_dataset_flags, check_range, run
+
+PIXELS = 16  # side at which the judge looks and distances are measured
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_dataset_flags(parser)
+    parser.add_argument("--diffusion_checkpoints_path", default=DIGITS_LDM, help="checkpoint to judge")
+    parser.add_argument("--images", default=500, type=int, help="images drawn from pure noise, in equal parts per class")
+    parser.add_argument("--guidance_scale", "-g", default=2, type=float)
+    parser.add_argument("--num_inference_steps", default=20, type=int)
+    parser.add_argument("--batch_size", default=50, type=int)
+    parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--distilled", nargs="*", default=[], help="distilled sets to judge as well")
+    parser.add_argument("--output", default="runs/judge.json", help="result file")
+    args = parser.parse_args()
+    check_range("--images", args.images, 1)
+    return args
+
+
+def main(args):
+    from distillation.datasets import load_split
+    from distillation.manifest import code_version, hardware, package_versions, write_json
+    from matching.image_set import distilled_images, real_images
+
+    train, test = (real_images(load_split(args.dataset, args.data_dir, part, args.label_file_path), 32)
+                   for part in ("train", "test"))
+    judge, features = fit_judge(train)
+    images, labels = draw(args, train.classes)
+    sets = {"pure noise": (images, labels)}
+    for folder in args.distilled:
+        distilled = distilled_images(folder)
+        sets[Path(folder).name] = (distilled.images, distilled.labels)
+    known = small(train.images)
+    result = {
+        "kind": "judge", "checkpoint": Path(args.diffusion_checkpoints_path).name,
+        "judge": {"model": "scikit-learn SVC, RBF kernel", "test_accuracy": score(judge, features, test.images, test.labels),
+                  "train_images": len(train), "test_images": len(test)},
+        "config": {name: getattr(args, name) for name in ("images", "guidance_scale", "num_inference_steps", "seed")},
+        "recognised": {name: {"images": len(labels), "share": score(judge, features, images, labels)}
+                       for name, (images, labels) in sets.items()},
+        "nearest_training_image": {name: quantiles(nearest(small(images), known)) for name, images in
+                                   {"real test images": test.images, **{name: pair[0] for name, pair in sets.items()}}.items()},
+        "code": code_version(), "packages": package_versions(), "hardware": hardware(),
+    }
+    write_json(Path(args.output), result)
+    print(f"judge: {100 * result['judge']['test_accuracy']:.1f} % on {len(test)} real test images")
+    for name, found in result["recognised"].items():
+        distance, real = result["nearest_training_image"][name], result["nearest_training_image"]["real test images"]
+        print(f"{name}: {100 * found['share']:.1f} % of {found['images']} recognised; median distance to the nearest training "
+              f"image {distance['median']:.3f} (real test images {real['median']:.3f})")
+    print(f"written to {args.output}")
+
+
+def small(images):
+    """uint8 [N, 3, H, W] -> grey float [N, 16 * 16] in [0, 1]."""
+    import torch.nn.functional as F
+    return F.adaptive_avg_pool2d(images.float().mean(1, keepdim=True) / 255, PIXELS).flatten(1).numpy()
+
+
+def fit_judge(train):
+    """A support-vector classifier of the training split, and the features it looks at."""
+    from sklearn.svm import SVC
+    return SVC(C=10, gamma="scale").fit(small(train.images), train.labels.numpy()), small
+
+
+def score(judge, features, images, labels) -> float:
+    """Share of `images` the judge names as `labels`."""
+    return float(judge.score(features(images), labels.numpy()))
+
+
+def draw(args, classes):
+    """Images uint8 [N, 3, H, W] drawn from pure noise and the labels they were asked for."""
+    import torch
+    from tqdm import tqdm
+
+    from distillation.checkpoints import load_pipeline
+    from distillation.synthesis import latent_shape, synthesize
+    from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
+    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, "cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    prompts, negative = pipeline.embed([entry["prompt"] for entry in classes]), pipeline.embed([""])
+    labels = torch.arange(args.images) % len(classes)
+    images = []
+    for part in tqdm(torch.arange(args.images).split(args.batch_size), desc="draw", unit="batch", disable=None):
+        images.append(synthesize(pipeline, torch.zeros(len(part), *latent_shape(pipeline)), prompts[labels[part]], negative,
+                                 [("judge", int(place)) for place in part], args.seed, 1.0, args.guidance_scale,
+                                 args.num_inference_steps))
+    return torch.cat(images), labels
+
+
+def nearest(images, known):
+    """Root-mean-square pixel distance (in [0, 1]) of each image [N, P] to the nearest of `known` [M, P]."""
+    from sklearn.neighbors import NearestNeighbors
+    return NearestNeighbors(n_neighbors=1).fit(known).kneighbors(images)[0][:, 0] / PIXELS
+
+
+def quantiles(distances) -> dict:
+    """Minimum, 5 % quantile and median."""
+    import numpy as np
+    low, fifth, median = np.quantile(distances, [0, 0.05, 0.5]).tolist()
+    return {"minimum": low, "5 % quantile": fifth, "median": median}
+
+
+if __name__ == "__main__":
+    run(parse_args, main)

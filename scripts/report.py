@@ -1,0 +1,291 @@
+"""The report of a run, made of its result files alone: tables, two figures and one page.
+
+    python -m scripts.report runs/quickstart
+
+Writes report.md, report.html (one self-contained file), grid.png, accuracy_vs_time.png and result.json into the run's folder.
+What was not run is shown as "not run". The same files give the same report.
+"""
+
+import argparse
+import math
+import statistics
+from pathlib import Path
+
+from distillation.entry import InputError, run
+from scripts.figures import NONE, NOT_RUN, Section, accuracy_vs_time, cell, class_grid, markdown, page, plain
+
+ARMS = {"real": "real, whole training split", "random": "real, drawn at random", "prototype": "decoded prototypes",
+        "distilled": "D4M images"}
+METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
+           "task_arithmetic": "Task Arithmetic"}
+SOURCES = ("real", "random", "distilled")
+STUDENT = {"accuracy": "metrics.test_accuracy", "images": "metrics.train_images", "steps": "metrics.steps",
+           "train_seconds": "seconds.train"}
+STUDENT_SETTINGS = {"network": "config.arch", "batch size": "config.batch_size", "epochs": "config.epochs",
+                    "steps": "metrics.steps"}
+CONTINUAL = {"acc": "class_il.acc", "forgetting": "class_il.forgetting", "task_il_acc": "task_il.acc",
+             "train_seconds": "seconds.train", "steps": "steps", "images": "stream_images"}
+CONTINUAL_SETTINGS = {"network": "config.arch", "tasks": "config.tasks", "batch size": "config.recipe.batch_size",
+                      "buffer images": "config.buffer_size", "steps per task": "config.steps", "images": "stream_images"}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", help="folder of a run, such as runs/quickstart")
+    return parser.parse_args()
+
+
+def main(args):
+    from distillation.manifest import write_json, write_text
+    folder = Path(args.run)
+    stages, results = read_stages(folder / "stages.jsonl"), read_results(folder)
+    if not stages and not results:
+        found = "none" if folder.is_dir() else "no such folder"
+        raise InputError(f"{folder}: expected results of a run (stages.jsonl, students/*/result.json, ...), found {found}")
+    students, continual = group(results, "student", student_key), group(results, "continual", continual_key)
+    student, stream = measure(students, STUDENT), compare_to_real(measure(continual, CONTINUAL))
+    sections = [findings(student, stream, making_seconds(results)), student_section(students, student, results),
+                class_grid(folder), continual_section(continual, stream), accuracy_vs_time(folder, stream, METHODS),
+                stage_section(stages), origin_section(results)]
+    title = f"Report of {folder.resolve().name}"
+    write_text(folder / "report.md", markdown(title, sections))
+    write_text(folder / "report.html", page(title, sections, folder))
+    write_json(folder / "result.json", summary(stages, student, stream, sections, results))
+    print(plain(sections))
+    names = ["report.html", "report.md", *(part.figure for part in sections if part.figure), "result.json"]
+    print("\n".join(["", "Written:", *(f"  {folder / name}" for name in names)]))
+
+
+# reading
+
+
+def read_results(folder: Path) -> dict[str, dict]:
+    """Every result.json one or two folders below `folder`, by its folder's place below it."""
+    from distillation.manifest import read_json
+    paths = sorted([*folder.glob("*/result.json"), *folder.glob("*/*/result.json")])
+    return {path.parent.relative_to(folder).as_posix(): read_json(path) for path in paths}
+
+
+def read_stages(path: Path) -> dict[str, float]:
+    """Seconds by stage, in the order of first appearance; the longest counts, since a finished stage is skipped the next time."""
+    import json
+    stages = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
+        try:
+            entry = json.loads(line)
+            stages[entry["stage"]] = max(entry["seconds"], stages.get(entry["stage"], 0))
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f'{path}: expected {{"stage": name, "seconds": n}} in line {number}, found {line!r}') from None
+    return stages
+
+
+def field(name: str, result: dict, key: str):
+    """The field `key` ("metrics.steps") of a result; raises InputError naming the result's folder where there is none."""
+    value = result
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise InputError(f"{name}/result.json: expected the field {key}, found none")
+        value = value[part]
+    return value
+
+
+def group(results: dict[str, dict], kind: str, key_of) -> dict[tuple, dict[str, dict]]:
+    """The results of a kind, by `key_of(name, result)` and then by name."""
+    groups = {}
+    for name, result in results.items():
+        if field(name, result, "kind") == kind:
+            groups.setdefault(key_of(name, result), {})[name] = result
+    return groups
+
+
+def student_key(name: str, result: dict) -> tuple[str, str]:
+    """(arm, labels) of students/<arm>-<labels>, with -seed<k> where there are several."""
+    return name.split("/")[-1].split("-")[0], field(name, result, "config.labels")
+
+
+def continual_key(name: str, result: dict) -> tuple[str, str]:
+    """(method, source); a memory filled from another source is part of the source's name."""
+    stream = field(name, result, "stream")
+    memory = result.get("buffer_source", stream)
+    return field(name, result, "method"), stream if memory == stream else f"{stream}, memory {memory}"
+
+
+# numbers
+
+
+def mean_std(values: list[float]) -> dict[str, float | None]:
+    """Mean and sample standard deviation (ddof 1; None for a single value); both None where a value is None."""
+    if None in values:
+        return {"mean": None, "std": None}
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def measure(groups: dict, fields: dict[str, str]) -> dict[tuple, dict]:
+    """Per group the number of runs `n` and each field's mean and standard deviation."""
+    return {key: {"n": len(runs), **{short: mean_std([field(*one, long) for one in runs.items()])
+                                     for short, long in fields.items()}} for key, runs in groups.items()}
+
+
+def compare_to_real(numbers: dict[tuple, dict]) -> dict[tuple, dict]:
+    """Add to each (method, source) the share of training time saved and of ACC kept against the method on real images."""
+    def ratio(key, name):
+        real = numbers.get((key[0], "real"))
+        known = real and key[1] != "real" and real[name]["mean"]
+        return numbers[key][name]["mean"] / real[name]["mean"] if known else None
+
+    def saved(key):
+        spent = ratio(key, "train_seconds")
+        return None if spent is None else 1 - spent
+    return {key: {**one, "time_saved": saved(key), "acc_kept": ratio(key, "acc")} for key, one in numbers.items()}
+
+
+def making_seconds(results: dict[str, dict]) -> float | None:
+    """Seconds to make the distilled set: prototypes and synthesis. None unless the run has exactly one of each."""
+    made = [[one for one in results.values() if one["kind"] == kind and one["config"].get("method") == method]
+            for kind, method in (("prototypes", None), ("distilled", "d4m"))]
+    return sum(sum(found[0]["seconds"].values()) for found in made) if all(len(found) == 1 for found in made) else None
+
+
+# what it says
+
+
+def findings(students: dict, continual: dict, making: float | None) -> Section:
+    """What follows from the numbers by plain comparison."""
+    said = [*student_findings(students), *continual_findings(continual, making)]
+    return Section("What this says", " ".join(said) or "Nothing that could be compared was run.")
+
+
+def student_findings(students: dict):
+    """D4M images against as many random real ones, by kind of label."""
+    for labels in ("hard", "soft"):
+        own, other = (students.get((arm, labels)) for arm in ("distilled", "random"))
+        if own and other:
+            yield (f"With {labels} labels, {cell(own, 'images', digits=0)} D4M images give {cell(own, 'accuracy', 100)} %, "
+                   f"{difference(own, other, 'accuracy')} {cell(other, 'images', digits=0)} random real images.")
+
+
+def continual_findings(continual: dict, making: float | None):
+    """Per method, D4M images against all real ones and against random real ones; when making them has paid off."""
+    said = []
+    for method, name in METHODS.items():
+        own, real, other = (continual.get((method, source)) for source in ("distilled", "real", "random"))
+        if own and real:
+            beside = f" ({difference(own, other, 'acc')} random real images)" if other else ""
+            earned = real["train_seconds"]["mean"] - own["train_seconds"]["mean"]
+            paid = f", making up for the images' cost after {math.ceil(making / earned)} runs" if making and earned > 0 else ""
+            said.append(f"{name} {cell(own, 'time_saved', 100)} % and {cell(own, 'acc_kept', digits=3)}{beside}{paid}")
+    if said:
+        cost = f" Making the images took {making:.0f} s, without the training of the checkpoint." if making else ""
+        yield ("In continual learning, training time saved and share of ACC kept on D4M images instead of all real ones: "
+               f"{'; '.join(said)}.{cost}")
+
+
+def difference(own: dict, other: dict, name: str) -> str:
+    """How far one mean lies from another, in points, and whether the runs can tell."""
+    points = 100 * (own[name]["mean"] - other[name]["mean"])
+    spreads = own[name]["std"], other[name]["std"]
+    sure = "one run each at least" if None in spreads else \
+        "within one standard deviation" if abs(points) <= 100 * math.hypot(*spreads) else "beyond one standard deviation"
+    return f"{abs(points):.1f} points {'less' if points < 0 else 'more'} [{sure}] than"
+
+
+def held(groups: dict, place: int, fields: dict[str, str]) -> str:
+    """What was equal in all runs and what was not, by arm: the part `place` of a group's key."""
+    equal, differ = [], []
+    for label, key in fields.items():
+        arms = {}
+        for group_key, runs in groups.items():
+            arms.setdefault(group_key[place], set()).update(field(*one, key) for one in runs.items())
+        by_value = {}
+        for arm, values in arms.items():
+            by_value.setdefault(" or ".join(map(str, sorted(values))), []).append(arm)
+        equal += [f"{label} {value}" for value in by_value if len(by_value) == 1]
+        differ += [f"{label} ({'; '.join(f'{value} for ' + ', '.join(of) for value, of in by_value.items())})"] * (len(by_value) > 1)
+    return " ".join(f"{what}: {', '.join(names)}." for what, names in (("Held equal", equal), ("Not equal", differ)) if names)
+
+
+# sections
+
+
+def student_section(groups: dict, numbers: dict, results: dict[str, dict]) -> Section:
+    """Students by what they were trained on."""
+    rows, taught = [], f"the teacher was {NOT_RUN}"
+    for arm, name in ARMS.items():
+        hard, soft = numbers.get((arm, "hard")), numbers.get((arm, "soft"))
+        place = f"soft-labels/{arm}"
+        stored = f"{field(place, results[place], 'metrics.bytes') / 1e6:.2f}" if place in results else NOT_RUN
+        rows.append((name, cell(hard or soft, "images", digits=0), cell(hard, "accuracy", 100), cell(soft, "accuracy", 100),
+                     cell(hard, "train_seconds"), cell(soft, "train_seconds"), stored, seeds(hard, soft)))
+    if "teacher" in results:
+        taught = f"the teacher reaches {100 * field('teacher', results['teacher'], 'metrics.test_accuracy'):.1f} %"
+    return Section("Students", f"Accuracy of students on the real test images by what they were trained on; {taught}. "
+                   + held(groups, 0, STUDENT_SETTINGS),
+                   ("Trained on", "Images", "Hard labels, accuracy (%)", "Soft labels, accuracy (%)", "Training, hard (s)",
+                    "Training, soft (s)", "Soft labels (MB)", "Seeds (n)"), tuple(rows))
+
+
+def continual_section(groups: dict, numbers: dict) -> Section:
+    """Continual learning by method and source of the stream."""
+    rows = []
+    for method in dict.fromkeys([*METHODS, *sorted(name for name, _ in numbers)]):
+        for source in dict.fromkeys([*SOURCES, *sorted(of for name, of in numbers if name == method)]):
+            one = numbers.get((method, source))
+            rows.append((METHODS.get(method, method), source, cell(one, "acc", 100), cell(one, "forgetting", 100),
+                         cell(one, "task_il_acc", 100), cell(one, "train_seconds"), cell(one, "steps", digits=0),
+                         cell(one, "time_saved", 100), cell(one, "acc_kept", digits=3), seeds(one)))
+    return Section("Continual learning", "Accuracy on the real test images after the last task, averaged over tasks (ACC), by "
+                   "method and source of the training stream; time saved and ACC kept are against the same method on real "
+                   f"images. Joint training sees all tasks at once and forgets nothing. {starts(groups)}"
+                   + held(groups, 1, CONTINUAL_SETTINGS),
+                   ("Method", "Source", "ACC, Class-IL (%)", "Forgetting (points)", "ACC, Task-IL (%)", "Training (s)",
+                    "Steps", "Time saved (%)", "ACC kept (ratio)", "Seeds (n)"), tuple(rows))
+
+
+def seeds(*numbers: dict | None) -> str:
+    """How many runs stand behind a row; every number where they differ."""
+    return " / ".join(dict.fromkeys(str(one["n"]) for one in numbers if one)) or NOT_RUN
+
+
+def starts(groups: dict) -> str:
+    """Where Task Arithmetic's experts start from, and what making that start cost."""
+    found = [one["start"] for runs in groups.values() for one in runs.values() if "start" in one]
+    names = ", ".join(sorted({start["name"] for start in found}))
+    return f"Task Arithmetic's common start is {names}; making it took up to {max(s['seconds'] for s in found):.1f} s, which " \
+           "its rows leave out. " if found else ""
+
+
+def stage_section(stages: dict[str, float]) -> Section:
+    """Seconds of the stages."""
+    rows = [*((name, f"{seconds:.0f}") for name, seconds in stages.items()), ("total", f"{sum(stages.values()):.0f}")]
+    return Section("Stages", "Wall-clock seconds of each stage, process start included; of a stage that ran again the longest run "
+                   "counts.", ("Stage", "Seconds"), tuple(rows) if stages else (("all", NOT_RUN),))
+
+
+def origins(results: dict[str, dict]) -> dict:
+    """Hardware, code and packages the results name, each value once."""
+    def one(hardware):
+        return hardware if isinstance(hardware, str) else hardware["gpu"] or f"{hardware['processor']}, " \
+                                                                            f"{hardware['threads']} threads"
+    packages = sorted({pair for result in results.values() for pair in result.get("packages", {}).items()})
+    return {"hardware": sorted({one(result["hardware"]) for result in results.values() if "hardware" in result}),
+            "code": sorted({result["code"] for result in results.values() if "code" in result}),
+            "packages": [" ".join(pair) for pair in packages]}
+
+
+def origin_section(results: dict[str, dict]) -> Section:
+    """What the results were made with."""
+    rows = tuple((name, ", ".join(found) or NOT_RUN) for name, found in origins(results).items())
+    return Section("Made with", "Hardware, commit and package versions, as the result files name them.", ("What", "Found"), rows)
+
+
+def summary(stages: dict, students: dict, continual: dict, sections: list[Section], results: dict[str, dict]) -> dict:
+    """Everything in the tables, as numbers and as shown, for result.json."""
+    return {"kind": "report", "seconds": {**stages, "total": sum(stages.values())},
+            "students": {"-".join(key): one for key, one in sorted(students.items())},
+            "continual": {"-".join(key): one for key, one in sorted(continual.items())},
+            "tables": [{"title": part.title, "says": part.says, "header": part.header, "rows": part.rows}
+                       for part in sections], **origins(results)}
+
+
+if __name__ == "__main__":
+    run(parse_args, main)
