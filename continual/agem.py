@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from continual.buffer import TaskMemory
 from continual.streams import Batch, Task
-from continual.training import Trainer
+from continual.training import Trainer, batchnorms
 
 
 def projection_coefficient(gradients: list[Tensor], references: list[Tensor]) -> Tensor:
@@ -30,7 +30,7 @@ def project_(gradients: list[Tensor], references: list[Tensor]) -> None:
 @contextlib.contextmanager
 def frozen_statistics(network: nn.Module):
     """BatchNorm normalises by the batch as in training, but its running statistics stay as they are."""
-    layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    layers = batchnorms(network)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 0.0

@@ -20,7 +20,7 @@ def average_accuracy(matrix: np.ndarray) -> float:
 
 
 def average_incremental_accuracy(matrix: np.ndarray) -> float:
-    """The mean over t of the mean accuracy on the tasks seen by then, R[t, :t+1] (Rebuffi et al. 2017, tasks weighing the same)."""
+    """The mean over t of the mean of R[t, :t+1], the tasks seen by then (Rebuffi et al. 2017, tasks weighing the same)."""
     return float(np.mean([row[:place + 1].mean() for place, row in enumerate(matrix)]))
 
 
@@ -32,7 +32,7 @@ def backward_transfer(matrix: np.ndarray) -> float | None:
 
 
 def forgetting(matrix: np.ndarray) -> float | None:
-    """F (Chaudhry et al. 2018, eq. 3): the mean over j < T-1 of max over t < T-1 of R[t, j], minus R[T-1, j]; None for one task."""
+    """Forgetting (Chaudhry et al. 2018, eq. 3): over j < T-1, the mean of (max over t < T-1 of R[t, j]) - R[T-1, j]; or None."""
     if len(matrix) == 1:
         return None
     return float(np.mean(matrix[:-1, :-1].max(0) - matrix[-1, :-1]))

@@ -14,7 +14,7 @@ from continual.buffer import Reservoir
 from continual.merging import MERGES
 from continual.metrics import masked_accuracy
 from continual.streams import Batch, Task
-from continual.training import Trainer, only
+from continual.training import Trainer, batchnorms, only
 
 LEAST_VIEWS = 128  # BatchNorm's statistics of fewer are too noisy; a smaller memory is seen in several augmented views
 
@@ -113,7 +113,7 @@ def reestimate_batchnorm(network: nn.Module, views: Tensor, batch_size: int = 25
     The statistics are the mean over batches of equal weight, as PyTorch's cumulative average has it.
     """
     network.eval()
-    layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    layers = batchnorms(network)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()

@@ -14,6 +14,8 @@ from distillation.optimisation import parameter_groups
 from distillation.randomness import seed_for
 from matching.augmentation import crop_resize, draw_crops, normalise
 
+BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -28,6 +30,7 @@ class Recipe:
     replay_batch_size: int
     min_scale: float
     flip: float
+    bn_momentum: float
 
     def new_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """A fresh optimiser; every task starts with one."""
@@ -58,6 +61,8 @@ class Trainer:
         self.network, self.recipe, self.seed, self.timers = network, recipe, seed, timers
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.steps_done = self.images_seen = 0
+        for layer in batchnorms(network):
+            layer.momentum = recipe.bn_momentum
 
     def rng(self, *where) -> np.random.Generator:
         """What draws the random numbers of a place other than a step."""
@@ -99,6 +104,11 @@ class Trainer:
         """Gradients and update."""
         self.gradients(loss)
         self.update()
+
+
+def batchnorms(network: nn.Module) -> list[nn.Module]:
+    """The network's BatchNorm layers."""
+    return [module for module in network.modules() if isinstance(module, BATCHNORMS)]
 
 
 def augment(images: Tensor, rng: np.random.Generator, min_scale: float, flip: float) -> Tensor:

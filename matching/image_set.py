@@ -1,13 +1,15 @@
 """Images ready to train on: a whole set decoded to uint8, with labels and weights, whatever it came from."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from distillation.datasets import Split, decode
+from distillation.datasets import Split, decode, open_image
 from distillation.distilled_set import read_distilled
 from distillation.entry import InputError
 
@@ -54,18 +56,14 @@ def real_images(split: Split, size_pixels: int, workers: int = 2, fit: str = "sq
 
 
 def distilled_images(folder: str | Path, workers: int = 2) -> ImageSet:
-    """A distilled set as it lies on disk; labels and weights from its manifest."""
+    """A distilled set as it lies on disk; labels and weights from its manifest. Raises InputError for mixed sizes."""
     classes, paths, labels, weights = read_distilled(folder)
-
-    def read(row):
-        from distillation.datasets import open_image
-        return open_image(paths[row])
-    sizes = {read(row).size for row in range(len(paths))}
+    with ThreadPoolExecutor(workers) as pool:
+        images = list(pool.map(lambda path: torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1), paths))
+    sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) != 1 or len({side for size in sizes for side in size}) != 1:
         raise InputError(f"{folder}: expected square images of one size, found {sorted(sizes)[:3]}")
-    split = Split(Path(folder).name, classes, labels.numpy(), read)
-    images = decode(split, range(len(paths)), sizes.pop()[0], workers)
-    return image_set(Path(folder).name, classes, images, labels, weights)
+    return image_set(Path(folder).name, classes, torch.stack(images), labels, weights)
 
 
 def check_class_names(name: str, classes: list[dict], expected_name: str, expected: list[dict]) -> None:

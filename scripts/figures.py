@@ -8,6 +8,8 @@ from pathlib import Path
 NOT_RUN, NONE = "not run", "–"
 SHOWN_CLASSES = 10
 COLOURS = {"real": "#0072B2", "random": "#E69F00", "distilled": "#009E73"}     # told apart by colour-blind readers too
+METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
+           "task_arithmetic": "Task Arithmetic"}
 MARKERS = {"joint": "*", "finetune": "v", "er": "o", "agem": "s", "task_arithmetic": "D"}
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #59626d; --back: #ffffff; --line: #d5dae0; --stripe: #f5f7f9; }
@@ -21,8 +23,9 @@ p { max-width: 46rem; margin: .4rem 0 .9rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead th { white-space: normal; vertical-align: bottom; color: var(--soft); font-weight: 600; line-height: 1.3; }
-tbody th { font-weight: 500; } .left { text-align: left; }
-tbody tr:nth-child(even) { background: var(--stripe); } .absent { color: var(--soft); font-style: italic; }
+th:first-child { position: sticky; left: 0; background: var(--back); } tbody th { font-weight: 500; }
+tbody tr:nth-child(even), tbody tr:nth-child(even) th { background: var(--stripe); }
+.left { text-align: left; } td.left { white-space: normal; } .absent { color: var(--soft); font-style: italic; }
 img { display: block; width: 100%; max-width: 46rem; height: auto; border: 1px solid var(--line); border-radius: 6px; }
 """
 
@@ -60,12 +63,16 @@ def markdown_table(header, rows) -> str:
 
 
 def plain_table(header, rows) -> str:
-    """The same as aligned plain text, the words of the header on lines of their own where that saves width."""
+    """The same as aligned plain text; a header breaks between words where its column is narrower."""
+    import textwrap
+    widths = [max(map(len, (*name.split(), *column))) for name, column in zip(header, zip(*rows, strict=True), strict=True)]
+    heads = [textwrap.wrap(name, width) for name, width in zip(header, widths, strict=True)]
+    tall = max(map(len, heads))
+    above = zip(*([""] * (tall - len(head)) + head for head in heads), strict=True)
     left = left_columns(header, rows)
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
     return "\n".join("  ".join(text.ljust(width) if flush else text.rjust(width)
                                for text, width, flush in zip(row, widths, left, strict=True)).rstrip()
-                     for row in (header, tuple("-" * width for width in widths), *rows))
+                     for row in (*above, ["-" * width for width in widths], *rows))
 
 
 def left_columns(header, rows) -> list[bool]:
@@ -161,21 +168,21 @@ def class_grid(folder: Path) -> Section:
             "D4M": image_row(d4m, shown)}
     draw_grid(folder / "grid.png", [entry["name"] for entry in classes], rows)
     missing = "".join(f" Row {name}: {NOT_RUN}." for name, images in rows.items() if images is None)
-    return Section(title, f"Per class, one column for each of {len(classes)} of {len(d4m['classes'])}: a real training image, the "
-                   "decoded prototype of the class's largest cluster, and the D4M image made from that prototype (strength "
-                   f"{d4m['config']['strength']}, guidance {d4m['config']['guidance_scale']}). The real image is any one of its "
-                   f"class, not the prototype's neighbour.{missing}", figure="grid.png",
-                   alt=f"Grid of images, a column per class ({', '.join(entry['name'] for entry in classes)}) and the rows real, "
-                       "decoded prototype and D4M image.")
+    return Section(title, f"A column per class ({len(classes)} of {len(d4m['classes'])}): a real training image, the decoded "
+                   "prototype of the class's largest cluster, and the D4M image made from that prototype (strength "
+                   f"{d4m['config']['strength']}, guidance {d4m['config']['guidance_scale']}). The real image is any one of "
+                   f"its class, not the prototype's neighbour.{missing}", figure="grid.png",
+                   alt=f"Grid of images with a column per class ({', '.join(entry['name'] for entry in classes)}) and the "
+                       "rows real, prototype and D4M.")
 
 
 def distilled_sets(folder: Path) -> dict[str, dict]:
-    """The manifests of the finished distilled sets by method, each with its `folder`; the first by name where there are several."""
+    """The manifests of the finished distilled sets by method, with their `folder`; the first by name where several have one."""
     from distillation.manifest import read_manifest
     sets = {}
     for path in sorted(folder.glob("distilled/*/manifest.json"), reverse=True):
         manifest = read_manifest(path.parent, "distilled")
-        sets[manifest["config"]["method"]] = {**manifest, "folder": path.parent}
+        sets[manifest["config"].get("method")] = {**manifest, "folder": path.parent}
     return sets
 
 
@@ -191,7 +198,7 @@ def image_row(images: dict | None, wanted: list[dict]) -> list | None:
 def draw_grid(path: Path, names: list[str], rows: dict[str, list | None]) -> None:
     """Rows of images with a name each, under one name per column; a row that is None says so."""
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(7.4, 0.72 * len(rows) + 0.3), dpi=200, layout="constrained")
+    figure = Figure(figsize=(7.4, 0.62 * len(rows) + 0.35), dpi=200, layout="constrained")
     axes = figure.subplots(len(rows), len(names), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name if images else f"{name}\n({NOT_RUN})", rotation=0, ha="right", va="center", fontsize=11)
@@ -206,47 +213,48 @@ def draw_grid(path: Path, names: list[str], rows: dict[str, list | None]) -> Non
     figure.savefig(path, metadata={"Software": None})
 
 
-def accuracy_vs_time(folder: Path, numbers: dict[tuple, dict], names: dict[str, str]) -> Section:
-    """Draw accuracy_vs_time.png from numbers by (method, source), and say what it shows; `names` are the methods' own."""
+def accuracy_vs_time(folder: Path, numbers: dict[tuple, dict]) -> Section:
+    """Draw accuracy_vs_time.png from numbers by (method, source), and say what it shows."""
     title = "Accuracy against training time"
     points = {key: one for key, one in numbers.items() if key[0] in MARKERS and key[1] in COLOURS}
     if not points:
         return Section(title, f"Continual learning: {NOT_RUN}.")
-    draw_times(folder / "accuracy_vs_time.png", points, names)
+    draw_times(folder / "accuracy_vs_time.png", points)
     counts = sorted({one["n"] for one in points.values()})
-    several = "; bars are one standard deviation" if counts[-1] > 1 else ""
-    return Section(title, "Class-IL accuracy after the last task (ACC) against the seconds of training, one point per method and "
-                   f"source, the numbers and what was held equal being those of the table above (n = {', '.join(map(str, counts))}"
-                   f" seeds per point{several}). A thin line joins a method's real and distilled points: up and left is better.",
-                   figure="accuracy_vs_time.png",
-                   alt="Scatter plot: ACC in percent against training seconds by method (marker) and source (colour). The numbers "
-                       "are in the table on continual learning.")
+    spread = ", with bars of one standard deviation" if counts[-1] > 1 else ""
+    return Section(title, "ACC (Class-IL, after the last task) against seconds of training, from the table above, which says "
+                   f"what was held equal; each point has n = {' or '.join(map(str, counts))}{spread}. A thin line joins a "
+                   "method's real and distilled points: up and left is better.", figure="accuracy_vs_time.png",
+                   alt="Scatter plot of ACC in percent against training seconds, a marker per method and a colour per source. "
+                       "The table on continual learning holds its numbers.")
 
 
-def draw_times(path: Path, points: dict[tuple, dict], names: dict[str, str]) -> None:
+def draw_times(path: Path, points: dict[tuple, dict]) -> None:
     """One marker per method, one colour per source, a thin line from a method's real to its distilled point."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     figure = Figure(figsize=(6.6, 5.6), dpi=170, layout="constrained")
     axis = figure.subplots()
 
-    def place(key):
+    def place(*key):
         return points[key]["train_seconds"]["mean"], 100 * points[key]["acc"]["mean"]
     for method in MARKERS:
         if {(method, "real"), (method, "distilled")} <= points.keys():
-            axis.plot(*zip(place((method, "real")), place((method, "distilled")), strict=True), color="#b5bcc4", lw=0.8, zorder=1)
+            axis.plot(*zip(place(method, "real"), place(method, "distilled"), strict=True), color="#b5bcc4", lw=0.8, zorder=1)
     for (method, source), one in points.items():
-        axis.errorbar(*place((method, source)), xerr=one["train_seconds"]["std"], yerr=one["acc"]["std"] and 100 * one["acc"]["std"],
-                      marker=MARKERS[method], color=COLOURS[source], markersize=13 if method == "joint" else 9, mec="white",
-                      mew=0.8, elinewidth=1, capsize=2, ls="none")
+        high = one["acc"]["std"] and 100 * one["acc"]["std"]
+        axis.errorbar(*place(method, source), xerr=one["train_seconds"]["std"], yerr=high, marker=MARKERS[method],
+                      color=COLOURS[source], markersize=13 if method == "joint" else 9, elinewidth=1,
+                      **({"mfc": "none", "mew": 1.6, "zorder": 4} if source == "random" else {"mec": "white", "mew": 0.8}))
     axis.set(xlabel="training time (s)", ylabel="ACC, Class-IL (%)", ylim=(0, 103))
     axis.set_xlim(left=0)
     axis.grid(color="#e3e7eb", lw=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    methods = [Line2D([], [], ls="none", marker=mark, color="#59626d", label=names[method], markersize=8)
+    methods = [Line2D([], [], ls="none", marker=mark, color="#59626d", label=METHODS[method], markersize=8)
                for method, mark in MARKERS.items() if any(of == method for of, _ in points)]
-    sources = [Line2D([], [], ls="none", marker="o", color=colour, label=f"{source} images", markersize=8)
+    sources = [Line2D([], [], ls="none", marker="o", color=colour, mfc="none" if source == "random" else colour, mew=1.6,
+                      label="random real images" if source == "random" else f"{source} images", markersize=8)
                for source, colour in COLOURS.items() if any(of == source for _, of in points)]
     figure.legend(handles=[*sources, *methods], loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, metadata={"Software": None})

@@ -12,12 +12,10 @@ import statistics
 from pathlib import Path
 
 from distillation.entry import InputError, run
-from scripts.figures import NONE, NOT_RUN, Section, accuracy_vs_time, cell, class_grid, markdown, page, plain
+from scripts.figures import METHODS, NOT_RUN, Section, accuracy_vs_time, cell, class_grid, markdown, page, plain
 
 ARMS = {"real": "real, whole training split", "random": "real, drawn at random", "prototype": "decoded prototypes",
         "distilled": "D4M images"}
-METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
-           "task_arithmetic": "Task Arithmetic"}
 SOURCES = ("real", "random", "distilled")
 STUDENT = {"accuracy": "metrics.test_accuracy", "images": "metrics.train_images", "steps": "metrics.steps",
            "train_seconds": "seconds.train"}
@@ -45,7 +43,7 @@ def main(args):
     students, continual = group(results, "student", student_key), group(results, "continual", continual_key)
     student, stream = measure(students, STUDENT), compare_to_real(measure(continual, CONTINUAL))
     sections = [findings(student, stream, making_seconds(results)), student_section(students, student, results),
-                class_grid(folder), continual_section(continual, stream), accuracy_vs_time(folder, stream, METHODS),
+                class_grid(folder), continual_section(continual, stream), accuracy_vs_time(folder, stream),
                 stage_section(stages), origin_section(results)]
     title = f"Report of {folder.resolve().name}"
     write_text(folder / "report.md", markdown(title, sections))
@@ -56,9 +54,6 @@ def main(args):
     print("\n".join(["", "Written:", *(f"  {folder / name}" for name in names)]))
 
 
-# reading
-
-
 def read_results(folder: Path) -> dict[str, dict]:
     """Every result.json one or two folders below `folder`, by its folder's place below it."""
     from distillation.manifest import read_json
@@ -67,7 +62,7 @@ def read_results(folder: Path) -> dict[str, dict]:
 
 
 def read_stages(path: Path) -> dict[str, float]:
-    """Seconds by stage, in the order of first appearance; the longest counts, since a finished stage is skipped the next time."""
+    """Seconds by stage, in the order of first appearance; the longest counts, since a second run skips what is finished."""
     import json
     stages = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
@@ -110,9 +105,6 @@ def continual_key(name: str, result: dict) -> tuple[str, str]:
     return field(name, result, "method"), stream if memory == stream else f"{stream}, memory {memory}"
 
 
-# numbers
-
-
 def mean_std(values: list[float]) -> dict[str, float | None]:
     """Mean and sample standard deviation (ddof 1; None for a single value); both None where a value is None."""
     if None in values:
@@ -128,15 +120,13 @@ def measure(groups: dict, fields: dict[str, str]) -> dict[tuple, dict]:
 
 def compare_to_real(numbers: dict[tuple, dict]) -> dict[tuple, dict]:
     """Add to each (method, source) the share of training time saved and of ACC kept against the method on real images."""
-    def ratio(key, name):
-        real = numbers.get((key[0], "real"))
-        known = real and key[1] != "real" and real[name]["mean"]
-        return numbers[key][name]["mean"] / real[name]["mean"] if known else None
-
-    def saved(key):
-        spent = ratio(key, "train_seconds")
-        return None if spent is None else 1 - spent
-    return {key: {**one, "time_saved": saved(key), "acc_kept": ratio(key, "acc")} for key, one in numbers.items()}
+    compared = {}
+    for (method, source), own in numbers.items():
+        real = numbers.get((method, "real")) if source != "real" else None
+        spent, kept = (own[name]["mean"] / real[name]["mean"] if real and real[name]["mean"] else None
+                       for name in ("train_seconds", "acc"))
+        compared[method, source] = {**own, "time_saved": None if spent is None else 1 - spent, "acc_kept": kept}
+    return compared
 
 
 def making_seconds(results: dict[str, dict]) -> float | None:
@@ -146,17 +136,16 @@ def making_seconds(results: dict[str, dict]) -> float | None:
     return sum(sum(found[0]["seconds"].values()) for found in made) if all(len(found) == 1 for found in made) else None
 
 
-# what it says
-
-
 def findings(students: dict, continual: dict, making: float | None) -> Section:
     """What follows from the numbers by plain comparison."""
-    said = [*student_findings(students), *continual_findings(continual, making)]
+    said = [*student_findings(students), *continual_findings(continual), *payback(continual, making)]
+    if said and any(one["n"] == 1 for one in (*students.values(), *continual.values())):
+        said.append("Where n is 1 nothing is known of the spread, and small differences may be chance.")
     return Section("What this says", " ".join(said) or "Nothing that could be compared was run.")
 
 
 def student_findings(students: dict):
-    """D4M images against as many random real ones, by kind of label."""
+    """D4M images against random real ones, by kind of label."""
     for labels in ("hard", "soft"):
         own, other = (students.get((arm, labels)) for arm in ("distilled", "random"))
         if own and other:
@@ -164,29 +153,33 @@ def student_findings(students: dict):
                    f"{difference(own, other, 'accuracy')} {cell(other, 'images', digits=0)} random real images.")
 
 
-def continual_findings(continual: dict, making: float | None):
-    """Per method, D4M images against all real ones and against random real ones; when making them has paid off."""
+def continual_findings(continual: dict):
+    """Per method, D4M images against all real ones and against random real ones."""
     said = []
     for method, name in METHODS.items():
-        own, real, other = (continual.get((method, source)) for source in ("distilled", "real", "random"))
-        if own and real:
+        own, other = (continual.get((method, source)) for source in ("distilled", "random"))
+        if own and own["acc_kept"] is not None:
             beside = f" ({difference(own, other, 'acc')} random real images)" if other else ""
-            earned = real["train_seconds"]["mean"] - own["train_seconds"]["mean"]
-            paid = f", making up for the images' cost after {math.ceil(making / earned)} runs" if making and earned > 0 else ""
-            said.append(f"{name} {cell(own, 'time_saved', 100)} % and {cell(own, 'acc_kept', digits=3)}{beside}{paid}")
+            said.append(f"{name.split(' (')[0]} {cell(own, 'time_saved', 100)} % and {cell(own, 'acc_kept', digits=3)}{beside}")
     if said:
-        cost = f" Making the images took {making:.0f} s, without the training of the checkpoint." if making else ""
-        yield ("In continual learning, training time saved and share of ACC kept on D4M images instead of all real ones: "
-               f"{'; '.join(said)}.{cost}")
+        yield f"Continual learning on D4M images, training time saved and ACC kept against all real images: {'; '.join(said)}."
+
+
+def payback(continual: dict, making: float | None):
+    """After how many trainings the seconds saved have paid for making the images: cost / (T_real - T_distilled)."""
+    saved = [continual[method, "real"]["train_seconds"]["mean"] - one["train_seconds"]["mean"]
+             for (method, source), one in continual.items() if source == "distilled" and (method, "real") in continual]
+    if making and saved and min(saved) > 0:
+        runs = " to ".join(dict.fromkeys(str(math.ceil(making / seconds)) for seconds in (max(saved), min(saved))))
+        yield f"Making the images took {making:.0f} s, which {runs} trainings pay back; the checkpoint's own training is apart."
 
 
 def difference(own: dict, other: dict, name: str) -> str:
-    """How far one mean lies from another, in points, and whether the runs can tell."""
-    points = 100 * (own[name]["mean"] - other[name]["mean"])
-    spreads = own[name]["std"], other[name]["std"]
-    sure = "one run each at least" if None in spreads else \
-        "within one standard deviation" if abs(points) <= 100 * math.hypot(*spreads) else "beyond one standard deviation"
-    return f"{abs(points):.1f} points {'less' if points < 0 else 'more'} [{sure}] than"
+    """How far one mean lies from another, in points, and whether that is within the spread of the runs."""
+    points, spreads = 100 * (own[name]["mean"] - other[name]["mean"]), (own[name]["std"], other[name]["std"])
+    within = None not in spreads and abs(points) <= 100 * math.hypot(*spreads)
+    return (f"{abs(points):.1f} points {'below' if points < 0 else 'above'}"
+            f"{', within one standard deviation, against' if within else ''}")
 
 
 def held(groups: dict, place: int, fields: dict[str, str]) -> str:
@@ -198,13 +191,12 @@ def held(groups: dict, place: int, fields: dict[str, str]) -> str:
             arms.setdefault(group_key[place], set()).update(field(*one, key) for one in runs.items())
         by_value = {}
         for arm, values in arms.items():
-            by_value.setdefault(" or ".join(map(str, sorted(values))), []).append(arm)
-        equal += [f"{label} {value}" for value in by_value if len(by_value) == 1]
-        differ += [f"{label} ({'; '.join(f'{value} for ' + ', '.join(of) for value, of in by_value.items())})"] * (len(by_value) > 1)
+            by_value.setdefault(" or ".join(sorted(map(str, values))), []).append(arm)
+        if len(by_value) == 1:
+            equal.append(f"{label} {next(iter(by_value))}")
+        else:
+            differ.append(f"{label} ({'; '.join(f'{value} for ' + ', '.join(of) for value, of in by_value.items())})")
     return " ".join(f"{what}: {', '.join(names)}." for what, names in (("Held equal", equal), ("Not equal", differ)) if names)
-
-
-# sections
 
 
 def student_section(groups: dict, numbers: dict, results: dict[str, dict]) -> Section:
@@ -249,33 +241,34 @@ def seeds(*numbers: dict | None) -> str:
 def starts(groups: dict) -> str:
     """Where Task Arithmetic's experts start from, and what making that start cost."""
     found = [one["start"] for runs in groups.values() for one in runs.values() if "start" in one]
-    names = ", ".join(sorted({start["name"] for start in found}))
-    return f"Task Arithmetic's common start is {names}; making it took up to {max(s['seconds'] for s in found):.1f} s, which " \
-           "its rows leave out. " if found else ""
+    if not found:
+        return ""
+    notes, seconds = sorted({start["note"] for start in found}), max(start["seconds"] for start in found)
+    return f"Task Arithmetic's common start: {', '.join(notes)}; its {seconds:.1f} s are not in the rows. "
 
 
 def stage_section(stages: dict[str, float]) -> Section:
     """Seconds of the stages."""
     rows = [*((name, f"{seconds:.0f}") for name, seconds in stages.items()), ("total", f"{sum(stages.values()):.0f}")]
-    return Section("Stages", "Wall-clock seconds of each stage, process start included; of a stage that ran again the longest run "
-                   "counts.", ("Stage", "Seconds"), tuple(rows) if stages else (("all", NOT_RUN),))
+    return Section("Stages", "Wall-clock seconds of each stage, process start included; of a stage that ran again the longest "
+                   "run counts.", ("Stage", "Seconds"), tuple(rows) if stages else (("all", NOT_RUN),))
 
 
-def origins(results: dict[str, dict]) -> dict:
-    """Hardware, code and packages the results name, each value once."""
-    def one(hardware):
-        return hardware if isinstance(hardware, str) else hardware["gpu"] or f"{hardware['processor']}, " \
-                                                                            f"{hardware['threads']} threads"
-    packages = sorted({pair for result in results.values() for pair in result.get("packages", {}).items()})
-    return {"hardware": sorted({one(result["hardware"]) for result in results.values() if "hardware" in result}),
-            "code": sorted({result["code"] for result in results.values() if "code" in result}),
-            "packages": [" ".join(pair) for pair in packages]}
+def origins(results: dict[str, dict]) -> dict[str, list[str]]:
+    """Hardware, code and packages that the results name, each once."""
+    def name(hardware) -> str:
+        parts = {"gpu": None, "processor": "", "threads": 0, **hardware} if isinstance(hardware, dict) else {"gpu": hardware}
+        return parts["gpu"] or f"{parts['processor']}, {parts['threads']} threads"
+    found = {"hardware": {name(one["hardware"]) for one in results.values() if "hardware" in one},
+             "code": {one["code"] for one in results.values() if "code" in one},
+             "packages": {" ".join(pair) for one in results.values() for pair in one.get("packages", {}).items()}}
+    return {what: sorted(values) for what, values in found.items()}
 
 
 def origin_section(results: dict[str, dict]) -> Section:
     """What the results were made with."""
-    rows = tuple((name, ", ".join(found) or NOT_RUN) for name, found in origins(results).items())
-    return Section("Made with", "Hardware, commit and package versions, as the result files name them.", ("What", "Found"), rows)
+    return Section("Made with", "Hardware, commits and package versions as the result files name them.", ("What", "Found"),
+                   tuple((name, "; ".join(found) or NOT_RUN) for name, found in origins(results).items()))
 
 
 def summary(stages: dict, students: dict, continual: dict, sections: list[Section], results: dict[str, dict]) -> dict:

@@ -1,0 +1,139 @@
+"""Train one network on a class-incremental stream, and see what it costs and what it forgets.
+
+    python -m continual.train_continual --method er task_arithmetic --stream real random distilled \\
+        --distilled runs/digits-ipc10 --seed 0 1 2
+
+Each combination of method, stream and seed writes `<output-dir>/<method>-<stream>-seed<k>/result.json`; finished ones are
+skipped, so the same command resumes. Tested on the real test split: Class-IL and Task-IL accuracy matrices.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+from distillation.entry import InputError, add_dataset_flags, check_range, run
+
+METHODS = ("finetune", "joint", "er", "agem", "task_arithmetic")
+SOURCES = ("real", "random", "distilled")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # what is compared
+    parser.add_argument("--method", default=["er"], nargs="+", choices=METHODS, help="one or more methods")
+    parser.add_argument("--stream", default=["real"], nargs="+", choices=SOURCES, help="one or more sources of the stream")
+    parser.add_argument("--seed", default=[0], type=int, nargs="+", help="one or more seeds of weights, order and draws")
+    parser.add_argument("--output-dir", default="runs/continual", help="one folder per run below it")
+    # data
+    add_dataset_flags(parser)
+    parser.add_argument("--distilled", default=None, help="folder of a distilled set")
+    parser.add_argument("--random", default=None,
+                        help="folder of random real images in the same format (default: drawn by the seed, as many per class "
+                             "as the distilled set has)")
+    parser.add_argument("--size", default=None, type=int, help="pixels (default: the data set's own, or 224)")
+    parser.add_argument("--tasks", default=5, type=int, help="tasks the classes are cut into")
+    parser.add_argument("--class-order", default="seeded", choices=("seeded", "natural"))
+    # memory
+    parser.add_argument("--buffer-size", default=200, type=int, help="images kept over all tasks")
+    parser.add_argument("--buffer-source", default=None, choices=SOURCES, help="what is kept (default: the stream's images)")
+    parser.add_argument("--replay-batch-size", default=32, type=int, help="memory images a step")
+    # network and schedule
+    parser.add_argument("--arch", default="resnet18", help="a torchvision model")
+    parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"))
+    parser.add_argument("--epochs", default=[2], type=float, nargs="+",
+                        help="passes over a task; one value, or one per --stream")
+    parser.add_argument("--steps", default=None, type=int, nargs="+",
+                        help="steps per task instead of epochs, one value or one per --stream")
+    parser.add_argument("--batch-size", default=32, type=int, help="stream images a step")
+    parser.add_argument("--optimizer", default="adamw", choices=("sgd", "adamw"), help="fresh for every task")
+    parser.add_argument("--lr", default=1e-3, type=float, help="highest learning rate")
+    parser.add_argument("--lr-schedule", default="one-cycle", choices=("one-cycle", "constant"), help="within a task")
+    parser.add_argument("--momentum", default=0.9, type=float, help="of SGD")
+    parser.add_argument("--weight-decay", default=5e-4, type=float, help="of kernels and matrices")
+    parser.add_argument("--bn-momentum", default=0.3, type=float,
+                        help="BatchNorm's running statistics take this share of each batch (PyTorch: 0.1, slow for short runs)")
+    parser.add_argument("--min-scale-crops", default=0.6, type=float, help="least area share of a random crop")
+    parser.add_argument("--flip", default=0.0, type=float, help="probability of a horizontal flip (digits: none)")
+    # Task Arithmetic
+    parser.add_argument("--start", default="distilled",
+                        help="common start of the experts: random, distilled (pre-trained on --distilled, so it has seen all "
+                             "classes), or the folder of a teacher or student")
+    parser.add_argument("--start-steps", default=40, type=int, help="steps of the distilled start")
+    parser.add_argument("--merge", default="mean", choices=("sum", "mean", "magmax", "ties"))
+    parser.add_argument("--scale", default=[0.5, 1.0, 1.5], type=float, nargs="+",
+                        help="scales of the merged vector to choose from, on training images")
+    parser.add_argument("--refit-head", default=50, type=int, metavar="STEPS",
+                        help="steps of the head alone on the memory after each merge, 0 for none")
+    args = parser.parse_args()
+    check(args)
+    return args
+
+
+def check(args) -> None:
+    """Refuse numbers that make no sense, naming the flag."""
+    for flag, value, low, high in (
+            ("--tasks", args.tasks, 1, float("inf")), ("--buffer-size", args.buffer_size, args.tasks, float("inf")),
+            ("--batch-size", args.batch_size, 2, float("inf")), ("--lr", args.lr, 0, float("inf")),
+            ("--replay-batch-size", args.replay_batch_size, 2, float("inf")), ("--flip", args.flip, 0, 1),
+            ("--bn-momentum", args.bn_momentum, 0, 1), ("--min-scale-crops", args.min_scale_crops, 0, 1),
+            ("--start-steps", args.start_steps, 1, float("inf")),
+            ("--refit-head", args.refit_head, 0, float("inf"))):
+        check_range(flag, value, low, high)
+    for flag, values in (("--epochs", args.epochs), ("--steps", args.steps or [1])):
+        if len(values) not in (1, len(args.stream)):
+            raise InputError(f"{flag}: expected one value or one per --stream ({len(args.stream)}), found {len(values)}")
+        check_range(flag, min(values), 1e-9 if flag == "--epochs" else 1, float("inf"))
+
+
+def main(args):
+    from accelerate import Accelerator
+
+    from continual.experiment import perform, table_row
+    accelerator = Accelerator()
+    started = time.perf_counter()
+    sources = load_sources(args, accelerator.device)
+    runs = [run_of(args, sources, method, place, seed)
+            for seed in args.seed for method in args.method for place in range(len(args.stream))]
+    print(f"images ready in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
+    for one in runs[accelerator.process_index::accelerator.num_processes]:
+        result = perform(one, sources, Path(args.output_dir), accelerator.device)
+        print(table_row(result) if result else f"{Path(args.output_dir) / one.name}: complete, skipped")
+
+
+def load_sources(args, device):
+    """Real, distilled and random images at the training size, on the device."""
+    from continual.experiment import Sources
+    from continual.streams import resized
+    from distillation.datasets import load_split
+    from matching.image_set import distilled_images, real_images
+    splits = [load_split(args.dataset, args.data_dir, part, args.label_file_path) for part in ("train", "test")]
+    size = args.size or splits[0].native_size_pixels or 224
+    folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]
+    return Sources(*(real_images(split, size).to(device) for split in splits),
+                   *(resized(images, size).to(device) if images else None for images in folders))
+
+
+def run_of(args, sources, method: str, place: int, seed: int):
+    """One combination: the stream at `place` of --stream, with its own schedule."""
+    from continual.experiment import Merging, Run
+    from continual.training import Recipe
+    stream = args.stream[place]
+    recipe = Recipe(args.optimizer, args.lr, args.weight_decay, args.momentum, args.lr_schedule, args.batch_size,
+                    args.replay_batch_size, args.min_scale_crops, args.flip, args.bn_momentum)
+    merging = Merging(args.start, args.start_steps, args.merge, args.scale, args.refit_head)
+    images = sources.of(stream, seed)
+    return Run(method, stream, args.buffer_source or stream, seed, args.tasks, args.class_order, args.arch, args.stem,
+               images.images.shape[-1], steps_of(args, place, len(images)), args.buffer_size, recipe,
+               merging if method == "task_arithmetic" else None)
+
+
+def steps_of(args, place: int, images: int) -> int:
+    """Steps per task: as given, or so many that the epochs are reached."""
+    values = args.steps or args.epochs
+    value = values[place] if len(values) > 1 else values[0]
+    return value if args.steps else max(1, math.ceil(value * images / args.tasks / args.batch_size))
+
+
+if __name__ == "__main__":
+    run(parse_args, main)

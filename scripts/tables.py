@@ -1,0 +1,154 @@
+"""Write the tables of README.md and misc/*.md from the result files in misc/results/.
+
+    python -m scripts.tables
+
+A table stands between `<!-- table: NAME -->` and `<!-- end: NAME -->`; what is between them is replaced, so running this twice
+changes nothing. A table whose result file is not there says so.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from distillation.entry import InputError, run
+
+IPCS = (1, 2, 5, 10)
+ARM = re.compile(r"seed(?P<seed>\d+)/students/(?P<arm>real|[a-z0-9.-]+?)(-ipc(?P<ipc>\d+))?-(?P<labels>hard|soft)$")
+ARM_NAMES = {"prototype": "decoded prototypes (strength 0)", "random": "random real images", "real": "real training split"}
+METHODS = {"finetune": "fine-tune", "agem": "A-GEM", "er": "ER", "task_arithmetic": "Task Arithmetic", "joint": "joint"}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default=".", help="folder with README.md and misc/")
+    return parser.parse_args()
+
+
+def main(args):
+    from distillation.manifest import read_json, write_text
+    root = Path(args.root)
+    for page in [root / "README.md", *sorted((root / "misc").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"<!-- table: ([a-z0-9-]+) -->", text):
+            if name not in TABLES:
+                raise InputError(f"{page}: expected one of the tables {', '.join(TABLES)}, found {name}")
+            file, make = TABLES[name]
+            source = root / "misc" / "results" / file
+            text = fill(text, name, make(read_json(source)) if source.exists() else f"Not run: misc/results/{file}.")
+        write_text(page, text)
+        print(f"{page}: written")
+
+
+def fill(text: str, name: str, table: str) -> str:
+    """Replace what stands between the marks of table `name`; the end mark is added where there is none."""
+    start, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
+    pattern = re.escape(start) + (rf".*?{re.escape(end)}" if end in text else "")
+    return re.sub(pattern, lambda _: f"{start}\n{table}\n{end}", text, flags=re.DOTALL)
+
+
+def shown(result: dict, *titles: str) -> str:
+    """Tables of a report as it showed them."""
+    from scripts.figures import markdown_table
+    parts = [part for part in result["tables"] if part["title"] in titles]
+    return "\n\n".join(f"{part['says']}\n\n{markdown_table(part['header'], part['rows'])}" if part["rows"] else part["says"]
+                       for part in parts)
+
+
+def quickstart(result: dict) -> str:
+    """What the quickstart found, and how long it took."""
+    return (f"One run on {'; '.join(result['hardware'])}: {result['seconds']['total'] / 60:.1f} minutes.\n\n"
+            + shown(result, "What this says", "Students", "Continual learning"))
+
+
+def stages(result: dict) -> str:
+    """Seconds of the quickstart's stages, on one line."""
+    parts = [f"{name} {seconds:.0f}" for name, seconds in result["seconds"].items()]
+    return f"Seconds in the quickstart ({'; '.join(result['hardware'])}): {', '.join(parts)}."
+
+
+def student_numbers(result: dict) -> dict:
+    """{(arm, ipc or None, labels): numbers over seeds} of a study's students."""
+    from scripts.report import measure
+    groups = {}
+    for one in result["runs"]:
+        found = ARM.search(one["run"])
+        if found:
+            key = (found["arm"], found["ipc"] and int(found["ipc"]), found["labels"])
+            groups.setdefault(key, {})[one["run"]] = one
+    return measure(groups, {"accuracy": "metrics.test_accuracy", "seconds": "seconds.train", "steps": "metrics.steps"})
+
+
+def digits(result: dict) -> str:
+    """Student accuracy by arm, IPC and labels."""
+    numbers = student_numbers(result)
+    softened = sorted({arm for arm, _, labels in numbers if labels == "soft" and arm.startswith("d4m")})
+    return student_table(numbers, [*softened, "prototype", "random", "real"], ("hard", "soft"))
+
+
+def sweep(result: dict) -> str:
+    """Hard-label accuracy by strength and IPC."""
+    numbers = student_numbers(result)
+    strengths = sorted({arm for arm, _, _ in numbers if arm.startswith("d4m")})
+    return student_table(numbers, ["prototype", *strengths, "random"], ("hard",))
+
+
+def student_table(numbers: dict, arms: list[str], labels: tuple[str, ...]) -> str:
+    """Rows are arms, columns IPC and labels; the real split, which has no IPC, stands in its own column's place."""
+    from scripts.figures import cell, markdown_table
+    header = ["Trained on", *(f"IPC {ipc}, {kind}" for kind in labels for ipc in IPCS), "Seeds (n)"]
+    rows = []
+    for arm in arms:
+        cells = [numbers.get((arm, None if arm == "real" else ipc, kind)) for kind in labels for ipc in IPCS]
+        name = ARM_NAMES.get(arm) or f"D4M images, strength {arm.removeprefix('d4m-s')}"
+        seeds = sorted({one["n"] for one in cells if one})
+        rows.append([name, *(cell(one, "accuracy", 100) for one in cells), " / ".join(map(str, seeds))])
+    steps = sorted({round(one["steps"]["mean"]) for one in numbers.values()})
+    taken = " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1])))
+    return ("Accuracy of a ResNet-18 on the real test digits, percent, mean ± standard deviation over seeds; the same teacher "
+            f"and {taken} steps for every arm.\n\n" + markdown_table(header, rows))
+
+
+def continual(result: dict) -> str:
+    """Method x source at one IPC: ACC, Task-IL, forgetting, seconds and what is saved."""
+    from scripts.figures import cell, markdown_table
+    from scripts.report import CONTINUAL, compare_to_real, continual_key, measure
+    groups = {}
+    for one in result["runs"]:
+        if one.get("kind") == "continual":
+            groups.setdefault(continual_key(one["run"], one), {})[one["run"]] = one
+    numbers = compare_to_real(measure(groups, CONTINUAL))
+    found = [(method, source, numbers[method, source]) for method in METHODS for source in ("real", "random", "distilled")
+             if (method, source) in numbers]
+    rows = [[METHODS[method], source, *(cell(one, *column) for column in CONTINUAL_COLUMNS), str(one["n"])]
+            for method, source, one in found]
+    return markdown_table(["Method", "Stream", "ACC, Class-IL (%)", "ACC, Task-IL (%)", "Forgetting (points)", "Steps",
+                           "Training (s)", "Time saved (%)", "ACC kept (ratio)", "Seeds (n)"], rows)
+
+
+CONTINUAL_COLUMNS = (("acc", 100, 1), ("task_il_acc", 100, 1), ("forgetting", 100, 1), ("steps", 1, 0),
+                     ("train_seconds", 1, 1), ("time_saved", 100, 1), ("acc_kept", 1, 3))
+
+
+def judge(result: dict) -> str:
+    """What the judge recognised and how far images lie from the training split."""
+    from scripts.figures import markdown_table
+    distances = result["nearest_training_image"]
+    rows = [[name, str(found["images"]), f"{100 * found['share']:.1f}",
+             *(f"{distances[name][key]:.3f}" for key in ("minimum", "5 % quantile", "median"))]
+            for name, found in result["recognised"].items()]
+    real = distances["real test images"]
+    rows.append(["real test images", str(result["judge"]["test_images"]), f"{100 * result['judge']['test_accuracy']:.1f}",
+                 *(f"{real[key]:.3f}" for key in ("minimum", "5 % quantile", "median"))])
+    return (f"A judge ({result['judge']['model']}, trained on the training split) names what the checkpoint draws; "
+            "root-mean-square pixel distance (0 to 1) to the nearest training image shows whether pictures are copies.\n\n"
+            + markdown_table(["Images", "Number", "Recognised (%)", "Distance, minimum", "5 % quantile", "Median"], rows))
+
+
+TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.json", stages),
+          "digits": ("digits.json", digits), "sweep": ("digits.json", sweep), "judge": ("judge_digits.json", judge),
+          "continual-ipc2": ("continual_digits_ipc2.json", continual),
+          "continual-ipc10": ("continual_digits_ipc10.json", continual)}
+
+
+if __name__ == "__main__":
+    run(parse_args, main)

@@ -1,0 +1,191 @@
+"""One tiny world for all tests: a random Stable Diffusion checkpoint, images of 12 classes, and stages 1-4 run on them.
+
+Each stage runs by its real command line, twice side by side: once to its end, and once killed half-way (for test_resume.py).
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small processes; tests and commands must use the same number
+os.environ.setdefault("ACCELERATE_USE_CPU", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from a hub
+
+import importlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distillation.entry import ROOT, run
+
+CLASSES = ["ant", "bear", "cat", "dog", "eel", "fox", "gnu", "hen", "ibex", "jay", "koi", "sea_lion"]  # 12: "10" < "2" as text
+PER_CLASS, TEST_PER_CLASS, SIZE, IPC, REPEATS, EPOCHS = 14, 3, 32, 3, 2, 6
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said: exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command that ran to its end in `folder` and was killed half-way in `killed`."""
+
+    module: str
+    flags: list[str]
+    output_flag: str
+    folder: Path
+    killed: Path
+    killed_root: Path  # what `output_flag` was given for the killed run
+    err: str           # stderr of the run that was left alone
+
+
+def start(module: str, *flags) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", module, *map(str, flags)], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def kill_when(process: subprocess.Popen, root: Path, pattern: str, seconds: float = 120) -> None:
+    """SIGKILL `process` as soon as a file `pattern` lies below `root`."""
+    until = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < until and not any(root.rglob(pattern)):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, f"{root}: over before {pattern} was seen"
+
+
+def artefact(root: Path) -> Path:
+    return next(root.rglob("config.json")).parent
+
+
+def run_stage(module: str, flags: list, output_flag: str, root: Path, unit: str) -> Stage:
+    """Run a stage in root/whole; run it in root/killed too, and kill that one at its first file `unit`."""
+    flags = [str(flag) for flag in flags]
+    whole, killed = (start(module, *flags, output_flag, root / name) for name in ("whole", "killed"))
+    kill_when(killed, root / "killed", unit)
+    _, err = whole.communicate()
+    assert whole.returncode == 0, err
+    return Stage(module, flags, output_flag, artefact(root / "whole"), artefact(root / "killed"), root / "killed", err)
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Run `python -m module flags...` from the repository root; returns an Answer."""
+    def call(module, *flags):
+        process = start(module, *flags)
+        out, err = process.communicate()
+        return Answer(process.returncode, out, err)
+    return call
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The same, in this process: parse_args, main and exit code of the entry point, without a start of Python."""
+    def call(module, *flags):
+        entry = importlib.import_module(module)
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", [module, *map(str, flags)])
+        capsys.readouterr()
+        try:
+            run(entry.parse_args, entry.main)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return Answer(code, *capsys.readouterr())
+    return call
+
+
+def new_checkpoint(folder: Path, text_width: int = 16, prediction_type: str = "epsilon", levels: int = 3) -> Path:
+    """A Stable Diffusion checkpoint with random weights: 32 pixels, latents of 4 channels and 8x8 (with 3 levels)."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    from distillation import ldm
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        StableDiffusionPipeline(
+            vae=ldm.new_vae(SIZE, [8] * levels), unet=ldm.new_unet(SIZE // 2 ** (levels - 1), [16, 16], text_width),
+            text_encoder=ldm.new_text_encoder(text_width), tokenizer=ldm.byte_level_tokenizer(folder / "tokenizer"),
+            scheduler=ldm.new_scheduler(prediction_type), safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    return new_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def new_checkpoint_in():
+    return new_checkpoint
+
+
+@pytest.fixture(scope="session")
+def image_data(tmp_path_factory) -> Path:
+    """train/<class>/ and test/<class>/ of 12 classes: each a colour of its own under coarse noise."""
+    root = tmp_path_factory.mktemp("images")
+    for label, name in enumerate(CLASSES):
+        colour = np.random.default_rng(label).uniform(40, 215, 3)
+        for part, count in (("train", PER_CLASS), ("test", TEST_PER_CLASS)):
+            (root / part / name).mkdir(parents=True)
+            for place in range(count):
+                rng = np.random.default_rng([label, place, len(part)])
+                coarse = np.clip(colour + rng.normal(0, 40, (8, 8, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(coarse).resize((SIZE, SIZE), Image.BICUBIC).save(root / part / name / f"{place:02d}.png")
+    return root
+
+
+@pytest.fixture
+def own_image_data(image_data, tmp_path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(image_data, tmp_path / "images"))
+
+
+@pytest.fixture(scope="session")
+def prototypes(tmp_path_factory, checkpoint, image_data) -> Stage:
+    flags = ["--dataset", "folder", "--data_dir", image_data, "--ipc", IPC, "--batch_size", 5, "--num_workers", 2,
+             "--diffusion_checkpoints_path", checkpoint]
+    return run_stage("distillation.gen_prototype", flags, "--save_prototype_path", tmp_path_factory.mktemp("prototypes"),
+                     "*.safetensors")
+
+
+@pytest.fixture(scope="session")
+def distilled(tmp_path_factory, checkpoint, image_data, prototypes) -> Stage:
+    flags = ["--dataset", "folder", "--prototype_path", prototypes.folder, "--ipc", IPC * REPEATS, "-s", 0.5, "-g", 3,
+             "--num_inference_steps", 4, "--batch_size", 5, "--diffusion_checkpoints_path", checkpoint]
+    return run_stage("distillation.gen_syn_image", flags, "--save_init_image_path", tmp_path_factory.mktemp("distilled"),
+                     "*.png")
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory, image_data) -> Stage:
+    flags = ["--dataset", "folder", "--data_dir", image_data, "--arch", "resnet18", "--input-size", SIZE, "--epochs", 3,
+             "--batch-size", 64, "--mix-type", "cutmix", "--save-seconds", 0]
+    return run_stage("matching.train_teacher", flags, "--output-dir", tmp_path_factory.mktemp("teacher"), "state.pt")
+
+
+@pytest.fixture(scope="session")
+def soft_labels(tmp_path_factory, distilled, teacher) -> Stage:
+    flags = ["--data", distilled.folder, "--teacher", teacher.folder, "--epochs", EPOCHS, "--input-size", SIZE,
+             "--batch-size", 50, "--mix-type", "cutmix", "--use-fp16"]
+    return run_stage("matching.generate_soft_label", flags, "--fkd-path", tmp_path_factory.mktemp("soft_labels"),
+                     "*.safetensors")
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory, image_data, distilled, soft_labels) -> Stage:
+    flags = ["--train-dir", distilled.folder, "--fkd-path", soft_labels.folder, "--dataset", "folder", "--data_dir",
+             image_data, "--model", "resnet18", "--epochs", 2, "--batch-size", 36, "--cos", "-T", 20, "--save-seconds", 0]
+    return run_stage("validate.train_FKD", flags, "--output-dir", tmp_path_factory.mktemp("student"), "state.pt")

@@ -1,0 +1,388 @@
+"""Bad input ends with one line (what, where, expected, found) and exit code 2, and nothing already written is lost."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import CLASSES, IPC, SIZE, TEST_PER_CLASS
+from PIL import Image
+
+from distillation.manifest import digest
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): digest(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(answer, *words) -> bool:
+    """One line on stderr, exit code 2, and each of `words` in it."""
+    assert answer.err.startswith("error: ") and answer.err.count("\n") == 1 and answer.err.endswith("\n"), answer.err
+    assert "Traceback" not in answer.err + answer.out
+    assert [word for word in map(str, words) if word not in answer.err] == [], answer.err
+    assert answer.code == 2
+    return True
+
+
+@pytest.fixture
+def gen_prototype(here, checkpoint, image_data, tmp_path):
+    """gen_prototype with good input, to which bad flags are added."""
+    def call(*flags):
+        return here("distillation.gen_prototype", "--dataset", "folder", "--data_dir", image_data, "--ipc", IPC, "--batch_size", 5,
+                    "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path / "out", *flags)
+    return call
+
+
+@pytest.fixture
+def gen_syn_image(here, checkpoint, prototypes, tmp_path):
+    def call(*flags):
+        return here("distillation.gen_syn_image", "--dataset", "folder", "--prototype_path", prototypes.folder,
+                    "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path / "out", *flags)
+    return call
+
+
+@pytest.fixture
+def relabel(here, distilled, teacher, tmp_path):
+    def call(*flags):
+        return here("matching.generate_soft_label", "--data", distilled.folder, "--teacher", teacher.folder, "--input-size", SIZE,
+                    "--epochs", 1, "--fkd-path", tmp_path / "out", *flags)
+    return call
+
+
+@pytest.fixture
+def train_student(here, image_data, distilled, soft_labels, tmp_path):
+    def call(*flags):
+        return here("validate.train_FKD", "--train-dir", distilled.folder, "--fkd-path", soft_labels.folder, "--dataset", "folder",
+                    "--data_dir", image_data, "--batch-size", 36, "--epochs", 1, "--output-dir", tmp_path / "out", *flags)
+    return call
+
+
+# data
+
+def test_missing_data_folder(gen_prototype, tmp_path):
+    assert refused(gen_prototype("--data_dir", tmp_path / "nothing"), tmp_path / "nothing", "train", "no such folder")
+
+
+def test_missing_data_folder_by_command(command, checkpoint, tmp_path):
+    answer = command("distillation.gen_prototype", "--dataset", "imagenet", "--data_dir", tmp_path / "nothing",
+                     "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path)
+    assert refused(answer, tmp_path / "nothing") and answer.out == ""
+
+
+def test_data_folder_without_splits(gen_prototype, tmp_path):
+    assert refused(gen_prototype("--data_dir", tmp_path), tmp_path, "train", "found none")
+
+
+def test_missing_test_split(here, own_image_data, tmp_path):
+    shutil.rmtree(own_image_data / "test")
+    assert refused(here("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--output-dir",
+                        tmp_path / "teacher"), own_image_data, "val or test")
+
+
+def test_unknown_data_set(command):
+    answer = command("distillation.gen_prototype", "--dataset", "nothing")
+    assert answer.code == 2 and "Traceback" not in answer.err
+    assert "nothing" in answer.err and "digits" in answer.err.splitlines()[-1]
+
+
+def test_empty_class(gen_prototype, own_image_data):
+    (own_image_data / "train" / "bee").mkdir()
+    assert refused(gen_prototype("--data_dir", own_image_data), own_image_data / "train" / "bee", "empty class")
+
+
+@pytest.mark.parametrize(("lines", "found"), [(CLASSES[:11], 11), ([*CLASSES, "more"], 13), ([*CLASSES[:5], "", *CLASSES[6:]], 6)])
+def test_label_file_with_the_wrong_lines(gen_prototype, tmp_path, lines, found):
+    (tmp_path / "prompts.txt").write_text("\n".join(lines) + "\n")
+    assert refused(gen_prototype("--label_file_path", tmp_path / "prompts.txt"), tmp_path / "prompts.txt", 12, found)
+
+
+def test_missing_label_file(gen_prototype, tmp_path):
+    assert refused(gen_prototype("--label_file_path", tmp_path / "none.txt"), tmp_path / "none.txt", 12)
+
+
+def spoil_text(content: bytes) -> bytes:
+    return b"not an image"
+
+
+def spoil_cut(content: bytes) -> bytes:
+    return content[:len(content) // 2]
+
+
+def spoil_middle(content: bytes) -> bytes:
+    return content[:60] + bytes(byte ^ 255 for byte in content[60:120]) + content[120:]
+
+
+def spoil_all(content: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("spoil", [spoil_text, spoil_cut, spoil_middle, spoil_all])
+def test_unreadable_image(gen_prototype, own_image_data, spoil):
+    path = own_image_data / "train" / "fox" / "05.png"
+    path.write_bytes(spoil(path.read_bytes()))
+    assert refused(gen_prototype("--data_dir", own_image_data), path)
+
+
+def test_unreadable_image_loses_no_finished_class(gen_prototype, own_image_data, prototypes, tmp_path):
+    path = own_image_data / "train" / "sea_lion" / "05.png"
+    good = path.read_bytes()
+    path.write_bytes(b"not an image")
+    assert refused(gen_prototype("--data_dir", own_image_data), path)
+    folder = tmp_path / "out" / prototypes.folder.name
+    before = contents(folder)
+    assert len([name for name in before if name.endswith(".safetensors")]) == 11
+    path.write_bytes(good)
+    answer = gen_prototype("--data_dir", own_image_data)
+    assert answer.code == 0 and "11 of 12 classes are there already" in answer.out
+    assert before.items() <= contents(folder).items()
+
+
+def test_unreadable_synthetic_image(relabel, distilled, tmp_path):
+    copy = Path(shutil.copytree(distilled.folder, tmp_path / "copy"))
+    path = next(copy.rglob("*.png"))
+    path.write_bytes(b"not an image")
+    assert refused(relabel("--data", copy), path)
+
+
+def test_synthetic_images_of_two_sizes(relabel, distilled, tmp_path):
+    copy = Path(shutil.copytree(distilled.folder, tmp_path / "copy"))
+    Image.new("RGB", (16, 16)).save(next(copy.rglob("*.png")))
+    assert refused(relabel("--data", copy), copy, "one size", "(16, 16)", "(32, 32)")
+
+
+def test_ipc_larger_than_a_class(gen_prototype, gen_syn_image, image_data, tmp_path):
+    assert refused(gen_prototype("--ipc", 15), "--ipc", "at most 14", "found 15", "ant")
+    assert refused(gen_syn_image("--method", "random", "--data_dir", image_data, "--ipc", 15), "at most 14", "found 15")
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("flag", ["--ipc", "--km_expand", "--batch_size"])
+def test_numbers_out_of_range(gen_prototype, flag):
+    assert refused(gen_prototype(flag, 0), flag, "found 0")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--strength", 1.5), ("--strength", -0.1), ("--ipc", 4), ("--ipc", 0),
+                                             ("--batch_size", 0), ("--num_inference_steps", 0)])
+def test_synthesis_numbers_out_of_range(gen_syn_image, flag, value):
+    assert refused(gen_syn_image(flag, value), flag, value)
+
+
+def test_flags_that_are_missing(here):
+    assert refused(here("distillation.gen_syn_image", "--dataset", "digits"), "--prototype_path", "d4m")
+    assert refused(here("distillation.gen_syn_image", "--method", "noise"), "--ipc")
+    assert refused(here("validate.train_FKD"), "--fkd-path")
+
+
+# checkpoints
+
+@pytest.mark.parametrize("stage", ["gen_prototype", "gen_syn_image"])
+def test_checkpoint_folder_that_is_none(request, tmp_path, stage):
+    (tmp_path / "empty").mkdir()
+    answer = request.getfixturevalue(stage)("--diffusion_checkpoints_path", tmp_path / "empty")
+    assert refused(answer, tmp_path / "empty", "Stable Diffusion", "model_index.json")
+
+
+def test_checkpoint_folder_that_is_none_by_command(command, prototypes, tmp_path):
+    answer = command("distillation.gen_syn_image", "--dataset", "folder", "--prototype_path", prototypes.folder,
+                     "--diffusion_checkpoints_path", tmp_path, "--save_init_image_path", tmp_path / "out")
+    assert refused(answer, tmp_path, "Stable Diffusion") and answer.out == ""
+
+
+@pytest.mark.parametrize("stage", ["gen_prototype", "gen_syn_image"])
+@pytest.mark.parametrize("path", ["runs/there/is/nothing", "runs/nothing"])
+def test_checkpoint_that_does_not_exist(request, stage, path):
+    answer = request.getfixturevalue(stage)("--diffusion_checkpoints_path", path)
+    assert refused(answer, path, "Stable Diffusion")
+
+
+@pytest.mark.parametrize(("stage", "part"), [("gen_prototype", "vae"), ("gen_syn_image", "unet"), ("gen_syn_image", "vae")])
+def test_damaged_checkpoint(request, checkpoint, tmp_path, stage, part):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    path = copy / part / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(spoil_cut(path.read_bytes()))
+    assert refused(request.getfixturevalue(stage)("--diffusion_checkpoints_path", copy), copy)
+
+
+@pytest.mark.parametrize(("stage", "part"), [("gen_prototype", "vae"), ("gen_syn_image", "unet"), ("gen_syn_image", "tokenizer")])
+def test_checkpoint_without_a_part(request, checkpoint, tmp_path, stage, part):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    shutil.rmtree(copy / part)
+    assert refused(request.getfixturevalue(stage)("--diffusion_checkpoints_path", copy), copy)
+
+
+def test_checkpoint_with_another_networks_weights(gen_syn_image, checkpoint, new_checkpoint_in, tmp_path):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    other = new_checkpoint_in(tmp_path / "other", text_width=32)
+    shutil.copy(other / "unet" / "diffusion_pytorch_model.safetensors", copy / "unet")
+    assert refused(gen_syn_image("--diffusion_checkpoints_path", copy), copy)
+
+
+def test_checkpoint_whose_description_is_no_json(gen_syn_image, checkpoint, tmp_path):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (copy / "model_index.json").write_text("{")
+    assert refused(gen_syn_image("--diffusion_checkpoints_path", copy), copy)
+
+
+# prototypes
+
+def test_prototypes_of_another_checkpoints_latent_shape(gen_syn_image, new_checkpoint_in, tmp_path):
+    other = new_checkpoint_in(tmp_path / "other", levels=2)
+    assert refused(gen_syn_image("--diffusion_checkpoints_path", other), "(4, 16, 16)", "(4, 8, 8)")
+    content = {name: [[[[0.0] * 8] * 8] * 3] for name in CLASSES}
+    (tmp_path / "three.json").write_text(json.dumps(content))
+    assert refused(gen_syn_image("--prototype_path", tmp_path / "three.json"), tmp_path / "three.json", "(4, 8, 8)", "(3, 8, 8)")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"ant": "x"}', '{"ant": [1, 2]}', '{"ant": [[[[1]]]], "bear": [[[[1, 2]]]]}'])
+def test_json_that_holds_no_prototypes(gen_syn_image, tmp_path, text):
+    (tmp_path / "some.json").write_text(text)
+    assert refused(gen_syn_image("--prototype_path", tmp_path / "some.json"), tmp_path / "some.json")
+
+
+def test_prototypes_that_do_not_exist(gen_syn_image, tmp_path):
+    assert refused(gen_syn_image("--prototype_path", tmp_path / "none"), tmp_path / "none", "prototypes", "nothing")
+    assert refused(gen_syn_image("--prototype_path", tmp_path / "none.json"), tmp_path / "none.json", "nothing")
+
+
+def test_unfinished_prototypes(gen_syn_image, prototypes, tmp_path):
+    copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
+    (copy / "manifest.json").unlink()
+    assert refused(gen_syn_image("--prototype_path", copy), copy, "prototypes", "unfinished")
+
+
+def test_damaged_prototypes(gen_syn_image, prototypes, tmp_path):
+    copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
+    path = sorted(copy.glob("*.safetensors"))[4]
+    path.write_bytes(spoil_cut(path.read_bytes()))
+    assert refused(gen_syn_image("--prototype_path", copy), path, "safetensors")
+
+
+@pytest.mark.parametrize("spoil", [spoil_text, spoil_cut, spoil_all])
+def test_damaged_manifest(gen_syn_image, prototypes, tmp_path, spoil):
+    copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
+    path = copy / "manifest.json"
+    path.write_bytes(spoil(path.read_bytes()))
+    assert refused(gen_syn_image("--prototype_path", copy), path, "JSON")
+
+
+def test_manifest_of_another_kind_or_version(gen_syn_image, relabel, prototypes, distilled, tmp_path):
+    assert refused(gen_syn_image("--prototype_path", distilled.folder), distilled.folder, "prototypes", "distilled")
+    assert refused(relabel("--data", prototypes.folder), prototypes.folder, "distilled", "prototypes")
+    copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
+    assert refused(gen_syn_image("--prototype_path", copy), copy, "version 1", "found 99")
+
+
+# teachers, soft labels, students
+
+def test_model_folder_without_a_manifest(relabel, tmp_path):
+    (tmp_path / "model").mkdir()
+    assert refused(relabel("--teacher", tmp_path / "model"), tmp_path / "model", "teacher", "without manifest.json")
+
+
+def test_damaged_teacher(relabel, teacher, tmp_path):
+    copy = Path(shutil.copytree(teacher.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("state.pt")))
+    (copy / "model.safetensors").write_bytes(spoil_cut((copy / "model.safetensors").read_bytes()))
+    assert refused(relabel("--teacher", copy), copy / "model.safetensors", "safetensors")
+
+
+def test_teacher_of_other_classes_or_sizes(relabel, teacher, tmp_path):
+    copy = Path(shutil.copytree(teacher.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("state.pt")))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "classes": manifest["classes"][::-1]}))
+    assert refused(relabel("--teacher", copy), copy, "12 classes", "ant")
+    assert refused(relabel("--input-size", 64), "--input-size", 32, 64)
+
+
+def test_folder_that_is_no_distilled_set(relabel, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert refused(relabel("--data", tmp_path / "empty"), tmp_path / "empty", "distilled set")
+    assert refused(relabel("--data", tmp_path / "none"), tmp_path / "none", "distilled")
+
+
+def test_soft_labels_of_another_distilled_set(train_student, gen_syn_image, image_data, tmp_path):
+    assert gen_syn_image("--method", "random", "--data_dir", image_data, "--ipc", 6, "--image_size", SIZE).code == 0
+    other = tmp_path / "out" / "folder_random_ipc6"
+    assert refused(train_student("--train-dir", other, "--output-dir", tmp_path / "student"), "folder_random_ipc6", "folder_ipc3_6")
+
+
+def test_damaged_soft_labels(train_student, soft_labels, tmp_path):
+    copy = Path(shutil.copytree(soft_labels.folder, tmp_path / "copy"))
+    path = copy / "epoch_0000.safetensors"
+    path.write_bytes(spoil_cut(path.read_bytes()))
+    assert refused(train_student("--fkd-path", copy), path, "safetensors")
+
+
+def test_unfinished_soft_labels(train_student, soft_labels, tmp_path):
+    copy = Path(shutil.copytree(soft_labels.folder, tmp_path / "copy"))
+    (copy / "manifest.json").unlink()
+    assert refused(train_student("--fkd-path", copy), copy, "soft_labels", "unfinished")
+
+
+def test_pickled_soft_labels_of_the_original(train_student, tmp_path):
+    (tmp_path / "FKD" / "epoch_0").mkdir(parents=True)
+    (tmp_path / "FKD" / "epoch_0" / "batch_0.tar").write_bytes(b"anything")
+    assert refused(train_student("--fkd-path", tmp_path / "FKD"), tmp_path / "FKD", "pickled", "generate_soft_label")
+
+
+def test_val_dir_that_does_not_exist_or_has_other_classes(train_student, image_data, own_image_data, tmp_path):
+    assert refused(train_student("--val-dir", tmp_path / "none"), "--val-dir", tmp_path / "none")
+    shutil.rmtree(own_image_data / "test" / "gnu")
+    assert refused(train_student("--val-dir", own_image_data / "test"), "11 classes", "found 12")
+    assert len(list((image_data / "test" / "gnu").iterdir())) == TEST_PER_CLASS
+
+
+# folders begun before
+
+@pytest.mark.parametrize(("stage", "flag", "had", "wanted"), [
+    ("prototypes", "--seed", 0, 7), ("distilled", "--num_inference_steps", 4, 3), ("teacher", "--epochs", 3, 4),
+    ("soft_labels", "--fkd-seed", 42, 7), ("student", "--adamw-lr", 0.001, 0.5)])
+def test_a_changed_configuration_is_refused_with_both_values(request, here, stage, flag, had, wanted):
+    done = request.getfixturevalue(stage)
+    before = contents(done.folder)
+    root = done.folder if done.folder.name == "whole" else done.folder.parent
+    answer = here(done.module, *done.flags, done.output_flag, root, flag, wanted)
+    assert refused(answer, done.folder, had, wanted, flag.strip("-").replace("-", "_"))
+    assert contents(done.folder) == before
+
+
+def test_a_folder_of_another_kind_is_not_written_into(train_student, teacher):
+    before = contents(teacher.folder)
+    assert refused(train_student("--output-dir", teacher.folder), teacher.folder, "student", "teacher")
+    assert contents(teacher.folder) == before
+
+
+@pytest.mark.parametrize("stage", ["gen_prototype", "gen_syn_image"])
+def test_other_prompts_in_the_same_folder_are_refused(here, prototypes, checkpoint, image_data, tmp_path, stage):
+    """Prompts decide the images: a finished folder with other prompts is not "complete"."""
+    (tmp_path / "prompts.txt").write_text("".join(f"a photo of {name}\n" for name in CLASSES))
+    if stage == "gen_prototype":
+        flags = [*prototypes.flags, prototypes.output_flag, prototypes.folder.parent]
+    else:
+        flags = ["--dataset", "folder", "--data_dir", image_data, "--method", "noise", "--ipc", 1, "--num_inference_steps", 2,
+                 "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path]
+        assert here(f"distillation.{stage}", *flags).code == 0
+    assert refused(here(f"distillation.{stage}", *flags, "--label_file_path", tmp_path / "prompts.txt"))
+
+
+@pytest.mark.parametrize("stage", ["prototypes", "teacher"])
+def test_other_images_in_the_same_folder_are_refused(request, here, own_image_data, stage):
+    """Another data folder decides other results: a folder finished with the first is not "complete"."""
+    done = request.getfixturevalue(stage)
+    for path in sorted((own_image_data / "train").rglob("*.png"))[::2]:
+        Image.new("RGB", (SIZE, SIZE), (1, 2, 3)).save(path)
+    flags = [own_image_data if before == "--data_dir" else flag
+             for before, flag in zip(["", *done.flags], done.flags, strict=False)]
+    root = done.folder if done.folder.name == "whole" else done.folder.parent
+    assert refused(here(done.module, *flags, done.output_flag, root))
+
+
+def test_another_checkpoint_of_the_same_name_is_refused(here, prototypes, checkpoint, new_checkpoint_in, tmp_path):
+    other = new_checkpoint_in(tmp_path / checkpoint.name)
+    vae = other / "vae" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(vae.read_bytes())
+    content[-2000:] = bytes(2000)
+    vae.write_bytes(content)
+    assert refused(here(prototypes.module, *prototypes.flags, "--diffusion_checkpoints_path", other, prototypes.output_flag,
+                        prototypes.folder.parent))

@@ -1,0 +1,343 @@
+"""The continual stage: metrics and maths against cases worked by hand, and the real command line for a few steps."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from continual import train_continual
+from continual.agem import frozen_statistics, project_
+from continual.buffer import Reservoir, TaskMemory, draw_rows, reservoir_places, shares
+from continual.merging import MERGES, merge_ties
+from continual.metrics import masked_accuracy, summarise
+from continual.streams import (
+    balanced_rows,
+    batches,
+    class_order,
+    hold_out,
+    make_tasks,
+    merge_tasks,
+    random_images,
+    split_classes,
+)
+from continual.task_arithmetic import TaskArithmetic, backbone_vector, reestimate_batchnorm
+from continual.timing import Timers
+from continual.training import Recipe, Trainer, only
+from distillation.entry import ROOT, InputError, run
+from distillation.randomness import generator_for
+from matching.architectures import seeded
+from matching.image_set import image_set
+
+CLASSES = [{"name": str(label), "prompt": str(label)} for label in range(4)]
+RECIPE = Recipe("sgd", lr=0.05, weight_decay=0.0, momentum=0.9, schedule="constant", batch_size=8, replay_batch_size=8,
+                min_scale=0.7, flip=0.5, bn_momentum=0.3)
+
+
+def some_images(per_class=12, classes=4, size=32, seed=0):
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    pixels = torch.randint(0, 256, (len(labels), 3, size, size), generator=generator_for(seed, "pixels"), dtype=torch.uint8)
+    return image_set("some", CLASSES[:classes], pixels, labels)
+
+
+# metrics
+
+def test_metrics_against_a_case_worked_by_hand():
+    matrix = [[0.9, 0.1, 0.0], [0.6, 0.8, 0.2], [0.7, 0.5, 1.0]]
+    found = summarise(matrix)
+    assert found["matrix"] == matrix
+    assert found["acc"] == pytest.approx((0.7 + 0.5 + 1.0) / 3)
+    assert found["average_incremental"] == pytest.approx((0.9 + (0.6 + 0.8) / 2 + (0.7 + 0.5 + 1.0) / 3) / 3)
+    assert found["bwt"] == pytest.approx(((0.7 - 0.9) + (0.5 - 0.8)) / 2)
+    assert found["forgetting"] == pytest.approx(((0.9 - 0.7) + (0.8 - 0.5)) / 2)
+
+
+def test_forgetting_counts_from_the_best_accuracy_a_task_ever_had():
+    found = summarise([[0.5, 0.0, 0.0], [0.9, 0.6, 0.0], [0.4, 0.7, 0.9]])
+    assert found["forgetting"] == pytest.approx(((0.9 - 0.4) + (0.6 - 0.7)) / 2)
+    assert found["bwt"] == pytest.approx(((0.4 - 0.5) + (0.7 - 0.6)) / 2)
+
+
+def test_one_task_and_joint_have_no_forgetting():
+    assert summarise([[0.5]]) == {"matrix": [[0.5]], "acc": 0.5, "average_incremental": 0.5, "bwt": None, "forgetting": None}
+    joint = summarise([None, [0.4, 0.8]])
+    assert joint["acc"] == pytest.approx(0.6)
+    assert joint["matrix"] == [None, [0.4, 0.8]] and joint["average_incremental"] is joint["bwt"] is joint["forgetting"] is None
+
+
+def test_masked_accuracy_answers_allowed_classes_only():
+    logits = torch.tensor([[9.0, 1, 2, 0], [9.0, 5, 1, 0], [9.0, 0, 0, 1]])
+    assert masked_accuracy(logits, torch.tensor([2, 1, 2]), {1, 2}) == pytest.approx(2 / 3)
+    assert masked_accuracy(logits, torch.tensor([2, 1, 2]), {0, 1, 2, 3}) == 0
+
+
+# streams
+
+def test_class_order_depends_on_the_seed_alone_and_is_cut_evenly():
+    assert class_order(10, "seeded", 3) == class_order(10, "seeded", 3) != class_order(10, "seeded", 4)
+    assert class_order(4, "natural", 3) == [0, 1, 2, 3]
+    assert split_classes([2, 0, 1, 3, 4], 2) == [(2, 0, 1), (3, 4)]
+    with pytest.raises(InputError, match="between 1 and 5"):
+        split_classes([2, 0, 1, 3, 4], 6)
+
+
+def test_batches_show_every_image_once_before_any_twice():
+    images = some_images(5, 2)
+    place = {tuple(row): index for index, row in enumerate(images.images.flatten(1).tolist())}
+    drawn = list(batches(images, range(5), 4, 0, 0))
+    rows = [place[tuple(row)] for batch in drawn for row in batch.images.flatten(1).tolist()]
+    assert sorted(rows[:10]) == sorted(rows[10:20]) == list(range(10))
+    assert [batch.new for batch in drawn] == [4, 4, 2, 0, 0]
+    later = list(batches(images, range(3, 5), 4, 0, 0))
+    assert torch.equal(later[0].images, drawn[3].images) and later[0].rng.random() == drawn[3].rng.random()
+
+
+def test_memory_is_held_out_only_where_the_task_can_spare_it():
+    images = some_images(12)
+    tasks = make_tasks(images, images, some_images(3, seed=1), [(0, 1), (2, 3)])
+    task, held = hold_out(tasks[0], 4, 0)
+    assert held and len(task.train) == 20 and sorted(task.memory.labels.tolist()) == [0, 0, 1, 1]
+    kept = {tuple(row) for row in task.memory.images.flatten(1).tolist()}
+    assert not kept & {tuple(row) for row in task.train.images.flatten(1).tolist()}
+    task, held = hold_out(tasks[0], 6, 0)
+    assert not held and len(task.train) == 24 and len(task.memory) == 6
+    assert len(merge_tasks(tasks).train) == 48 and merge_tasks(tasks).classes == (0, 1, 2, 3)
+
+
+def test_balanced_rows_take_turns_and_random_images_match_the_counts():
+    labels = torch.tensor([0] * 20 + [1] * 3)
+    rows = balanced_rows(labels, 8, generator_for(0, "test"))
+    assert labels[rows].bincount().tolist() == [5, 3] and len(set(rows.tolist())) == 8
+    real, like = some_images(12), some_images(3)
+    assert random_images(real, like, 0).labels.bincount().tolist() == [3, 3, 3, 3]
+    assert random_images(real, like, 0).digest == random_images(real, like, 0).digest != random_images(real, like, 1).digest
+    with pytest.raises(InputError, match="expected 12 images of class 0, found 3"):
+        random_images(like, real, 0)
+
+
+# buffer
+
+def test_reservoir_in_batches_equals_algorithm_r_one_by_one():
+    rng, mirror = np.random.default_rng(0), np.random.default_rng(0)
+    held, expected, seen = np.full(7, -1), np.full(7, -1), 0
+    for count in (3, 5, 4, 9, 1, 30):
+        items, places = reservoir_places(seen, count, 7, rng)
+        held[places] = seen + items
+        draws = mirror.integers(0, seen + np.arange(count) + 1)
+        for number in range(seen, seen + count):
+            place = number if number < 7 else draws[number - seen]
+            if place < 7:
+                expected[place] = number
+        seen += count
+    assert (held == expected).all() and len(set(held.tolist())) == 7
+
+
+def test_reservoir_keeps_every_item_with_the_same_probability():
+    counts, trials, capacity, total = np.zeros(40), 3000, 10, 40
+    for trial in range(trials):
+        held, rng = np.zeros(capacity, dtype=int), np.random.default_rng(trial)
+        for first in range(0, total, 8):
+            items, places = reservoir_places(first, 8, capacity, rng)
+            held[places] = first + items
+        counts[held] += 1
+    expected = trials * capacity / total
+    chi_square = ((counts - expected) ** 2 / (expected * (1 - capacity / total))).sum() * (total - 1) / total
+    assert chi_square < 72.1  # 99.9 % point of chi-square with 39 degrees of freedom
+
+
+def test_buffer_holds_bytes_and_counts_them():
+    images, buffer = some_images(5), Reservoir(8, (3, 32, 32), "cpu")
+    assert [len(part) for part in buffer.draw(4, np.random.default_rng(0))] == [0, 0] and buffer.bytes == 0
+    for batch in batches(images, range(5), 4, 0, 0):
+        buffer.offer(batch.images, batch.labels, batch.rng)
+    assert len(buffer) == 8 and buffer.images.dtype == torch.uint8 and buffer.bytes == 8 * (3 * 32 * 32 + 8)
+    assert buffer.seen == 20
+
+
+def test_draws_repeat_only_when_they_must():
+    rows = draw_rows(5, 12, np.random.default_rng(0))
+    assert np.bincount(rows).max() - np.bincount(rows).min() <= 1 and len(set(rows[:5])) == 5
+
+
+def test_task_memory_always_fills_the_whole_budget():
+    memory, images = TaskMemory(10, (3, 32, 32), "cpu"), some_images(12)
+    for label, parts in enumerate(([10], [5, 5], [4, 3, 3], [3, 3, 2, 2])):
+        memory.add_task(images.rows(images.labels == label), np.random.default_rng(label))
+        assert memory.everything()[1].bincount().tolist() == parts == shares(10, label + 1)
+    held = {tuple(row) for row in memory.everything()[0].flatten(1).tolist()}
+    assert len(held) == 10 and held <= {tuple(row) for row in images.images.flatten(1).tolist()}
+
+
+# A-GEM
+
+def test_projection_never_leaves_a_negative_product_and_is_the_nearest_such_gradient():
+    for trial in range(50):
+        generator = generator_for(trial, "gradients")
+        gradients, references = ([torch.randn(shape, generator=generator) for shape in ((3, 4), (7,))] for _ in range(2))
+        before = torch.cat([part.flatten() for part in gradients])
+        reference = torch.cat([part.flatten() for part in references])
+        project_(gradients, references)
+        after = torch.cat([part.flatten() for part in gradients])
+        product = before @ reference
+        expected = before if product >= 0 else before - product / (reference @ reference) * reference
+        assert after @ reference > -1e-5 and torch.allclose(after, expected, atol=1e-6)
+    zero = [torch.zeros(3)]
+    project_(gradient := [torch.ones(3)], zero)
+    assert torch.equal(gradient[0], torch.ones(3))
+
+
+def test_frozen_statistics_normalise_by_the_batch_and_stay():
+    layer = nn.BatchNorm2d(3)
+    with frozen_statistics(layer):
+        out = layer(torch.randn(8, 3, 4, 4) * 5 + 2)
+    assert out.mean().abs() < 1e-5 and torch.equal(layer.running_mean, torch.zeros(3)) and layer.momentum == 0.1
+
+
+# Task Arithmetic
+
+def test_merges_against_cases_worked_by_hand():
+    vectors = torch.tensor([[1.0, -4, 0, 2], [3.0, 1, 0, -5]])
+    assert MERGES["sum"](vectors).tolist() == [4, -3, 0, -3]
+    assert MERGES["mean"](vectors).tolist() == [2, -1.5, 0, -1.5]
+    assert MERGES["magmax"](vectors).tolist() == [3, -4, 0, -5]
+    # trimmed to half: [0 -4 0 2] and [3 0 0 -5]; signs + - 0 -; means of those agreeing
+    assert merge_ties(vectors, keep=0.5).tolist() == [3, -4, 0, -5]
+
+
+@pytest.mark.parametrize("merge", ["sum", "mean", "magmax"])
+def test_one_task_at_scale_one_is_the_expert(merge):
+    images = some_images(12, 2)
+    task = make_tasks(images, images, images, [(0, 1)])[0]
+    network = seeded("resnet18", 2, "imagenet", 0)
+    learner = TaskArithmetic(Trainer(network, RECIPE, 0, Timers("cpu")), Reservoir(8, (3, 32, 32), "cpu"), merge, [1.0], 0)
+    learner.begin(task, 2)
+    for batch in batches(task.train, range(2), 8, 0, 0):
+        learner.step(batch)
+    expert = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    statistics = network.bn1.running_mean.clone()
+    learner.end(task)
+    for name, parameter in network.named_parameters():
+        assert torch.allclose(parameter, expert[name], atol=1e-6), name
+    assert len(learner.vectors[0]) == sum(p.numel() for p in network.parameters()) - 2 * 512 - 2
+    assert not torch.equal(network.bn1.running_mean, statistics)  # estimated anew, not merged
+    assert all((value > 0).all() for name, value in network.state_dict().items() if name.endswith("running_var"))
+    assert learner.curves[0][0]["scale"] == 1.0
+
+
+def test_vectors_cancel_and_experts_see_their_own_classes_only():
+    network = seeded("resnet18", 4, "imagenet", 0)
+    vector = backbone_vector(network)
+    assert not MERGES["sum"](torch.stack([vector, -vector])).any()
+    logits = torch.randn(5, 4, requires_grad=True)
+    torch.nn.functional.cross_entropy(only(logits, (1, 2)), torch.tensor([1, 2, 1, 2, 1])).backward()
+    assert not logits.grad[:, [0, 3]].any() and logits.grad[:, [1, 2]].all()
+
+
+def test_batchnorm_statistics_become_those_of_the_images():
+    network, views = nn.Sequential(nn.BatchNorm2d(3)), torch.randn(40, 3, 5, 5, generator=generator_for(0, "views")) * 3 + 1
+    logits = reestimate_batchnorm(network, views)
+    assert torch.allclose(network[0].running_mean, views.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(network[0].running_var, views.transpose(0, 1).flatten(1).var(1), rtol=1e-4)
+    assert logits.shape == views.shape and network[0].momentum == 0.1 and not network.training
+
+
+# the command line
+
+def command(*words):
+    """The command as a user types it."""
+    done = subprocess.run([sys.executable, "-m", "continual.train_continual", *map(str, words)], cwd=ROOT, text=True,
+                          capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def in_process(monkeypatch, *words):
+    """The same without a process of its own."""
+    monkeypatch.setattr(sys, "argv", ["train_continual", *map(str, words)])
+    run(train_continual.parse_args, train_continual.main)
+
+
+def refusal(monkeypatch, capsys, *words) -> str:
+    """The one line with which the command refuses."""
+    with pytest.raises(SystemExit) as stopped:
+        in_process(monkeypatch, *words)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder data set of four classes, 12 training and 3 test images each, and a distilled set of two images a class."""
+    from PIL import Image
+
+    from distillation.distilled_set import finish_distilled, row, write_image
+    folder, images = tmp_path_factory.mktemp("continual"), some_images(17)
+    rows = [row(label, f"c{label}", place, 0, 0, 0.5) for label in range(4) for place in range(2)]
+    for label in range(4):
+        own = [Image.fromarray(pixels) for pixels in images.images[images.labels == label].permute(0, 2, 3, 1).numpy()]
+        for place, image in enumerate(own[:15]):
+            write_image(folder / "real", f"{'train' if place < 12 else 'test'}/c{label}/{place:02d}.png", image)
+        for entry, image in zip(rows[2 * label:2 * label + 2], own[15:], strict=True):
+            write_image(folder / "set", entry["file_name"], image)
+    finish_distilled(folder / "set", [{"name": f"c{label}", "prompt": f"c{label}"} for label in range(4)], {}, rows)
+    return folder
+
+
+def tiny(data, output, *words):
+    return ("--dataset", "folder", "--data-dir", data / "real", "--size", 32, "--distilled", data / "set",
+            "--output-dir", output, "--steps", 2, "--batch-size", 4, "--replay-batch-size", 4, "--buffer-size", 8,
+            "--start-steps", 2, "--scale", 0.5, 1, "--refit-head", 2, *words)
+
+
+def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path, monkeypatch, capsys):
+    words = tiny(data, tmp_path, "--method", "finetune", "joint", "er", "agem", "task_arithmetic", "--stream", "real", "distilled")
+    command(*words, "--tasks", 2)
+    results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")}
+    assert len(results) == 11 and (tmp_path / "start-distilled-seed0" / "manifest.json").exists()
+    for name, result in results.items():
+        if name.startswith("start"):
+            continue
+        matrix = result["class_il"]["matrix"]
+        assert np.shape(matrix[1]) == (2,) and result["steps"] == 4 and 0 <= result["task_il"]["acc"] <= 1
+        assert result["stream_images"] == (48 if result["stream"] == "real" else 8)
+        assert result["seconds"]["train"] >= result["seconds"]["forward"] + result["seconds"]["backward"]
+        assert matrix[0] is None if result["method"] == "joint" else matrix[0][1] == 0
+    assert results["er-distilled-seed0"]["buffer"] == {"images": 8, "bytes": 8 * 3080}  # each image offered once
+    assert results["agem-real-seed0"]["buffer"]["images"] == 8 and results["finetune-real-seed0"]["buffer"]["images"] == 0
+    assert "all 4 classes" in results["task_arithmetic-real-seed0"]["start"]["note"]
+    assert "held out" in results["task_arithmetic-real-seed0"]["memory"]
+    assert "trained on too" in results["task_arithmetic-distilled-seed0"]["memory"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    in_process(monkeypatch, *words, "--tasks", 2)
+    assert capsys.readouterr().out.count("complete, skipped") == 10
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert "begun with tasks=2, now asked for 4" in refusal(monkeypatch, capsys, *words, "--tasks", 4)
+
+
+def test_same_seed_same_result_and_memory_of_another_source(data, tmp_path, monkeypatch):
+    def result(folder):
+        in_process(monkeypatch, *tiny(data, folder, "--method", "er", "--stream", "random", "--buffer-source", "distilled",
+                                      "--tasks", 2))
+        found = json.loads((folder / "er-random-memory-distilled-seed0" / "result.json").read_text())
+        return {key: value for key, value in found.items() if key not in ("seconds", "images_per_second")}
+    first = result(tmp_path / "a")
+    assert first == result(tmp_path / "b") and first["buffer"]["images"] == 8
+
+
+@pytest.mark.parametrize("words, part", [
+    (("--stream", "distilled"), "--distilled: expected a distilled set"),
+    (("--tasks", 11), "--tasks: expected between 1 and 10"),
+    (("--stream", "real", "random", "--steps", 1, 2, 3), "one per --stream"),
+    (("--buffer-size", 2), "--buffer-size"),
+    (("--method", "task_arithmetic", "--start", "nowhere"), "--start nowhere")])
+def test_bad_input_is_one_line(words, part, tmp_path, monkeypatch, capsys):
+    assert part in refusal(monkeypatch, capsys, *words, "--output-dir", tmp_path / "out")
+
+
+def test_help_answers_without_torch():
+    code = "import sys; import continual.train_continual; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

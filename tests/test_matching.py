@@ -1,0 +1,342 @@
+"""Stage 3: views against torchvision on PIL images, losses against torch's own, soft labels by round trip."""
+
+import json
+import math
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import CLASSES, EPOCHS, IPC, REPEATS, SIZE
+from PIL import Image
+from safetensors.torch import load_file
+from scipy.stats import ks_2samp, kstest
+from torchvision import models
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import functional as TF
+
+from distillation.datasets import load_split
+from distillation.entry import InputError
+from distillation.manifest import finish
+from distillation.optimisation import optimise, parameter_groups
+from matching.architectures import accuracy, build, load_model, predict, seeded
+from matching.augmentation import (
+    Drawn,
+    crop_resize,
+    draw_crops,
+    draw_epoch,
+    draw_mix,
+    mix,
+    normalise,
+    views,
+)
+from matching.image_set import distilled_images, image_set, real_images
+from matching.soft_labels import SoftLabels, hard_loss, keep_largest, relabel, soft_loss, write_epoch
+from matching.training import cosine, linear, train, warm_cosine
+
+
+@pytest.fixture(scope="module")
+def digits():
+    split = load_split("digits", "", "test")
+    return image_set("digits", split.classes, torch.stack([
+        torch.from_numpy(np.array(split.read(place))).permute(2, 0, 1) for place in range(64)]), torch.arange(64) % 10)
+
+
+def logits(*shape, seed: int = 0) -> torch.Tensor:
+    return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# views
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_crops_equal_torchvisions_on_pil_images(digits, flipped):
+    crop = torch.from_numpy(draw_crops(64, (SIZE, SIZE), np.random.default_rng(0)))
+    ours = crop_resize(digits.images, crop, torch.full((64,), flipped), SIZE) * 255
+    for place, box in enumerate(crop.tolist()):
+        picture = TF.to_pil_image(digits.images[place])
+        picture = TF.resized_crop(picture, *box, [SIZE, SIZE], InterpolationMode.BILINEAR)
+        theirs = TF.pil_to_tensor(TF.hflip(picture) if flipped else picture).float()
+        assert (ours[place] - theirs).abs().max() <= 1.5, box
+
+
+def test_the_whole_image_as_crop_is_the_image(digits):
+    crop = torch.tensor([[0, 0, SIZE, SIZE]]).expand(64, 4)
+    same = crop_resize(digits.images, crop, torch.zeros(64, dtype=torch.bool), SIZE)
+    assert torch.equal((same * 255).round().to(torch.uint8), digits.images)
+    turned = crop_resize(digits.images, crop, torch.ones(64, dtype=torch.bool), SIZE)
+    torch.testing.assert_close(turned, same.flip(3))
+
+
+def test_a_crop_of_an_oblong_image_takes_rows_from_the_top():
+    picture = torch.arange(20 * 40, dtype=torch.float).reshape(1, 1, 20, 40).expand(1, 3, 20, 40) % 256
+    cut = crop_resize(picture.to(torch.uint8), torch.tensor([[2, 30, 8, 8]]), torch.tensor([False]), 8) * 255
+    torch.testing.assert_close(cut, picture[:, :, 2:10, 30:38], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("source", "scale"), [((200, 240), (0.08, 1.0)), ((224, 224), (0.3, 0.7)), ((32, 32), (0.08, 1.0))])
+def test_crops_are_distributed_as_torchvisions(source, scale):
+    count = 3000
+    ours = draw_crops(count, source, np.random.default_rng(1), scale)
+    image = Image.new("L", source[::-1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        theirs = np.array([RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3)) for _ in range(count)])
+    for value in (lambda b: b[:, 2] * b[:, 3], lambda b: b[:, 3] / b[:, 2], lambda b: b[:, 0], lambda b: b[:, 1]):
+        assert ks_2samp(value(ours), value(theirs)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("source", [(32, 32), (90, 256), (3, 2), (1, 1)])
+def test_crops_lie_within_the_image(source):
+    top, left, height, width = draw_crops(2000, source, np.random.default_rng(0)).T
+    assert (top >= 0).all() and (left >= 0).all() and (height > 0).all() and (width > 0).all()
+    assert (top + height <= source[0]).all() and (left + width <= source[1]).all()
+
+
+def test_the_pasted_area_is_what_the_ratio_says():
+    partner, ratio, box = draw_mix(2000, SIZE, np.random.default_rng(0), "cutmix", 1.0)
+    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+    assert np.allclose(1 - ratio, area / SIZE ** 2, atol=1e-6)
+    assert sorted(partner) == list(range(2000))
+    assert (box >= 0).all() and (box <= SIZE).all() and 0.05 < area.mean() / SIZE ** 2 < 0.5
+
+
+def test_mixup_shares_are_beta_distributed():
+    _, ratio, box = draw_mix(2000, SIZE, np.random.default_rng(0), "mixup", 0.8)
+    assert not box.any()
+    assert kstest(ratio, "beta", args=(0.8, 0.8)).pvalue > 0.001
+
+
+def test_without_mixing_an_image_is_its_own_partner():
+    partner, ratio, box = draw_mix(9, SIZE, np.random.default_rng(0), "none", 1.0)
+    assert partner.tolist() == list(range(9)) and (ratio == 1).all() and not box.any()
+
+
+def test_mix_pastes_the_box_and_nothing_else():
+    own, other = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
+    box = torch.tensor([[1, 2, 4, 7], [0, 0, 8, 8], [3, 3, 3, 3]])
+    mixed = mix(own, other, torch.tensor([1 - 15 / 64, 0.0, 1.0]), box)
+    expected = own[0].clone()
+    expected[:, 1:4, 2:7] = other[0][:, 1:4, 2:7]
+    assert torch.equal(mixed[0], expected)
+    assert torch.equal(mixed[1], other[1]) and torch.equal(mixed[2], own[2])
+
+
+def test_mix_blends_where_there_is_no_box():
+    own, other = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    mixed = mix(own, other, torch.tensor([0.3, 1.0]), torch.zeros(2, 4, dtype=torch.int32))
+    torch.testing.assert_close(mixed[0], 0.3 * own[0] + 0.7 * other[0])
+    assert torch.equal(mixed[1], own[1])
+
+
+def test_normalise_is_torchvisions():
+    images = torch.rand(2, 3, 4, 4)
+    theirs = models.ResNet18_Weights.DEFAULT.transforms()
+    torch.testing.assert_close(normalise(images), TF.normalize(images, theirs.mean, theirs.std))
+
+
+@pytest.mark.parametrize("kind", ["none", "cutmix", "mixup"])
+def test_views_are_own_and_partners_crop_mixed(digits, kind):
+    drawn = draw_epoch(64, (SIZE, SIZE), 24, np.random.default_rng(3), mix=kind, alpha=1.0)
+    rows = torch.tensor([5, 60, 0])
+    got = views(digits.images, drawn, rows, 24)
+    crops = crop_resize(digits.images, drawn.crop, drawn.flip, 24)
+    for place, row in enumerate(rows.tolist()):
+        partner = int(drawn.partner[row])
+        expected = mix(crops[[row]], crops[[partner]], drawn.ratio[[row]], drawn.box[[row]])
+        torch.testing.assert_close(got[[place]], normalise(expected))
+    assert sorted(drawn.order.tolist()) == list(range(64))
+
+
+def test_draws_are_a_function_of_the_generator_and_half_are_flipped():
+    first, again, other = (draw_epoch(500, (SIZE, SIZE), SIZE, np.random.default_rng(seed), mix="cutmix") for seed in (0, 0, 1))
+    same = [torch.equal(getattr(first, field.name), getattr(again, field.name)) for field in fields(Drawn)]
+    assert all(same) and not torch.equal(first.crop, other.crop)
+    assert 200 < int(first.flip.sum()) < 300
+    assert not draw_epoch(50, (SIZE, SIZE), SIZE, np.random.default_rng(0), flip=0).flip.any()
+
+
+# soft labels
+
+@pytest.mark.parametrize("kind", ["none", "cutmix", "mixup"])
+def test_stored_draws_give_the_same_views_to_the_bit(digits, tmp_path, kind):
+    drawn = draw_epoch(64, (SIZE, SIZE), SIZE, np.random.default_rng(0), mix=kind)
+    write_epoch(tmp_path, 0, drawn, logits(64, 10))
+    finish(tmp_path, "soft_labels", digits.classes, {"epochs": 1, "input_size": SIZE}, ["epoch_0000.safetensors"],
+           images=digits.digest)
+    read, teacher = SoftLabels(tmp_path, digits).epoch(0, "cpu")
+    rows = drawn.order[:20].long()
+    assert torch.equal(read.order.long(), drawn.order.long())
+    assert torch.equal(views(digits.images, read, rows, SIZE), views(digits.images, drawn, rows, SIZE))
+    assert torch.equal(teacher, logits(64, 10))
+
+
+def test_the_students_views_are_what_the_teacher_was_asked(soft_labels, distilled, teacher):
+    """Alignment, end to end: the teacher's answer to the views read back is the answer that is stored."""
+    images = distilled_images(distilled.folder)
+    network, _ = load_model(teacher.folder, "teacher")
+    store = SoftLabels(soft_labels.folder, images)
+    assert (store.epochs, store.size) == (EPOCHS, SIZE)
+    seen = []
+    for epoch in (0, EPOCHS - 1):
+        drawn, stored = store.epoch(epoch, "cpu")
+        with torch.inference_mode():
+            asked = network(views(images.images, drawn, torch.arange(len(images)), SIZE))
+        torch.testing.assert_close(asked, stored, atol=2e-3 * float(stored.abs().max()), rtol=2e-3)
+        assert (drawn.ratio < 1).float().mean() > 0.5  # CutMix took place
+        seen.append(drawn.crop)
+    assert not torch.equal(*seen)
+    assert soft_labels.err == teacher.err == ""
+
+
+def test_soft_labels_say_what_they_are(soft_labels, distilled):
+    manifest = json.loads((soft_labels.folder / "manifest.json").read_text())
+    assert manifest["images"] == distilled_images(distilled.folder).digest
+    assert list(manifest["files"]) == [f"epoch_{epoch:04d}.safetensors" for epoch in range(EPOCHS)]
+    stored = load_file(soft_labels.folder / "epoch_0000.safetensors")
+    assert stored["logits"].dtype == torch.float16 and stored["logits"].shape == (12 * IPC * REPEATS, 12)
+    assert set(stored) == {field.name for field in fields(Drawn)} | {"logits"}
+
+
+def test_logits_do_not_depend_on_how_many_views_the_teacher_sees_at_once(digits):
+    network = seeded("resnet18", 10, "imagenet", 0).eval()
+    drawn = draw_epoch(64, (SIZE, SIZE), SIZE, np.random.default_rng(0), mix="cutmix")
+    small, large = (relabel(network, digits, drawn, SIZE, batch_size) for batch_size in (5, 64))
+    torch.testing.assert_close(small, large, atol=1e-4, rtol=1e-4)
+
+
+def test_soft_loss_is_torchs_kl_divergence():
+    student, teacher, temperature = logits(8, 10), logits(8, 10, seed=1), 4.0
+    expected = torch.nn.KLDivLoss(reduction="batchmean")(F.log_softmax(student / temperature, 1),
+                                                         F.softmax(teacher / temperature, 1))
+    torch.testing.assert_close(soft_loss(student, teacher, temperature, torch.ones(8), 1000), expected)
+
+
+def test_soft_loss_by_hand_with_weights():
+    student, teacher = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.log(torch.tensor([[0.9, 0.1], [0.5, 0.5]]))
+    divergence = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)  # the second image's is zero
+    found = soft_loss(student, teacher, 1.0, torch.tensor([1.5, 0.5]), 1000)
+    assert float(found) == pytest.approx(1.5 * divergence / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 3, 9, 10, 1000])
+def test_keep_largest_keeps_k_and_spreads_the_rest(k):
+    probabilities = F.softmax(logits(6, 10), 1)
+    kept = keep_largest(probabilities, k)
+    torch.testing.assert_close(kept.sum(1), torch.ones(6))
+    for before, after in zip(probabilities, kept, strict=True):
+        order = before.argsort(descending=True)
+        assert torch.equal(after[order[:k]], before[order[:k]])
+        if k < 10:
+            torch.testing.assert_close(after[order[k:]], (before[order[k:]].sum() / (10 - k)).expand(10 - k))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_hard_loss_is_cross_entropy_with_mixed_labels(smoothing):
+    student, labels, partners, ratio = logits(8, 5), torch.arange(8) % 5, torch.arange(8) % 3, torch.linspace(0, 1, 8)
+    target = ratio[:, None] * F.one_hot(labels, 5) + (1 - ratio[:, None]) * F.one_hot(partners, 5)
+    expected = F.cross_entropy(student, target, reduction="none", label_smoothing=smoothing)
+    torch.testing.assert_close(hard_loss(student, labels, partners, ratio, torch.ones(8), smoothing), expected.mean())
+    weights = torch.linspace(0.5, 1.5, 8)
+    torch.testing.assert_close(hard_loss(student, labels, partners, ratio, weights, smoothing), (expected * weights).mean())
+
+
+# networks and training
+
+def test_weight_decay_spares_biases_and_normalisation():
+    network = build("resnet18", 7)
+    decayed, spared = parameter_groups(network, 0.3)
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {
+        name for name in names.values() if name.endswith("weight") and "bn" not in name and "downsample.1" not in name}
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_build_is_torchvisions_and_seeded_by_its_seed():
+    mine, same, other = (seeded("resnet18", 7, "imagenet", seed) for seed in (0, 0, 1))
+    theirs = models.resnet18(num_classes=7)
+    assert {k: v.shape for k, v in mine.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert torch.equal(mine.fc.weight, same.fc.weight) and not torch.equal(mine.fc.weight, other.fc.weight)
+
+
+def test_seeded_leaves_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    seeded("resnet18", 3, "imagenet", 0)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_cifar_stem_keeps_the_resolution():
+    network = build("resnet18", 3, stem="cifar")
+    features = network.layer1(network.maxpool(network.relu(network.bn1(network.conv1(torch.zeros(1, 3, SIZE, SIZE))))))
+    assert features.shape[-1] == SIZE
+
+
+@pytest.mark.parametrize("what", [{"arch": "resnet19"}, {"arch": "vgg11", "stem": "cifar"}])
+def test_unknown_networks_are_refused(what):
+    with pytest.raises(InputError, match=what["arch"]):
+        build(num_classes=3, **what)
+
+
+def test_predict_does_not_depend_on_the_batch_and_accuracy_counts(digits):
+    network = seeded("resnet18", 10, "imagenet", 0)
+    torch.testing.assert_close(predict(network, digits.images, 7), predict(network, digits.images, 64), atol=1e-4, rtol=1e-4)
+    assert accuracy(torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 0]]), torch.tensor([0, 1, 0, 0])) == 0.75
+
+
+def test_every_image_is_seen_once_an_epoch_in_batches_of_nearly_one_size(digits, tmp_path):
+    seen, network = [], torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
+    network(torch.zeros(1, 3, 8, 8))
+
+    def loss_of(answers, _teacher, _drawn, rows):
+        seen.append(rows.tolist())
+        return answers.square().mean()
+
+    def epoch_of(epoch):
+        return draw_epoch(64, (SIZE, SIZE), 8, np.random.default_rng(epoch)), None
+    done = train(network, digits, epoch_of, loss_of, torch.optim.SGD(network.parameters(), 0.1), epochs=2, batch_size=30,
+                 size=8, schedule=cosine, state_path=tmp_path / "state.pt", name="test")
+    assert [len(rows) for rows in seen] == [22, 21, 21] * 2 and len(done["losses"]) == 6
+    assert sorted(sum(seen[:3], [])) == sorted(sum(seen[3:], [])) == list(range(64))
+    assert seen[0] != seen[3]
+
+
+def test_a_batch_in_parts_gives_the_same_step(digits, tmp_path):
+    weights = []
+    for chunks in (1, 3):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
+
+        def loss_of(answers, _teacher, _drawn, rows):
+            return F.cross_entropy(answers, digits.labels[rows])
+        train(network, digits, lambda epoch: (draw_epoch(64, (SIZE, SIZE), 8, np.random.default_rng(epoch)), None), loss_of,
+              torch.optim.SGD(network.parameters(), 0.1), epochs=1, batch_size=32, size=8, schedule=linear, chunks=chunks,
+              state_path=tmp_path / f"{chunks}.pt", name="test")
+        weights.append(network[1].weight.detach())
+    torch.testing.assert_close(*weights)
+
+
+def test_a_loss_that_is_not_finite_is_refused(tmp_path):
+    network = torch.nn.Linear(1, 1)
+    with pytest.raises(InputError, match="finite loss, found nan at step 0"):
+        optimise(network, lambda step: [network.weight.sum() * float("nan")], 2, torch.optim.SGD(network.parameters(), 1.0),
+                 lambda step: 1.0, tmp_path / "state.pt", name="test", images_per_step=1)
+
+
+def test_learning_rates_rise_and_fall():
+    assert (cosine(0), cosine(0.5), linear(0), linear(0.25)) == pytest.approx((1, 0.5, 1, 0.75))
+    assert warm_cosine(0) < warm_cosine(0.05) < warm_cosine(0.1) == pytest.approx(1) and warm_cosine(0.99) < 0.01
+
+
+def test_the_teacher_is_what_torchvision_makes_of_its_file(teacher, image_data):
+    """Its stored accuracy is recomputed with torchvision's network and transforms alone."""
+    network = models.resnet18(num_classes=12)
+    network.load_state_dict(load_file(teacher.folder / "model.safetensors"))
+    images = real_images(load_split("folder", image_data, "test"), SIZE)
+    with torch.inference_mode():
+        answers = network.eval()(TF.normalize(images.images / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    result = json.loads((teacher.folder / "result.json").read_text())
+    assert result["metrics"]["test_accuracy"] == pytest.approx(float((answers.argmax(1) == images.labels).float().mean()))
+    assert (result["metrics"]["train_images"], result["metrics"]["test_images"], result["metrics"]["steps"]) == (168, 36, 9)
+    assert [entry["name"] for entry in load_model(teacher.folder, "teacher")[1]["classes"]] == CLASSES

@@ -1,0 +1,251 @@
+"""The report: numbers against hand-computed ones, gaps said aloud, and a page that needs nothing but itself."""
+
+import base64
+import io
+import json
+import re
+import statistics
+
+import pytest
+from PIL import Image
+
+from distillation.distilled_set import finish_distilled, row, write_image
+from distillation.entry import ROOT
+from distillation.manifest import begin, write_json, write_result
+from scripts.figures import Section, cell, html_section, left_columns, markdown_table, plain_table
+from scripts.report import compare_to_real, mean_std, read_stages
+
+CLASSES = [{"name": "cat & dog", "prompt": "a cat"}, {"name": "<eel>", "prompt": "an eel"}]
+SHADES = {"d4m": 40, "prototype": 120, "random": 200}
+STUDENTS = {("distilled", "hard"): [0.9, 0.94, 0.95], ("random", "hard"): [0.8, 0.81, 0.83], ("real", "hard"): [0.97],
+            ("distilled", "soft"): [0.91]}
+STEPS = {"real": 105, "random": 120, "distilled": 120}
+ER = {"real": ([0.8, 0.9], [30.0, 32.0]), "distilled": ([0.8, 0.82], [10.0, 12.0])}
+
+
+def write_images(run, method: str, source: str = "same") -> None:
+    """Two images per class in one shade plus 10 times the prototype's number; prototype 1 has the larger cluster."""
+    folder = run / "distilled" / f"digits_{method}"
+    config = {"method": method, "strength": 0.7, "guidance_scale": 2, "source": {"prototypes": source}}
+    begin(folder, "distilled", config)
+    rows = [row(label, entry["name"], prototype, 0, 0, (0.25, 0.75)[prototype])
+            for label, entry in enumerate(CLASSES) for prototype in (0, 1)]
+    for this in rows:
+        write_image(folder, this["file_name"], Image.new("RGB", (8, 8), (SHADES[method] + 10 * this["prototype"],) * 3))
+    finish_distilled(folder, CLASSES, config, rows)
+    write_result(folder, "distilled", config, {"images": 4}, {"synthesise": 30.0})
+
+
+def write_student(run, arm: str, labels: str, seed: int, accuracy: float) -> None:
+    write_result(run / "students" / f"{arm}-{labels}-seed{seed}", "student",
+                 {"labels": labels, "arch": "resnet18", "batch_size": 50, "epochs": 5 if arm == "real" else 60},
+                 {"test_accuracy": accuracy, "train_images": 1352 if arm == "real" else 20, "steps": STEPS[arm]}, {"train": 20})
+
+
+def write_continual(run, method: str, stream: str, seed: int, acc: float, seconds: float) -> None:
+    joint = method == "joint"
+    write_json(run / "continual" / f"{method}-{stream}-seed{seed}" / "result.json", {
+        "kind": "continual", "method": method, "stream": stream, "buffer_source": stream, "seed": seed,
+        "config": {"arch": "resnet18", "tasks": 5, "recipe": {"batch_size": 32}, "buffer_size": 200, "steps": 7},
+        "class_il": {"acc": acc, "forgetting": None if joint else 0.125}, "task_il": {"acc": 0.99},
+        "seconds": {"train": seconds}, "steps": 35, "stream_images": 100, "code": "abc",
+        "hardware": {"processor": "Some processor", "cores": 2, "threads": 2, "gpu": None}})
+
+
+def write_run(run):
+    """Everything but the decoded prototypes' student, A-GEM, fine-tune, Task Arithmetic and most of joint training."""
+    for method in SHADES:
+        write_images(run, method)
+    write_result(run / "prototypes" / "digits-ipc2", "prototypes", {}, {"images": 9}, {"encode": 9, "cluster": 1})
+    write_result(run / "teacher", "teacher", {}, {"test_accuracy": 0.9775}, {"train": 1})
+    write_result(run / "soft-labels" / "distilled", "soft_labels", {}, {"bytes": 1_234_567}, {"relabel": 1})
+    for (arm, labels), accuracies in STUDENTS.items():
+        for seed, accuracy in enumerate(accuracies):
+            write_student(run, arm, labels, seed, accuracy)
+    for stream, runs in ER.items():
+        for seed, (acc, seconds) in enumerate(zip(*runs, strict=True)):
+            write_continual(run, "er", stream, seed, acc, seconds)
+    write_continual(run, "joint", "real", 0, 0.95, 40.0)
+    (run / "stages.jsonl").write_text("".join(json.dumps({"stage": stage, "seconds": seconds}) + "\n" for stage, seconds in (
+        ("images", 12), ("teacher", 40), ("images", 3), ("teacher", 41))))
+    return run
+
+
+@pytest.fixture
+def a_run(tmp_path):
+    return write_run(tmp_path / "trial")
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory, command):
+    """The same with its report."""
+    run = write_run(tmp_path_factory.mktemp("report") / "trial")
+    answer = command("scripts.report", run)
+    assert (answer.code, answer.err) == (0, "")
+    return run
+
+
+def table(markdown: str, title: str) -> list[list[str]]:
+    """The rows of the table under a heading of the report, read back."""
+    part = markdown.split(f"## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("| ")]
+    return [[text.strip() for text in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def spread(values: list[float]) -> str:
+    return f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def test_tables_hold_the_numbers_of_the_result_files(reported):
+    text = (reported / "report.md").read_text()
+    real, random, prototype, distilled = table(text, "Students")
+    assert distilled == ["D4M images", "20", spread(STUDENTS["distilled", "hard"]), "91.0", "20.0 ± 0.0", "20.0", "1.23",
+                         "3 / 1"]
+    assert random[2:4] == [spread(STUDENTS["random", "hard"]), "not run"]
+    assert real[:3] == ["real, whole training split", "1352", "97.0"] and real[-1] == "1"
+    assert prototype == ["decoded prototypes"] + ["not run"] * 7
+    assert table(text, "Stages") == [["images", "12"], ["teacher", "41"], ["total", "53"]]
+    rows = {(method, source): rest for method, source, *rest in table(text, "Continual learning")}
+    assert len(rows) == 15
+    assert rows["ER", "real"] == [spread([0.8, 0.9]), "12.5 ± 0.0", "99.0 ± 0.0", "31.0 ± 1.4", "35", "–", "–", "2"]
+    assert rows["ER", "distilled"] == [spread([0.8, 0.82]), "12.5 ± 0.0", "99.0 ± 0.0", "11.0 ± 1.4", "35", "64.5", "0.953",
+                                       "2"]
+    assert rows["Joint (upper bound)", "real"][:2] == ["95.0", "–"]
+    assert rows["ER", "random"] == rows["A-GEM", "real"] == ["not run"] * 8
+
+
+def test_words_follow_from_the_numbers(reported):
+    text = " ".join((reported / "report.md").read_text().split())
+    assert "20 D4M images give 93.0 ± 2.6 %, 11.7 points above 20 random real images." in text
+    assert "ER 64.5 % and 0.953" in text and "Task Arithmetic" not in text.split("## Students")[0]
+    assert "Making the images took 40 s, which 2 trainings pay back" in text     # 40 s / (31 s - 11 s)
+    assert "the teacher reaches 97.8 %. Held equal: network resnet18, batch size 50." in text
+    assert "steps (120 for distilled, random; 105 for real)" in text
+    assert "Held equal: network resnet18, tasks 5, batch size 32, buffer images 200, steps per task 7" in text
+    assert "Where n is 1" in text and "each point has n = 1 or 2" in text
+
+
+def test_a_small_difference_is_called_one(tmp_path, here):
+    for seed, (own, other) in enumerate([(0.9, 0.91), (0.94, 0.92)]):
+        write_student(tmp_path, "distilled", "hard", seed, own)
+        write_student(tmp_path, "random", "hard", seed, other)
+    assert "0.5 points above, within one standard deviation, against" in " ".join(here("scripts.report", tmp_path).out.split())
+
+
+def test_result_json_has_the_raw_numbers_and_the_tables(reported):
+    found = json.loads((reported / "result.json").read_text())
+    assert found["seconds"] == {"images": 12, "teacher": 41, "total": 53}
+    assert found["students"]["distilled-hard"]["accuracy"]["mean"] == pytest.approx(0.93)
+    assert found["continual"]["er-distilled"]["time_saved"] == pytest.approx(1 - 11 / 31)
+    assert found["continual"]["er-distilled"]["n"] == 2
+    assert "Some processor, 2 threads" in found["hardware"] and "abc" in found["code"]
+    assert any(entry.startswith("torch ") for entry in found["packages"])
+    assert [len(part["rows"]) for part in found["tables"]] == [0, 4, 0, 15, 0, 3, 3]
+
+
+def test_the_page_needs_nothing_but_itself(reported):
+    page = (reported / "report.html").read_text()
+    assert not re.search(r"https?:|//\w|@import|<script|url\(", re.sub(r'"data:image/png;base64,[^"]*"', "", page))
+    images = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,([^"]+)">', page)
+    assert len(images) == 2 == page.count("<img")
+    for (_, data), name in zip(images, ("grid.png", "accuracy_vs_time.png"), strict=True):
+        assert base64.b64decode(data) == (reported / name).read_bytes()
+        assert Image.open(io.BytesIO(base64.b64decode(data))).width > 600
+    assert "cat &amp; dog" in page and "&lt;eel&gt;" in page and "<eel>" not in page
+    assert "prefers-color-scheme: dark" in page and 'name="viewport"' in page and '<html lang="en">' in page
+    assert str(reported) not in page + (reported / "report.md").read_text() + (reported / "result.json").read_text()
+
+
+def test_the_page_escapes_every_text(tmp_path):
+    section = html_section(Section("<i>", "<i>", ("<i>", "<i>"), (("<i>", "<i>"),)), tmp_path)
+    assert "<i>" not in section and section.count("&lt;i&gt;") == 7     # title, its region's label, words, four cells
+
+
+def shades(path) -> set[int]:
+    """The greys that fill a large part of a picture."""
+    image = Image.open(path).convert("RGB")
+    return {colour[0] for count, colour in image.getcolors(1 << 20) if count > image.width * image.height / 100}
+
+
+def test_the_grid_shows_the_largest_cluster_and_what_was_made_from_it(reported):
+    assert shades(reported / "grid.png") - {0, 255} == {SHADES["d4m"] + 10, SHADES["prototype"] + 10, SHADES["random"]}
+
+
+def test_the_grid_pairs_no_images_of_other_prototypes(a_run, here):
+    for path in (a_run / "distilled" / "digits_prototype").iterdir():
+        if path.is_file():
+            path.unlink()
+    write_images(a_run, "prototype", source="others")
+    assert "Row prototype: not run." in " ".join(here("scripts.report", a_run).out.split())
+    assert SHADES["prototype"] + 10 not in shades(a_run / "grid.png")
+
+
+def test_the_same_files_give_the_same_report(a_run, here):
+    names = ("report.md", "report.html", "grid.png", "accuracy_vs_time.png", "result.json")
+    here("scripts.report", a_run)
+    before = [(a_run / name).read_bytes() for name in names]
+    answer = here("scripts.report", a_run)
+    assert before == [(a_run / name).read_bytes() for name in names]
+    assert answer.out.rstrip().endswith("\n".join(["Written:", *(f"  {a_run / name}" for name in (
+        "report.html", "report.md", "grid.png", "accuracy_vs_time.png", "result.json"))]))
+
+
+def test_stages_alone_make_a_report(tmp_path, here):
+    (tmp_path / "stages.jsonl").write_text('{"stage": "prototypes", "seconds": 12}\n')
+    answer = here("scripts.report", tmp_path)
+    assert answer.code == 0 and "Nothing that could be compared was run." in answer.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md", "result.json", "stages.jsonl"]
+    assert "<img" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("spoil, expected", [
+    (lambda run: None, "expected results of a run (stages.jsonl, students/*/result.json, ...), found none"),
+    (lambda run: run.rmdir(), "found no such folder"),
+    (lambda run: (run / "stages.jsonl").write_text('{"stage": "a", "seconds": 1}\n{"stage"\n'), "in line 2, found"),
+    (lambda run: write_json(run / "students" / "real-hard" / "result.json", {"kind": "student", "config": {"labels": "hard"}}),
+     "students/real-hard/result.json: expected the field metrics.test_accuracy, found none"),
+    (lambda run: write_json(run / "teacher" / "result.json", []), "teacher/result.json: expected the field kind, found none"),
+])
+def test_what_does_not_fit_is_answered_with_one_line(tmp_path, here, spoil, expected):
+    run = tmp_path / "run"
+    run.mkdir()
+    spoil(run)
+    answer = here("scripts.report", run)
+    assert answer.code == 2 and expected in answer.err and answer.err.count("\n") == 1
+    assert not (run / "report.md").exists()
+
+
+def test_mean_and_spread_are_those_of_a_sample():
+    assert mean_std([1.0, 2.0, 6.0]) == {"mean": pytest.approx(3), "std": pytest.approx(7 ** 0.5)}
+    assert mean_std([0.5]) == {"mean": 0.5, "std": None}
+    assert mean_std([None, 1.0]) == {"mean": None, "std": None}
+    assert cell({"a": mean_std([0.1, 0.3])}, "a", 100) == "20.0 ± 14.1"
+    assert cell(None, "a") == "not run" and cell({"a": None}, "a") == "–"
+
+
+def test_a_zero_on_real_images_is_not_divided_by():
+    numbers = {("er", "real"): {"acc": mean_std([0.0]), "train_seconds": mean_std([2.0])},
+               ("er", "distilled"): {"acc": mean_std([0.1]), "train_seconds": mean_std([3.0])}}
+    compared = compare_to_real(numbers)[("er", "distilled")]
+    assert compared["acc_kept"] is None and compared["time_saved"] == pytest.approx(-0.5)
+
+
+def test_tables_as_text():
+    header, rows = ("Name", "Long header"), [("a|b", "1.5 ± 0.1"), ("cd", "not run")]
+    assert left_columns(header, rows) == [True, False]
+    assert markdown_table(header, rows).splitlines() == [
+        "| Name | Long header |", "| :--- | ---: |", "| a\\|b | 1.5 ± 0.1 |", "| cd | not run |"]
+    assert plain_table(header, rows).splitlines() == [
+        "           Long", "Name     header", "----  ---------", "a|b   1.5 ± 0.1", "cd      not run"]
+
+
+def test_a_stage_run_again_counts_its_longest(tmp_path):
+    (tmp_path / "s").write_text('{"stage": "b", "seconds": 5}\n{"stage": "a", "seconds": 7}\n{"stage": "b", "seconds": 9}\n')
+    assert list(read_stages(tmp_path / "s").items()) == [("b", 9), ("a", 7)]
+    assert read_stages(tmp_path / "none") == {}
+
+
+def test_only_light_modules_are_imported_for_help(command):
+    answer = command("scripts.report", "--help")
+    assert answer.code == 0 and "python -m scripts.report runs/quickstart" in answer.out
+    assert not re.search(r"^(import|from) (torch|numpy|matplotlib|PIL)", (ROOT / "scripts" / "figures.py").read_text(), re.M)

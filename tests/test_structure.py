@@ -1,0 +1,152 @@
+"""The house: imports point upstream only, nothing is unpickled, command lines and shell scripts are what they should be."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distillation.entry import ROOT
+
+STAGES = ["pipelines", "distillation", "matching", "validate", "continual", "drivers"]  # each imports only from its left
+FILES = [path for folder in ("scripts", "distillation", "matching", "validate", "continual")
+         for path in sorted((ROOT / folder).rglob("*.py"))]
+SHELL = sorted(path for folder in ("scripts", "distillation", "matching", "validate", "continual")
+               for path in (ROOT / folder).rglob("*.sh"))
+
+FLAGS = {
+    "distillation.gen_prototype":
+        "--batch_size --data_dir --dataset --diffusion_checkpoints_path --ipc --km_expand --label_file_path --num_workers "
+        "--save_prototype_path --size",
+    "distillation.gen_syn_image":
+        "--batch_size --diffusion_checkpoints_path --dataset --guidance_scale -g --ipc --km_expand --label_file_path "
+        "--prototype_path --save_init_image_path --strength -s",
+    "distillation.train_ldm": "--dataset --data_dir --output_dir",
+    "matching.train_teacher": "--dataset --data_dir --output-dir --arch --epochs",
+    "matching.generate_soft_label":
+        "--data -a --arch -j --workers -b --batch-size --world-size --rank --dist-url --dist-backend --seed --gpu "
+        "--multiprocessing-distributed --epochs --input-size --min-scale-crops --max-scale-crops --fkd-path --use-fp16 --mode "
+        "--fkd-seed --mix-type --mixup --cutmix",
+    "validate.train_FKD":
+        "--batch-size --gradient-accumulation-steps --start-epoch --epochs -j --workers --train-dir --val-dir --output-dir "
+        "--cos --sgd -lr --learning-rate --momentum --weight-decay --adamw-lr --adamw-weight-decay --model --keep-topk -T "
+        "--temperature --fkd-path --wandb-project --wandb-api-key --mix-type --fkd_seed",
+}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+ENTRY_POINTS = [module_name(path) for path in FILES if "def parse_args" in path.read_text()]
+
+
+def stage_of(module: str) -> str | None:
+    """The stage a dotted module name belongs to; None for what is not ours."""
+    top, _, rest = module.partition(".")
+    if top == "scripts":
+        return "pipelines" if rest.startswith("pipeline_") else "drivers"
+    return top if top in STAGES else None
+
+
+def imports_of(source: str) -> set[str]:
+    """Every module a source imports, at any depth, with `from a import b` as both a.b and (for packages only) a."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            package = stage_of(node.module) and (ROOT / node.module.replace(".", "/")).is_dir()
+            found |= {f"{node.module}.{name.name}" for name in node.names} if package else {node.module}
+    return found
+
+
+def wrong_imports(module: str, source: str) -> list[str]:
+    own = STAGES.index(stage_of(module))
+    return [found for found in imports_of(source) if stage_of(found) and STAGES.index(stage_of(found)) > own]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_point_upstream_only(path):
+    if path.name == "__init__.py":
+        assert not path.read_text().strip()
+    else:
+        assert wrong_imports(module_name(path), path.read_text()) == []
+
+
+def test_the_walk_sees_wrong_imports_and_right_ones():
+    assert wrong_imports("distillation.a", "def f():\n    from matching import views") == ["matching.views"]
+    assert wrong_imports("distillation.a", "from scripts.report import main") == ["scripts.report"]
+    assert wrong_imports("matching.a", "import continual.er as e, os") == ["continual.er"]
+    assert wrong_imports("continual.a", "import validate.b\nfrom scripts import pipeline_x\nimport torch") == []
+    edges = {(stage_of(module_name(path)), stage_of(found)) for path in FILES for found in imports_of(path.read_text())}
+    assert {("distillation", "pipelines"), ("matching", "distillation"), ("validate", "matching")} <= edges
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_nothing_is_unpickled(path):
+    source = path.read_text()
+    assert not {name.partition(".")[0] for name in imports_of(source)} & {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert keywords.get("allow_pickle", "False") == "False"
+            if ast.unparse(node.func) == "torch.load":
+                assert keywords.get("weights_only") == "True", f"{path.name}:{node.lineno}"
+
+
+def test_no_file_is_called_utils():
+    assert len(FILES) > 20
+    assert [path for path in FILES if path.stem in ("utils", "util", "helpers", "common", "misc")] == []
+
+
+@pytest.mark.parametrize("module", ENTRY_POINTS)
+def test_help_answers_at_once_and_lists_the_original_flags(module):
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = {flag for line in done.stdout.splitlines() if re.match(r" +-", line)
+              for flag in re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", line)}
+    assert set(FLAGS.get(module, "--help").split()) - listed == set()
+    assert seconds < 3
+
+
+def test_every_stage_has_its_entry_points():
+    assert set(FLAGS) <= set(ENTRY_POINTS)
+
+
+@pytest.mark.parametrize("module", ENTRY_POINTS)
+def test_an_entry_point_says_its_command_and_does_nothing_on_import(module):
+    tree = ast.parse((ROOT / module.replace(".", "/")).with_suffix(".py").read_text())
+    assert f"python -m {module}" in ast.get_docstring(tree)
+    assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    called = [node for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    assert called == [], "a call at the top of the module"
+
+
+def test_there_are_shell_scripts():
+    assert SHELL != []
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
+def test_shell_scripts_are_posix_and_strict(path):
+    lines = path.read_text().splitlines()
+    sourced = any(f". scripts/{path.name}" in other.read_text() for other in SHELL)
+    assert sourced or lines[0] == "#!/bin/sh" and "set -eu" in lines
+    assert not lines[-1].endswith("\\")
+    assert not [number for number, line in enumerate(lines, 1) if re.search(r"\\\s+$", line)], "a blank after a backslash"
+    done = subprocess.run([shutil.which("dash") or "sh", "-n", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
+def test_shell_scripts_call_modules_that_exist(path):
+    for module in re.findall(r"python -m ([\w.]+)", path.read_text()):
+        if module.partition(".")[0] in STAGES or module.startswith("scripts."):
+            assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
