@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 from torch import nn
 from tqdm import tqdm
@@ -11,7 +12,7 @@ from continual.buffer import Reservoir, TaskMemory
 from continual.er import ExperienceReplay
 from continual.finetune import FineTune
 from continual.joint import Joint
-from continual.loop import learn
+from continual.loop import learn, test_accuracies
 from continual.metrics import summarise
 from continual.start import pretrain, read_start
 from continual.streams import Task, class_order, hold_out, make_tasks, merge_tasks, random_images, split_classes
@@ -101,6 +102,9 @@ def perform(run: Run, sources: Sources, output: Path, device) -> dict | None:
     facts = {}
     if run.merging:
         facts["start"] = start_of(run, network, sources, output)
+        with timers.span("evaluate"):
+            alone = test_accuracies(network, tests, {label for part in parts for label in part})
+            facts["start"].update(class_il_acc=fmean(alone[0]), task_il_acc=fmean(alone[1]))
         stream, held_out = hold_out_all(stream, run.buffer_size, run.seed)
         facts["memory"] = ("scale, BatchNorm and head are chosen on the buffer's images, which were "
                            + ("held out of training" if held_out else "trained on too, since the stream is small"))
@@ -168,7 +172,12 @@ def table_row(result: dict) -> str:
     """One line for the screen."""
     percent = [100 * result[kind]["acc"] for kind in ("class_il", "task_il")]
     lost = result["class_il"]["forgetting"]
-    start = f"  start: {result['start']['note']} ({result['start']['seconds']:.1f} s apart)" if "start" in result else ""
+    note = start_note(result["start"]) if "start" in result else ""
     return (f"{result['method']:16} {result['stream']:10} seed {result['seed']:<3} ACC {percent[0]:5.1f} %  "
             f"Task-IL {percent[1]:5.1f} %  forgetting {'    -' if lost is None else f'{100 * lost:5.1f}'}  "
-            f"{result['seconds']['train']:7.1f} s  {result['steps']} steps  {result['images_per_second']:.0f} images/s{start}")
+            f"{result['seconds']['train']:7.1f} s  {result['steps']} steps  {result['images_per_second']:.0f} images/s{note}")
+
+
+def start_note(start: dict) -> str:
+    """What the common start is, what it can do alone and what it cost."""
+    return f"  start: {start['note']}, alone {100 * start['class_il_acc']:.1f} % ({start['seconds']:.1f} s apart)"

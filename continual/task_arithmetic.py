@@ -5,6 +5,8 @@ BatchNorm's statistics are estimated anew from the memory, each class's head row
 merged vector is the one that does best on the memory: on images no expert trained on, where the stream can spare them.
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from continual.metrics import masked_accuracy
 from continual.streams import Batch, Task
 from continual.training import Trainer, batchnorms, only
 
-LEAST_VIEWS = 128  # BatchNorm's statistics of fewer are too noisy; a smaller memory is seen in several augmented views
+LEAST_VIEWS = 64  # BatchNorm's statistics of fewer are too noisy; a smaller memory is seen in several augmented views
 
 
 class TaskArithmetic:
@@ -56,18 +58,25 @@ class TaskArithmetic:
             self.install(self.merge(torch.stack(self.vectors)), task)
 
     def install(self, merged: Tensor, task: Task) -> None:
-        """Choose the scale, and leave the network with it, with its BatchNorm statistics and, if asked for, a refitted head."""
-        views, labels = self.memory_views(task)
-        curve = []
+        """Choose the scale, and leave the network with it, with its BatchNorm statistics and, if asked for, a refitted head.
+
+        The statistics and features seen while a scale is tried are those that are kept for the best: one forward a scale.
+        """
+        network, (views, labels) = self.trainer.network, self.memory_views(task)
+        curve, best = [], None
         for scale in self.scales:
-            set_backbone(self.trainer.network, self.origin + scale * merged)
-            curve.append({"scale": scale, **judge(reestimate_batchnorm(self.trainer.network, views), labels, self.head_rows)})
-        best = max(curve, key=lambda point: (point["accuracy"], -point["loss"]))
+            set_backbone(network, self.origin + scale * merged)
+            with inputs_of(self.head) as features:
+                logits = reestimate_batchnorm(network, views)
+            curve.append({"scale": scale, **judge(logits, labels, self.head_rows)})
+            if best is None or rank(curve[-1]) > rank(best[0]):
+                best = curve[-1], {name: value.clone() for name, value in network.named_buffers()}, torch.cat(features)
+        point, statistics, features = best
+        set_backbone(network, self.origin + point["scale"] * merged)
+        network.load_state_dict(statistics, strict=False)
         self.curves.append(curve)
-        set_backbone(self.trainer.network, self.origin + best["scale"] * merged)
-        reestimate_batchnorm(self.trainer.network, views)
         if self.refit_steps:
-            refit_head(self.trainer.network, self.head, views, labels, list(self.head_rows), self.refit_steps)
+            refit_head(self.head, features, labels, list(self.head_rows), self.refit_steps)
 
     def memory_views(self, task: Task) -> tuple[Tensor, Tensor]:
         """Augmented views of the whole memory, as many of each image as it takes to have LEAST_VIEWS."""
@@ -131,16 +140,24 @@ def judge(logits: Tensor, labels: Tensor, classes) -> dict[str, float]:
     return {"accuracy": masked_accuracy(logits, labels, classes), "loss": F.cross_entropy(only(logits, classes), labels).item()}
 
 
-def refit_head(network: nn.Module, head: nn.Linear, views: Tensor, labels: Tensor, classes: list[int], steps: int,
-               lr: float = 0.01) -> None:
-    """Train the head alone for `steps` full-batch AdamW steps on the features of `views`, over `classes`."""
+def rank(point: dict[str, float]) -> tuple[float, float]:
+    """What the best scale has most of: accuracy, and among equals the lower loss."""
+    return point["accuracy"], -point["loss"]
+
+
+@contextlib.contextmanager
+def inputs_of(layer: nn.Module):
+    """Yield a list that fills with what `layer` is given."""
     seen: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        for part in views.split(256):
-            network.eval()(part)
-    handle.remove()
-    features = torch.cat(seen)
+    handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def refit_head(head: nn.Linear, features: Tensor, labels: Tensor, classes: list[int], steps: int, lr: float = 0.01) -> None:
+    """Train the head alone for `steps` full-batch AdamW steps on `features` [N, D], over `classes`."""
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=0)
     for _ in range(steps):
         optimizer.zero_grad()

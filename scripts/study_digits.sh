@@ -1,6 +1,6 @@
 #!/bin/sh
-# The digits tables: student accuracy at IPC 1, 2, 5, 10 for D4M images (a sweep of strengths), decoded prototypes, random real
-# images and the real training split, with hard and soft labels; one teacher, the same number of steps for every arm.
+# The digits tables: student accuracy at IPC 1, 2, 5, 10 for D4M images, decoded prototypes, random real images and the real
+# training split, with hard and soft labels; one teacher, the same number of steps for every arm; and a sweep of strengths.
 # SEEDS are independent and can run side by side: SEEDS=0 sh scripts/study_digits.sh & SEEDS=1 sh scripts/study_digits.sh
 # The same command resumes. Then: python -m scripts.collect runs/study-digits misc/results/digits.json && python -m scripts.tables
 set -eu
@@ -11,7 +11,8 @@ STUDY=${STUDY:-runs/study-digits}
 SEEDS=${SEEDS:-0 1 2}
 IPCS=${IPCS:-1 2 5 10}
 STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9}
-STRENGTH=${STRENGTH:-0.7}        # the one that gets soft labels too: the winner of the sweep
+SWEEP_IPCS=${SWEEP_IPCS:-1 2}    # where the strengths are swept; the arms are closer at larger IPC
+STRENGTH=${STRENGTH:-0.3}        # the winner of the sweep: used at every IPC, and with soft labels
 TEACHER=$STUDY/teacher
 REAL_EPOCHS=6                    # 168 steps of 50 real images
 export TEACHER
@@ -32,7 +33,8 @@ for SEED in $SEEDS; do
         sh distillation/gen_prototype_digits.sh
         METHOD=prototype sh distillation/gen_syn_image_digits.sh
         METHOD=random sh distillation/gen_syn_image_digits.sh
-        for S in $STRENGTHS; do
+        case " $SWEEP_IPCS " in *" $IPC "*) HERE=$STRENGTHS ;; *) HERE=$STRENGTH ;; esac
+        for S in $HERE; do
             STRENGTH=$S sh distillation/gen_syn_image_digits.sh
             student "d4m-s$S-ipc$IPC" hard $EPOCHS "$RUN/distilled/digits_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1"
         done

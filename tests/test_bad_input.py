@@ -28,8 +28,9 @@ def refused(answer, *words) -> bool:
 def gen_prototype(here, checkpoint, image_data, tmp_path):
     """gen_prototype with good input, to which bad flags are added."""
     def call(*flags):
-        return here("distillation.gen_prototype", "--dataset", "folder", "--data_dir", image_data, "--ipc", IPC, "--batch_size", 5,
-                    "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path / "out", *flags)
+        return here("distillation.gen_prototype", "--dataset", "folder", "--data_dir", image_data, "--ipc", IPC,
+                    "--batch_size", 5, "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path / "out",
+                    *flags)
     return call
 
 
@@ -44,16 +45,17 @@ def gen_syn_image(here, checkpoint, prototypes, tmp_path):
 @pytest.fixture
 def relabel(here, distilled, teacher, tmp_path):
     def call(*flags):
-        return here("matching.generate_soft_label", "--data", distilled.folder, "--teacher", teacher.folder, "--input-size", SIZE,
-                    "--epochs", 1, "--fkd-path", tmp_path / "out", *flags)
+        return here("matching.generate_soft_label", "--data", distilled.folder, "--teacher", teacher.folder,
+                    "--input-size", SIZE, "--epochs", 1, "--fkd-path", tmp_path / "out", *flags)
     return call
 
 
 @pytest.fixture
 def train_student(here, image_data, distilled, soft_labels, tmp_path):
     def call(*flags):
-        return here("validate.train_FKD", "--train-dir", distilled.folder, "--fkd-path", soft_labels.folder, "--dataset", "folder",
-                    "--data_dir", image_data, "--batch-size", 36, "--epochs", 1, "--output-dir", tmp_path / "out", *flags)
+        return here("validate.train_FKD", "--train-dir", distilled.folder, "--fkd-path", soft_labels.folder,
+                    "--dataset", "folder", "--data_dir", image_data, "--batch-size", 36, "--epochs", 1, "--output-dir",
+                    tmp_path / "out", *flags)
     return call
 
 
@@ -90,7 +92,8 @@ def test_empty_class(gen_prototype, own_image_data):
     assert refused(gen_prototype("--data_dir", own_image_data), own_image_data / "train" / "bee", "empty class")
 
 
-@pytest.mark.parametrize(("lines", "found"), [(CLASSES[:11], 11), ([*CLASSES, "more"], 13), ([*CLASSES[:5], "", *CLASSES[6:]], 6)])
+@pytest.mark.parametrize(("lines", "found"), [
+    (CLASSES[:11], "found 11"), ([*CLASSES, "more"], "found 13"), ([*CLASSES[:5], "", *CLASSES[6:]], "an empty line 6")])
 def test_label_file_with_the_wrong_lines(gen_prototype, tmp_path, lines, found):
     (tmp_path / "prompts.txt").write_text("\n".join(lines) + "\n")
     assert refused(gen_prototype("--label_file_path", tmp_path / "prompts.txt"), tmp_path / "prompts.txt", 12, found)
@@ -162,9 +165,28 @@ def test_numbers_out_of_range(gen_prototype, flag):
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--strength", 1.5), ("--strength", -0.1), ("--ipc", 4), ("--ipc", 0),
-                                             ("--batch_size", 0), ("--num_inference_steps", 0)])
+                                             ("--batch_size", 0), ("--num_inference_steps", 0), ("--image_size", 0)])
 def test_synthesis_numbers_out_of_range(gen_syn_image, flag, value):
     assert refused(gen_syn_image(flag, value), flag, value)
+
+
+@pytest.mark.parametrize("flags", [("--size", 3), ("--num_workers", 0)])
+def test_encoding_numbers_out_of_range(gen_prototype, flags):
+    assert refused(gen_prototype(*flags), *flags)
+
+
+@pytest.mark.parametrize("flags", [("--cutmix", 0, "--mix-type", "cutmix"), ("--mixup", 0, "--mix-type", "mixup"),
+                                   ("--min-scale-crops", 2), ("--flip", 2), ("--workers", 0), ("--epochs", 0)])
+def test_view_numbers_out_of_range(relabel, flags):
+    assert refused(relabel(*flags), *flags[:2])
+
+
+@pytest.mark.parametrize("flags", [("--min-scale-crops", 2), ("--flip", -1), ("--workers", 0), ("--temperature", 0),
+                                   ("--keep-topk", 0), ("--batch-size", 0), ("--gradient-accumulation-steps", 0)])
+def test_training_numbers_out_of_range(here, image_data, distilled, tmp_path, flags):
+    assert refused(here("validate.train_FKD", "--labels", "hard", "--train-dir", distilled.folder, "--dataset", "folder",
+                        "--data_dir", image_data, "--input-size", SIZE, "--batch-size", 36, "--epochs", 1, "--output-dir",
+                        tmp_path / "out", *flags), *flags)
 
 
 def test_flags_that_are_missing(here):
@@ -182,10 +204,10 @@ def test_checkpoint_folder_that_is_none(request, tmp_path, stage):
     assert refused(answer, tmp_path / "empty", "Stable Diffusion", "model_index.json")
 
 
-def test_checkpoint_folder_that_is_none_by_command(command, prototypes, tmp_path):
-    answer = command("distillation.gen_syn_image", "--dataset", "folder", "--prototype_path", prototypes.folder,
-                     "--diffusion_checkpoints_path", tmp_path, "--save_init_image_path", tmp_path / "out")
-    assert refused(answer, tmp_path, "Stable Diffusion") and answer.out == ""
+def test_checkpoint_that_looks_like_a_hub_name_by_command(command, tmp_path):
+    answer = command("distillation.gen_prototype", "--diffusion_checkpoints_path", "runs/nothing", "--save_prototype_path",
+                     tmp_path)
+    assert refused(answer, "runs/nothing", "Stable Diffusion") and answer.out == ""
 
 
 @pytest.mark.parametrize("stage", ["gen_prototype", "gen_syn_image"])
@@ -203,7 +225,8 @@ def test_damaged_checkpoint(request, checkpoint, tmp_path, stage, part):
     assert refused(request.getfixturevalue(stage)("--diffusion_checkpoints_path", copy), copy)
 
 
-@pytest.mark.parametrize(("stage", "part"), [("gen_prototype", "vae"), ("gen_syn_image", "unet"), ("gen_syn_image", "tokenizer")])
+@pytest.mark.parametrize(("stage", "part"), [
+    ("gen_prototype", "vae"), ("gen_syn_image", "unet"), ("gen_syn_image", "scheduler"), ("gen_syn_image", "tokenizer")])
 def test_checkpoint_without_a_part(request, checkpoint, tmp_path, stage, part):
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     shutil.rmtree(copy / part)
@@ -229,11 +252,13 @@ def test_prototypes_of_another_checkpoints_latent_shape(gen_syn_image, new_check
     other = new_checkpoint_in(tmp_path / "other", levels=2)
     assert refused(gen_syn_image("--diffusion_checkpoints_path", other), "(4, 16, 16)", "(4, 8, 8)")
     content = {name: [[[[0.0] * 8] * 8] * 3] for name in CLASSES}
-    (tmp_path / "three.json").write_text(json.dumps(content))
-    assert refused(gen_syn_image("--prototype_path", tmp_path / "three.json"), tmp_path / "three.json", "(4, 8, 8)", "(3, 8, 8)")
+    path = tmp_path / "three.json"
+    path.write_text(json.dumps(content))
+    assert refused(gen_syn_image("--prototype_path", path), path, "(4, 8, 8)", "(3, 8, 8)")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"ant": "x"}', '{"ant": [1, 2]}', '{"ant": [[[[1]]]], "bear": [[[[1, 2]]]]}'])
+@pytest.mark.parametrize("text", [
+    "{", "[]", "{}", '{"ant": "x"}', '{"ant": [1, 2]}', '{"ant": [[[[1]]]], "bear": [[[[1, 2]]]]}'])
 def test_json_that_holds_no_prototypes(gen_syn_image, tmp_path, text):
     (tmp_path / "some.json").write_text(text)
     assert refused(gen_syn_image("--prototype_path", tmp_path / "some.json"), tmp_path / "some.json")
@@ -303,8 +328,8 @@ def test_folder_that_is_no_distilled_set(relabel, tmp_path):
 
 def test_soft_labels_of_another_distilled_set(train_student, gen_syn_image, image_data, tmp_path):
     assert gen_syn_image("--method", "random", "--data_dir", image_data, "--ipc", 6, "--image_size", SIZE).code == 0
-    other = tmp_path / "out" / "folder_random_ipc6"
-    assert refused(train_student("--train-dir", other, "--output-dir", tmp_path / "student"), "folder_random_ipc6", "folder_ipc3_6")
+    answer = train_student("--train-dir", tmp_path / "out" / "folder_random_ipc6", "--output-dir", tmp_path / "student")
+    assert refused(answer, "folder_random_ipc6", "folder_ipc3_6")
 
 
 def test_damaged_soft_labels(train_student, soft_labels, tmp_path):

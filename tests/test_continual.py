@@ -294,7 +294,7 @@ def tiny(data, output, *words):
 
 
 def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path, monkeypatch, capsys):
-    words = tiny(data, tmp_path, "--method", "finetune", "joint", "er", "agem", "task_arithmetic", "--stream", "real", "distilled")
+    words = tiny(data, tmp_path, "--method", *train_continual.METHODS, "--stream", "real", "distilled")
     command(*words, "--tasks", 2)
     results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")}
     assert len(results) == 11 and (tmp_path / "start-distilled-seed0" / "manifest.json").exists()

@@ -92,15 +92,6 @@ def test_seeds_decide_the_student(here, tmp_path, soft):
     assert made[0] == made[1] != made[2]
 
 
-def test_soft_labels_of_another_set_are_refused(here, image_data, tmp_path, soft):
-    assert here("distillation.gen_syn_image", "--dataset", "folder", "--data_dir", image_data, "--method", "random", "--ipc", 6,
-                "--image_size", SIZE, "--save_init_image_path", tmp_path).code == 0
-    answer = here("validate.train_FKD", *soft, "--train-dir", tmp_path / "folder_random_ipc6", "--output-dir",
-                  tmp_path / "student")
-    assert answer.code == 2 and answer.err.count("\n") == 1
-    assert "folder_random_ipc6" in answer.err and "folder_ipc3_6_s0.5" in answer.err
-
-
 @pytest.mark.parametrize(("flag", "value", "stored"), [
     ("--mix-type", "mixup", "cutmix"), ("--input-size", 64, SIZE), ("--min-scale-crops", 0.5, 0.08), ("--fkd_seed", 7, 42)])
 def test_what_contradicts_the_stored_views_is_refused(here, tmp_path, soft, flag, value, stored):
