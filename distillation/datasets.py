@@ -1,5 +1,7 @@
 """Real images, one class at a time: `load_split(name, ...)` gives classes in order, labels and a reader per image."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +28,15 @@ class Split:
     read: Callable[[int], Image.Image]
     native_size_pixels: int | None = None
     paths: list[Path] | None = None    # where the images lie as files, if they do
+
+    def identity(self) -> str:
+        """A hash of what is there to see without opening files: classes, prompts, labels, and the files' names.
+
+        A file may be repaired without becoming another data set.
+        """
+        files = [(path.parent.name, path.name) for path in self.paths or []]
+        seen = json.dumps([self.classes, self.labels.tolist(), files])
+        return hashlib.sha256(seen.encode()).hexdigest()
 
     def rows_of(self, label: int) -> np.ndarray:
         """Indices of the images of class `label`, in the data set's order."""

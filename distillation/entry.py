@@ -48,6 +48,15 @@ def check_range(flag: str, value, low, high=float("inf")) -> None:
         raise InputError(f"{flag}: expected a value in [{low}, {high}], found {value}")
 
 
+def check_views(args) -> None:
+    """Refuse crops and flips that cannot be drawn; values left open (None) pass."""
+    for flag, low, high in (("min_scale_crops", 1e-4, 1), ("max_scale_crops", 1e-4, 1), ("flip", 0, 1)):
+        if getattr(args, flag) is not None:
+            check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), low, high)
+    if None not in (args.min_scale_crops, args.max_scale_crops):
+        check_range("--max-scale-crops", args.max_scale_crops, args.min_scale_crops, 1)
+
+
 def answer_retired(parser, args, retired: dict[str, str]) -> None:
     """Answer flags of the original that made no sense with one line; `retired` maps a flag's name to what to do instead."""
     for name, instead in retired.items():

@@ -35,6 +35,8 @@ def parse_args():
     args = parser.parse_args()
     for flag in ("ipc", "km_expand", "batch_size", "num_workers"):
         check_range(f"--{flag}", getattr(args, flag), 1)
+    if args.size is not None:
+        check_range("--size", args.size, 8)
     return args
 
 
@@ -58,7 +60,7 @@ def main(args):
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, accelerator.device, args.dtype)
     size = args.size or pipeline.size_pixels
     folder = Path(args.save_prototype_path) / f"{args.dataset}-ipc{args.ipc}-kmexpand{args.km_expand}"
-    config = configuration(args, size)
+    config = configuration(args, split, size)
     if begin(folder, "prototypes", config):
         print(f"{folder}: complete, nothing to do")
         return
@@ -78,11 +80,12 @@ def main(args):
         complete(folder, split, config, pipeline.latent_shape(size), seconds)
 
 
-def configuration(args, size: int) -> dict:
+def configuration(args, split, size: int) -> dict:
     """What decides the prototypes, whatever machine and path they are made on."""
+    from distillation.checkpoints import checkpoint_identity
     names = ("dataset", "ipc", "km_expand", "kmeans", "latent", "dtype", "batch_size", "seed")
-    checkpoint = Path(args.diffusion_checkpoints_path).name
-    return {**{name: getattr(args, name) for name in names}, "size": size, "checkpoint": checkpoint}
+    return {**{name: getattr(args, name) for name in names}, "size": size, "data": split.identity(),
+            "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, ("vae",))}
 
 
 def encode_classes(pipeline, split, labels: list[int], size: int, args, seconds: dict):

@@ -41,8 +41,9 @@ def parse_args():
     check_range("--strength", args.strength, 0, 1)
     check_range("--batch_size", args.batch_size, 1)
     check_range("--num_inference_steps", args.num_inference_steps, 1)
-    if args.ipc is not None:
-        check_range("--ipc", args.ipc, 1)
+    for flag in ("ipc", "image_size"):
+        if getattr(args, flag) is not None:
+            check_range(f"--{flag}", getattr(args, flag), 1)
     if args.method in ("d4m", "prototype") and not args.prototype_path:
         raise InputError(f"--prototype_path: expected a folder of gen_prototype for --method {args.method}, found nothing")
     if args.method in ("noise", "random") and args.ipc is None:
@@ -72,7 +73,8 @@ def choose_real(args, accelerator) -> None:
     split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
     size = args.image_size or split.native_size_pixels or 224
     folder = Path(args.save_init_image_path) / f"{args.dataset}_random_ipc{args.ipc}"
-    config = {"method": "random", "dataset": args.dataset, "ipc": args.ipc, "image_size": size, "seed": args.seed}
+    config = {"method": "random", "dataset": args.dataset, "ipc": args.ipc, "image_size": size, "seed": args.seed,
+              "data": split.identity()}
     if begin(folder, "distilled", config):
         print(f"{folder}: complete, nothing to do")
         return
@@ -139,9 +141,10 @@ def plan(args, pipeline):
     from distillation.synthesis import check_latent_shape, latent_shape
 
     if args.method == "noise":
-        classes = load_split(args.dataset, args.data_dir, "train", args.label_file_path).classes
+        split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
+        classes = split.classes
         per_class = [torch.zeros(args.ipc, *latent_shape(pipeline))] * len(classes)
-        weights, source = [torch.full((args.ipc,), 1 / args.ipc)] * len(classes), {"ipc": args.ipc}
+        weights, source = [torch.full((args.ipc,), 1 / args.ipc)] * len(classes), {"ipc": args.ipc, "data": split.identity()}
     else:
         classes, prototypes, made_with = read_prototypes(args.prototype_path)
         per_class, weights = [found.centroids for found in prototypes], [found.weights for found in prototypes]
@@ -171,11 +174,13 @@ def write_batch(pipeline, folder: Path, rows: list[dict], latents, prompts, nega
 
 def configuration(args, image_size: int, source: dict) -> dict:
     """What decides the images, whatever machine and path they are made on."""
+    from distillation.checkpoints import checkpoint_identity
     names = ("method", "dataset", "ipc", "km_expand", "guidance_scale", "num_inference_steps", "negative_prompt", "dtype",
              "batch_size", "seed")
     strength = {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
     return {**{name: getattr(args, name) for name in names}, "strength": strength, "image_size": image_size,
-            "checkpoint": Path(args.diffusion_checkpoints_path).name, "source": source}
+            "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, ("vae", "unet", "text_encoder", "tokenizer",
+                                                                                "scheduler")), "source": source}
 
 
 def folder_name(args, ipc: int, source: dict) -> str:

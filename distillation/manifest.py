@@ -120,6 +120,8 @@ def begin(folder: Path, kind: str, config: dict) -> bool:
 def finish(folder: Path, kind: str, classes: list[dict], config: dict, files: list[str], **facts) -> None:
     """Write `manifest.json`: the folder is complete. `files` are paths below `folder`; `facts` are counts and rows."""
     folder = Path(folder)
+    for leftover in folder.rglob("*.partial"):  # of a process that was killed while writing
+        leftover.unlink(missing_ok=True)
     write_json(folder / "manifest.json", {
         "kind": kind, "version": VERSION, "classes": classes, "config": config, "code": code_version(),
         "packages": package_versions(), **facts, "files": {name: digest(folder / name) for name in files},

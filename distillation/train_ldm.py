@@ -54,11 +54,12 @@ def main(args):
     from distillation.manifest import begin
 
     accelerator = Accelerator()
-    folder, config = Path(args.output_dir), {k: v for k, v in vars(args).items() if k not in UNRELATED}
+    split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
+    folder = Path(args.output_dir)
+    config = {**{name: value for name, value in vars(args).items() if name not in UNRELATED}, "data": split.identity()}
     if begin(folder, "ldm", config):
         print(f"{folder}: complete, nothing to do")
         return
-    split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
     images = decode(split, range(len(split.labels)), args.size).to(accelerator.device)
 
     torch.manual_seed(args.seed)  # initial weights: the libraries' constructors take no generator
@@ -76,7 +77,7 @@ def main(args):
     write_card(folder, split, config, {"autoencoder": vae_run, "unet": unet_run}, vae.config.scaling_factor)
 
 
-UNRELATED = ("output_dir", "save_seconds", "data_dir")
+UNRELATED = ("output_dir", "save_seconds", "data_dir", "label_file_path")  # say where, not what
 
 
 def warm_cosine(steps: int, warm_up: int = 50):
@@ -137,6 +138,8 @@ def train_unet(unet, text_encoder, tokenizer, scheduler, vae, means, stds, split
 def write_checkpoint(folder: Path, vae, unet, text_encoder, tokenizer, scheduler) -> None:
     """Write the networks as fp16 safetensors in Stable Diffusion's folder layout."""
     from diffusers import StableDiffusionPipeline
+    from transformers.utils.logging import disable_progress_bar
+    disable_progress_bar()  # a bar per weight file says nothing about the work
     pipeline = StableDiffusionPipeline(
         vae=vae.half(), unet=unet.half(), text_encoder=text_encoder.half(), tokenizer=tokenizer, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)
@@ -159,6 +162,10 @@ def write_card(folder: Path, split, config: dict, runs: dict, scaling_factor: fl
         f"Latent scaling factor, measured on the training split: {scaling_factor:.4f}.", "",
         "Prompts: " + ", ".join(entry["prompt"] for entry in split.classes[:20])
         + (" ..." if len(split.classes) > 20 else "") + ".", "",
+        "Load it in single precision on a CPU (the weights are stored in half):", "```python",
+        "from diffusers import StableDiffusionPipeline", "",
+        f'pipeline = StableDiffusionPipeline.from_pretrained("{folder.as_posix()}", dtype=torch.float32, safety_checker=None)',
+        "```", "",
         "Samples from pure noise, one column per class:", "", "![samples](samples.png)", ""]))
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
                    if path.is_file() and path.name != "config.json" or path.parent != folder and path.is_file())

@@ -11,7 +11,7 @@ import argparse
 import time
 from pathlib import Path
 
-from distillation.entry import InputError, add_dataset_flags, answer_retired, check_range, run
+from distillation.entry import InputError, add_dataset_flags, answer_retired, check_range, check_views, run
 
 LAUNCH = "several processes: `accelerate launch -m matching.generate_soft_label ...`"
 RETIRED = {"world_size": LAUNCH, "rank": LAUNCH, "dist_url": LAUNCH, "dist_backend": LAUNCH, "gpu": LAUNCH,
@@ -54,8 +54,11 @@ def parse_args():
     parser.add_argument("--seed", default=None, type=int, help="replaced by --fkd-seed")
     args = parser.parse_args()
     answer_retired(parser, args, RETIRED)
-    for flag in ("batch_size", "epochs", "input_size"):
+    for flag in ("batch_size", "epochs", "input_size", "workers"):
         check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
+    for flag in ("mixup", "cutmix"):
+        check_range(f"--{flag}", getattr(args, flag), 1e-3)
+    check_views(args)
     return args
 
 

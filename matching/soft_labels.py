@@ -32,16 +32,20 @@ def write_epoch(folder: Path, epoch: int, drawn: Drawn, logits: Tensor) -> None:
                   {**{name: getattr(drawn, name).to(dtype) for name, dtype in STORED.items()}, "logits": logits})
 
 
+def read_store(folder: str | Path) -> dict:
+    """The manifest of a soft-label folder. Raises InputError, also for the original's pickled files, which are not opened."""
+    if next(Path(folder).glob("epoch_*/batch_*.tar"), None):
+        raise InputError(f"{folder}: expected soft labels in safetensors, found pickled batch_*.tar files, which can run code "
+                         "and depend on the writer's sampler; write them again with generate_soft_label")
+    return read_manifest(folder, "soft_labels")
+
+
 class SoftLabels:
     """A finished soft-label folder. `epoch(e)` gives what was drawn and the logits, float32 [N, K]."""
 
     def __init__(self, folder: str | Path, images: ImageSet):
-        """Raises InputError when the folder belongs to other images than `images`, or is a pickled one of the original."""
-        self.folder = Path(folder)
-        if list(self.folder.glob("epoch_*/batch_*.tar")):
-            raise InputError(f"{folder}: expected soft labels in safetensors, found pickled batch_*.tar files, which can run "
-                             "code and depend on the writer's sampler; write them again with generate_soft_label")
-        self.manifest = read_manifest(folder, "soft_labels")
+        """Raises InputError when the folder belongs to other images than `images`, or is none."""
+        self.folder, self.manifest = Path(folder), read_store(folder)
         if self.manifest["images"] != images.digest:
             raise InputError(f"{folder}: expected soft labels of {images.name} ({images.digest[:12]}), found those of "
                              f"{self.manifest['config']['images']} ({self.manifest['images'][:12]})")

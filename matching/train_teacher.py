@@ -9,7 +9,7 @@ Writes model.safetensors, result.json and manifest.json. For ImageNet take torch
 import argparse
 from pathlib import Path
 
-from distillation.entry import add_dataset_flags, check_range, run
+from distillation.entry import add_dataset_flags, check_range, check_views, run
 
 
 def parse_args():
@@ -35,8 +35,9 @@ def parse_args():
     parser.add_argument("--mix-type", default="none", choices=("none", "cutmix", "mixup"))
     parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
     args = parser.parse_args()
-    for flag in ("batch_size", "epochs", "input_size"):
+    for flag in ("batch_size", "epochs", "input_size", "workers"):
         check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
+    check_views(args)
     return args
 
 
@@ -54,12 +55,16 @@ def main(args):
 
     accelerator = Accelerator()
     require_one_process(accelerator, "train_teacher")
-    folder, config = Path(args.output_dir), {k: v for k, v in vars(args).items() if k not in MACHINE_ONLY}
+    train_split, test_split = (load_split(args.dataset, args.data_dir, part, args.label_file_path)
+                               for part in ("train", "test"))
+    folder = Path(args.output_dir)
+    config = {**{name: value for name, value in vars(args).items() if name not in MACHINE_ONLY},
+              "data": train_split.identity(), "test": test_split.identity()}
     if begin(folder, "teacher", config):
         print(f"{folder}: complete, nothing to do")
         return
-    splits = (load_split(args.dataset, args.data_dir, part, args.label_file_path) for part in ("train", "test"))
-    images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device) for split in splits)
+    images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device)
+                    for split in (train_split, test_split))
     network = seeded(args.arch, len(images.classes), args.stem, args.seed).to(accelerator.device)
     optimizer = torch.optim.AdamW(parameter_groups(network, args.weight_decay), lr=args.learning_rate, fused=True)
     epoch_of = drawn_views(images, args.input_size, args.seed, scale=(args.min_scale_crops, args.max_scale_crops),

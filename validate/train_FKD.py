@@ -9,7 +9,7 @@ Writes model.safetensors, result.json (last-epoch accuracy on the real test spli
 import argparse
 from pathlib import Path
 
-from distillation.entry import InputError, add_dataset_flags, answer_retired, check_range, run
+from distillation.entry import InputError, add_dataset_flags, answer_retired, check_range, check_views, run
 
 RETIRED = {"start_epoch": "the same command resumes by itself", "wandb_project": "results are written to result.json",
            "wandb_api_key": "results are written to result.json; keep keys off the command line"}
@@ -59,8 +59,10 @@ def parse_args():
     parser.add_argument("--wandb-api-key", default=None, help="replaced by result.json")
     args = parser.parse_args()
     answer_retired(parser, args, RETIRED)
-    for flag in ("batch_size", "epochs", "gradient_accumulation_steps", "temperature"):
+    for flag in ("batch_size", "epochs", "gradient_accumulation_steps", "workers", "keep_topk"):
         check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
+    check_range("--temperature", args.temperature, 1e-3)
+    check_views(args)
     if args.labels == "soft" and not args.fkd_path:
         raise InputError("--fkd-path: expected a folder of generate_soft_label for --labels soft, found nothing")
     return args
@@ -72,18 +74,18 @@ def main(args):
     from distillation.distribution import require_one_process
     from distillation.manifest import begin
     from matching.architectures import seeded
-    from matching.image_set import check_same_classes
+    from matching.image_set import check_same_classes, real_images
     from matching.training import STATE, cosine, finish_model, linear, train
 
     accelerator = Accelerator()
     require_one_process(accelerator, "train_FKD")
     size, settings = view_settings(args)
-    images = training_images(args, size).to(accelerator.device)
-    folder, config = Path(args.output_dir), configuration(args, images, size, settings)
+    images, test_split = training_images(args, size).to(accelerator.device), load_test(args)
+    folder, config = Path(args.output_dir), configuration(args, images, test_split, size, settings)
     if begin(folder, "student", config):
         print(f"{folder}: complete, nothing to do")
         return
-    test = test_images(args, size).to(accelerator.device)
+    test = real_images(test_split, size, args.workers, "centre").to(accelerator.device)
     check_same_classes(images, test)
     epoch_of, loss_of = labelled(args, images, size, settings)
     network = seeded(args.model, len(images.classes), args.stem, args.seed).to(accelerator.device)
@@ -96,10 +98,10 @@ def main(args):
 
 def view_settings(args) -> tuple[int, dict]:
     """View size and how views are drawn: as stored with soft labels, as given for hard ones."""
-    from distillation.manifest import read_manifest
+    from matching.soft_labels import read_store
     plain = {"input_size": 224, "min_scale_crops": 0.08, "max_scale_crops": 1.0, "flip": 0.5, "mix_type": None,
              "fkd_seed": None}
-    stored = read_manifest(args.fkd_path, "soft_labels")["config"] if args.labels == "soft" else {}
+    stored = read_store(args.fkd_path)["config"] if args.labels == "soft" else {}
     settings = {}
     for name, default in plain.items():
         given = getattr(args, name)
@@ -119,15 +121,14 @@ def training_images(args, size: int):
     return real_images(load_split(args.dataset, args.data_dir, "train", args.label_file_path), size, args.workers, "centre")
 
 
-def test_images(args, size: int):
-    """The real images to test on."""
+def load_test(args):
+    """The split of real images to test on."""
     from distillation.datasets import image_folder, load_split
-    from matching.image_set import real_images
     if args.val_dir and not Path(args.val_dir).is_dir():
         raise InputError(f"--val-dir: expected a folder with one folder per class, found nothing at {args.val_dir}")
-    split = image_folder("val", Path(args.val_dir)) if args.val_dir else load_split(
-        args.dataset, args.data_dir, "test", args.label_file_path)
-    return real_images(split, size, args.workers, "centre")
+    if args.val_dir:
+        return image_folder("val", Path(args.val_dir))
+    return load_split(args.dataset, args.data_dir, "test", args.label_file_path)
 
 
 def labelled(args, images, size: int, settings: dict):
@@ -160,12 +161,13 @@ def make_optimizer(args, network):
     return torch.optim.AdamW(parameter_groups(network, args.adamw_weight_decay), lr=args.adamw_lr, fused=True)
 
 
-def configuration(args, images, size: int, settings: dict) -> dict:
+def configuration(args, images, test_split, size: int, settings: dict) -> dict:
     """What decides the student."""
     from distillation.manifest import identity
     given = {name: value for name, value in vars(args).items() if name not in MACHINE_ONLY}
     labels = identity(args.fkd_path) if args.labels == "soft" else None
-    return {**given, **settings, "arch": args.model, "input_size": size, "images": images.digest, "soft_labels": labels}
+    return {**given, **settings, "arch": args.model, "input_size": size, "images": images.digest,
+            "test": test_split.identity(), "soft_labels": labels}
 
 
 if __name__ == "__main__":
