@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 RUN=${RUN:-runs/digits}
 IPC=${IPC:-10}
-DISTILLED=${DISTILLED:-$RUN/distilled/digits_ipc${IPC}_${IPC}_s0.7_g2.0_kmexpand1}
+DISTILLED=${DISTILLED:-$RUN/distilled/digits_ipc${IPC}_${IPC}_s0.3_g2.0_kmexpand1}
 RANDOM_REAL=${RANDOM_REAL:-$RUN/distilled/digits_random_ipc$IPC}
 OUTPUT_DIR=${OUTPUT_DIR:-$RUN/continual-ipc$IPC}
 METHODS=${METHODS:-finetune joint er agem task_arithmetic}

@@ -17,10 +17,10 @@ from continual.metrics import summarise
 from continual.start import pretrain, read_start
 from continual.streams import Task, class_order, hold_out, make_tasks, merge_tasks, random_images, split_classes
 from continual.task_arithmetic import TaskArithmetic
-from continual.timing import Timers, hardware
+from continual.timing import Timers
 from continual.training import Recipe, Trainer
 from distillation.entry import InputError
-from distillation.manifest import begin, code_version, finish, package_versions, write_json
+from distillation.manifest import begin, code_version, finish, hardware, package_versions, write_json
 from distillation.randomness import seed_for
 from matching.architectures import seeded
 from matching.image_set import ImageSet, check_same_classes
@@ -165,7 +165,7 @@ def report(run: Run, config: dict, learner, tests: list[Task], matrices, timers:
             "images_per_second": round(trainer.images_seen / timers.spans["train"], 1),
             "stream_images": sum(len(task.train) for task in tests),
             "buffer": {"images": len(buffer), "bytes": buffer.bytes} if buffer else {"images": 0, "bytes": 0},
-            **facts, "code": code_version(), "packages": package_versions(), "hardware": hardware(device)}
+            **facts, "code": code_version(), "packages": package_versions(), "hardware": hardware()}
 
 
 def table_row(result: dict) -> str:

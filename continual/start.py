@@ -47,7 +47,7 @@ def read_start(folder: Path, network: nn.Module) -> dict:
         config = manifest["config"]
         raise InputError(f"--start {folder}: expected the network of --arch and --stem with as many classes, found "
                          f"{config['arch']} {config['stem']} with {len(manifest['classes'])} classes") from None
-    return {"name": str(folder), "seconds": 0.0, "note": f"a {kind} that has seen all {len(manifest['classes'])} classes"}
+    return {"name": folder.name, "seconds": 0.0, "note": f"a {kind} that has seen all {len(manifest['classes'])} classes"}
 
 
 def _is(folder: Path, kind: str) -> bool:

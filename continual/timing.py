@@ -1,11 +1,8 @@
-"""Timers that tell the truth on a GPU too, and the hardware they ran on."""
+"""Timers that tell the truth on a GPU too."""
 
 import contextlib
-import os
-import platform
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import torch
 
@@ -55,17 +52,3 @@ class Timers:
     def seconds(self) -> dict[str, float]:
         """Everything measured, rounded to 0.1 ms."""
         return {name: round(value, 4) for name, value in (*self.phases.items(), *self.spans.items())}
-
-
-def hardware(device) -> dict:
-    """What the seconds were measured on."""
-    device = torch.device(device)
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
-
-
-def _processor() -> str:
-    """The processor's name, from /proc/cpuinfo where there is one."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -17,20 +17,23 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = None):
     """Load `checkpoint` into `pipeline_class` on `device`.
 
-    `dtype` None means float16 on an accelerator and float32 on the CPU. Raises InputError when the folder, or the hub's
-    repository of that name, is not in Stable Diffusion's format.
+    `pipeline_class.parts` are the folders it needs; `dtype` None means float16 on an accelerator and float32 on the CPU. Raises
+    InputError when the folder, or the hub's repository of that name, is not in Stable Diffusion's format.
     """
     expected = f"{checkpoint}: expected a Stable Diffusion checkpoint (a folder with model_index.json, or a hub name)"
-    if Path(checkpoint).exists() and not (Path(checkpoint) / "model_index.json").is_file():
-        raise InputError(f"{expected}, found none")
-    if not Path(checkpoint).exists() and not _may_be_on_hub(checkpoint):
+    folder = Path(checkpoint)
+    if folder.exists():
+        missing = [part for part in ("model_index.json", *pipeline_class.parts) if not (folder / part).exists()]
+        if missing:
+            raise InputError(f"{expected}, found no {missing[0]} in it")
+    elif not _may_be_on_hub(checkpoint):
         raise InputError(f"{expected}, found nothing there")
     precision = getattr(torch, dtype or ("float32" if torch.device(device).type == "cpu" else "float16"))
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # a bar per weight file says nothing about the work
     try:
         return pipeline_class.from_pretrained(checkpoint, dtype=precision).to(device)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, OverflowError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise InputError(f"{expected}, found {' '.join(str(error).split())[:200]}") from None
 
 

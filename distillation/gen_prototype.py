@@ -83,9 +83,10 @@ def main(args):
 def configuration(args, split, size: int) -> dict:
     """What decides the prototypes, whatever machine and path they are made on."""
     from distillation.checkpoints import checkpoint_identity
+    from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     names = ("dataset", "ipc", "km_expand", "kmeans", "latent", "dtype", "batch_size", "seed")
     return {**{name: getattr(args, name) for name in names}, "size": size, "data": split.identity(),
-            "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, ("vae",))}
+            "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts)}
 
 
 def encode_classes(pipeline, split, labels: list[int], size: int, args, seconds: dict):

@@ -175,12 +175,13 @@ def write_batch(pipeline, folder: Path, rows: list[dict], latents, prompts, nega
 def configuration(args, image_size: int, source: dict) -> dict:
     """What decides the images, whatever machine and path they are made on."""
     from distillation.checkpoints import checkpoint_identity
+    from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     names = ("method", "dataset", "ipc", "km_expand", "guidance_scale", "num_inference_steps", "negative_prompt", "dtype",
              "batch_size", "seed")
     strength = {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
     return {**{name: getattr(args, name) for name in names}, "strength": strength, "image_size": image_size,
-            "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, ("vae", "unet", "text_encoder", "tokenizer",
-                                                                                "scheduler")), "source": source}
+            "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionLatents2ImgPipeline.parts),
+            "source": source}
 
 
 def folder_name(args, ipc: int, source: dict) -> str:

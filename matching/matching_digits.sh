@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 RUN=${RUN:-runs/digits}
 ARM=${ARM:-distilled}
-DATA=${DATA-$RUN/distilled/digits_ipc10_10_s0.7_g2.0_kmexpand1}
+DATA=${DATA-$RUN/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1}
 EPOCHS=${EPOCHS:-60}
 TEACHER=${TEACHER:-$RUN/teacher}
 

@@ -57,14 +57,14 @@ def main(args):
     require_one_process(accelerator, "train_teacher")
     train_split, test_split = (load_split(args.dataset, args.data_dir, part, args.label_file_path)
                                for part in ("train", "test"))
+    images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device)
+                    for split in (train_split, test_split))
     folder = Path(args.output_dir)
     config = {**{name: value for name, value in vars(args).items() if name not in MACHINE_ONLY},
-              "data": train_split.identity(), "test": test_split.identity()}
+              "images": images.digest, "test": test.digest}
     if begin(folder, "teacher", config):
         print(f"{folder}: complete, nothing to do")
         return
-    images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device)
-                    for split in (train_split, test_split))
     network = seeded(args.arch, len(images.classes), args.stem, args.seed).to(accelerator.device)
     optimizer = torch.optim.AdamW(parameter_groups(network, args.weight_decay), lr=args.learning_rate, fused=True)
     epoch_of = drawn_views(images, args.input_size, args.seed, scale=(args.min_scale_crops, args.max_scale_crops),

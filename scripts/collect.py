@@ -18,18 +18,18 @@ def parse_args():
 
 def main(args):
     from distillation.manifest import write_json
-    runs = gather(Path(args.folder))
+    runs = [{"run": name, **result} for name, result in read_results(Path(args.folder)).items()]
     if not runs:
         raise InputError(f"{args.folder}: expected folders with result.json, found none")
     write_json(Path(args.output), shared_once(runs))
     print(f"{args.output}: {len(runs)} results")
 
 
-def gather(folder: Path) -> list[dict]:
-    """Every result below `folder`, in the order of their paths, with that path as `run`."""
+def read_results(folder: Path) -> dict[str, dict]:
+    """Every result.json below `folder`, by its folder's place below it, in the order of those."""
     from distillation.manifest import read_json
-    files = sorted(path for path in folder.rglob("result.json") if path.parent != folder)
-    return [{"run": path.parent.relative_to(folder).as_posix(), **read_json(path)} for path in files]
+    paths = sorted(path for path in folder.rglob("result.json") if path.parent != folder)
+    return {path.parent.relative_to(folder).as_posix(): read_json(path) for path in paths}
 
 
 def shared_once(runs: list[dict]) -> dict:

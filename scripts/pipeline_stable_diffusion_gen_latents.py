@@ -8,6 +8,8 @@ from torch import Tensor
 class StableDiffusionGenLatentsPipeline(DiffusionPipeline):
     """Encodes images into scaled latents. Loads no UNet, text encoder or safety checker."""
 
+    parts = ("vae",)
+
     def __init__(self, vae: AutoencoderKL):
         super().__init__()
         self.register_modules(vae=vae)

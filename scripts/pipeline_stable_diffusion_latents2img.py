@@ -8,6 +8,8 @@ from torch import Tensor
 class StableDiffusionLatents2ImgPipeline(StableDiffusionImg2ImgPipeline):
     """The stock pipeline with prompt embeddings computed once, no safety checker unless asked for, and strength 0 allowed."""
 
+    parts = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+
     @classmethod
     def from_pretrained(cls, checkpoint: str, **kwargs):
         """Load a Stable Diffusion checkpoint (hub name or folder); pass `safety_checker=...` to have one."""

@@ -7,12 +7,14 @@ What was not run is shown as "not run". The same files give the same report.
 """
 
 import argparse
-import math
 import statistics
 from pathlib import Path
 
 from distillation.entry import InputError, run
-from scripts.figures import METHODS, NOT_RUN, Section, accuracy_vs_time, cell, class_grid, markdown, page, plain
+from scripts.collect import read_results
+from scripts.figures import METHODS, accuracy_vs_time, class_grid
+from scripts.findings import findings
+from scripts.page import NOT_RUN, Section, cell, markdown, page, plain
 
 ARMS = {"real": "real, whole training split", "random": "real, drawn at random", "prototype": "decoded prototypes",
         "distilled": "D4M images"}
@@ -52,13 +54,6 @@ def main(args):
     print(plain(sections))
     names = ["report.html", "report.md", *(part.figure for part in sections if part.figure), "result.json"]
     print("\n".join(["", "Written:", *(f"  {folder / name}" for name in names)]))
-
-
-def read_results(folder: Path) -> dict[str, dict]:
-    """Every result.json one or two folders below `folder`, by its folder's place below it."""
-    from distillation.manifest import read_json
-    paths = sorted([*folder.glob("*/result.json"), *folder.glob("*/*/result.json")])
-    return {path.parent.relative_to(folder).as_posix(): read_json(path) for path in paths}
 
 
 def read_stages(path: Path) -> dict[str, float]:
@@ -136,52 +131,6 @@ def making_seconds(results: dict[str, dict]) -> float | None:
     return sum(sum(found[0]["seconds"].values()) for found in made) if all(len(found) == 1 for found in made) else None
 
 
-def findings(students: dict, continual: dict, making: float | None) -> Section:
-    """What follows from the numbers by plain comparison."""
-    said = [*student_findings(students), *continual_findings(continual), *payback(continual, making)]
-    if said and any(one["n"] == 1 for one in (*students.values(), *continual.values())):
-        said.append("Where n is 1 nothing is known of the spread, and small differences may be chance.")
-    return Section("What this says", " ".join(said) or "Nothing that could be compared was run.")
-
-
-def student_findings(students: dict):
-    """D4M images against random real ones, by kind of label."""
-    for labels in ("hard", "soft"):
-        own, other = (students.get((arm, labels)) for arm in ("distilled", "random"))
-        if own and other:
-            yield (f"With {labels} labels, {cell(own, 'images', digits=0)} D4M images give {cell(own, 'accuracy', 100)} %, "
-                   f"{difference(own, other, 'accuracy')} {cell(other, 'images', digits=0)} random real images.")
-
-
-def continual_findings(continual: dict):
-    """Per method, D4M images against all real ones and against random real ones."""
-    said = []
-    for method, name in METHODS.items():
-        own, other = (continual.get((method, source)) for source in ("distilled", "random"))
-        if own and own["acc_kept"] is not None:
-            beside = f" ({difference(own, other, 'acc')} random real images)" if other else ""
-            said.append(f"{name.split(' (')[0]} {cell(own, 'time_saved', 100)} % and {cell(own, 'acc_kept', digits=3)}{beside}")
-    if said:
-        yield f"Continual learning on D4M images, training time saved and ACC kept against all real images: {'; '.join(said)}."
-
-
-def payback(continual: dict, making: float | None):
-    """After how many trainings the seconds saved have paid for making the images: cost / (T_real - T_distilled)."""
-    saved = [continual[method, "real"]["train_seconds"]["mean"] - one["train_seconds"]["mean"]
-             for (method, source), one in continual.items() if source == "distilled" and (method, "real") in continual]
-    if making and saved and min(saved) > 0:
-        runs = " to ".join(dict.fromkeys(str(math.ceil(making / seconds)) for seconds in (max(saved), min(saved))))
-        yield f"Making the images took {making:.0f} s, which {runs} trainings pay back; the checkpoint's own training is apart."
-
-
-def difference(own: dict, other: dict, name: str) -> str:
-    """How far one mean lies from another, in points, and whether that is within the spread of the runs."""
-    points, spreads = 100 * (own[name]["mean"] - other[name]["mean"]), (own[name]["std"], other[name]["std"])
-    within = None not in spreads and abs(points) <= 100 * math.hypot(*spreads)
-    return (f"{abs(points):.1f} points {'below' if points < 0 else 'above'}"
-            f"{', within one standard deviation, against' if within else ''}")
-
-
 def held(groups: dict, place: int, fields: dict[str, str]) -> str:
     """What was equal in all runs and what was not, by arm: the part `place` of a group's key."""
     equal, differ = [], []
@@ -203,6 +152,8 @@ def student_section(groups: dict, numbers: dict, results: dict[str, dict]) -> Se
     """Students by what they were trained on."""
     rows, taught = [], f"the teacher was {NOT_RUN}"
     for arm, name in ARMS.items():
+        if arm == "prototype" and not any(key[0] == arm for key in numbers):
+            continue  # an extra, not one of the comparison's three
         hard, soft = numbers.get((arm, "hard")), numbers.get((arm, "soft"))
         place = f"soft-labels/{arm}"
         stored = f"{field(place, results[place], 'metrics.bytes') / 1e6:.2f}" if place in results else NOT_RUN

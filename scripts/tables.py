@@ -15,7 +15,6 @@ from distillation.entry import InputError, run
 IPCS = (1, 2, 5, 10)
 ARM = re.compile(r"seed(?P<seed>\d+)/students/(?P<arm>real|[a-z0-9.-]+?)(-ipc(?P<ipc>\d+))?-(?P<labels>hard|soft)$")
 ARM_NAMES = {"prototype": "decoded prototypes (strength 0)", "random": "random real images", "real": "real training split"}
-METHODS = {"finetune": "fine-tune", "agem": "A-GEM", "er": "ER", "task_arithmetic": "Task Arithmetic", "joint": "joint"}
 
 
 def parse_args():
@@ -48,7 +47,7 @@ def fill(text: str, name: str, table: str) -> str:
 
 def shown(result: dict, *titles: str) -> str:
     """Tables of a report as it showed them."""
-    from scripts.figures import markdown_table
+    from scripts.page import markdown_table
     parts = [part for part in result["tables"] if part["title"] in titles]
     return "\n\n".join(f"{part['says']}\n\n{markdown_table(part['header'], part['rows'])}" if part["rows"] else part["says"]
                        for part in parts)
@@ -94,7 +93,7 @@ def sweep(result: dict) -> str:
 
 def student_table(numbers: dict, arms: list[str], labels: tuple[str, ...]) -> str:
     """Rows are arms, columns IPC and labels; the real split, which has no IPC, stands in its own column's place."""
-    from scripts.figures import cell, markdown_table
+    from scripts.page import cell, markdown_table
     header = ["Trained on", *(f"IPC {ipc}, {kind}" for kind in labels for ipc in IPCS), "Seeds (n)"]
     rows = []
     for arm in arms:
@@ -110,7 +109,8 @@ def student_table(numbers: dict, arms: list[str], labels: tuple[str, ...]) -> st
 
 def continual(result: dict) -> str:
     """Method x source at one IPC: ACC, Task-IL, forgetting, seconds and what is saved."""
-    from scripts.figures import cell, markdown_table
+    from scripts.figures import METHODS
+    from scripts.page import cell, markdown_table
     from scripts.report import CONTINUAL, compare_to_real, continual_key, measure
     groups = {}
     for one in result["runs"]:
@@ -131,7 +131,7 @@ CONTINUAL_COLUMNS = (("acc", 100, 1), ("task_il_acc", 100, 1), ("forgetting", 10
 
 def judge(result: dict) -> str:
     """What the judge recognised and how far images lie from the training split."""
-    from scripts.figures import markdown_table
+    from scripts.page import markdown_table
     distances = result["nearest_training_image"]
     rows = [[name, str(found["images"]), f"{100 * found['share']:.1f}",
              *(f"{distances[name][key]:.3f}" for key in ("minimum", "5 % quantile", "median"))]

@@ -393,10 +393,14 @@ def test_other_prompts_in_the_same_folder_are_refused(here, prototypes, checkpoi
 
 @pytest.mark.parametrize("stage", ["prototypes", "teacher"])
 def test_other_images_in_the_same_folder_are_refused(request, here, own_image_data, stage):
-    """Another data folder decides other results: a folder finished with the first is not "complete"."""
+    """Another data folder decides other results: a folder finished with the first is not "complete".
+
+    The teacher reads every image before it answers; the prototypes, which may be of a million, know files by their names.
+    """
     done = request.getfixturevalue(stage)
     for path in sorted((own_image_data / "train").rglob("*.png"))[::2]:
-        Image.new("RGB", (SIZE, SIZE), (1, 2, 3)).save(path)
+        Image.new("RGB", (SIZE, SIZE), (1, 2, 3)).save(path.with_stem(path.stem + "-other"))
+        path.unlink()
     flags = [own_image_data if before == "--data_dir" else flag
              for before, flag in zip(["", *done.flags], done.flags, strict=False)]
     root = done.folder if done.folder.name == "whole" else done.folder.parent

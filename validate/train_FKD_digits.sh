@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 RUN=${RUN:-runs/digits}
 ARM=${ARM:-distilled}
 LABELS=${LABELS:-soft}
-DATA=${DATA-$RUN/distilled/digits_ipc10_10_s0.7_g2.0_kmexpand1}
+DATA=${DATA-$RUN/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1}
 MODEL=${MODEL:-resnet18}
 EPOCHS=${EPOCHS:-60}
 BATCH=${BATCH:-50}
