@@ -79,11 +79,10 @@ class TaskArithmetic:
             refit_head(self.head, features, labels, list(self.head_rows), self.refit_steps)
 
     def memory_views(self, task: Task) -> tuple[Tensor, Tensor]:
-        """Augmented views of the whole memory, as many of each image as it takes to have LEAST_VIEWS."""
+        """Augmented views of the whole memory, its images in turn until there are LEAST_VIEWS."""
         images, labels = self.buffer.everything()
-        times = -(-LEAST_VIEWS // len(labels))
-        views = self.trainer.views(images.repeat(times, 1, 1, 1), self.trainer.rng("memory-views", task.index))
-        return views, labels.repeat(times)
+        rows = torch.arange(max(len(labels), LEAST_VIEWS), device=labels.device) % len(labels)
+        return self.trainer.views(images[rows], self.trainer.rng("memory-views", task.index)), labels[rows]
 
 
 def head_of(network: nn.Module) -> nn.Linear:

@@ -61,7 +61,7 @@ def parse_args():
                              "classes), or the folder of a teacher or student")
     parser.add_argument("--start-steps", default=40, type=int, help="steps of the distilled start")
     parser.add_argument("--merge", default="mean", choices=("sum", "mean", "magmax", "ties"))
-    parser.add_argument("--scale", default=[0.5, 1.0, 1.5], type=float, nargs="+",
+    parser.add_argument("--scale", default=[0.5, 1.0], type=float, nargs="+",
                         help="scales of the merged vector to choose from, on training images")
     parser.add_argument("--refit-head", default=50, type=int, metavar="STEPS",
                         help="steps of the head alone on the memory after each merge, 0 for none")

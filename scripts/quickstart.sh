@@ -16,7 +16,7 @@ else
     EPOCHS=60           # 120 steps of 50 images for 100 images
     REAL_EPOCHS=5       # 105 steps of up to 65 images
     STEPS=20            # of the noise schedule, 6 of them run at strength 0.3
-    TASK_STEPS="25 10 10"  # per task: real images 25, the small sets 60 % fewer
+    TASK_STEPS="30 10 10"  # per task: the small sets take a third of the steps
 fi
 IPC=10
 STRENGTH=0.3            # the best of the sweep in the README

@@ -195,7 +195,9 @@ def starts(groups: dict) -> str:
     if not found:
         return ""
     notes, seconds = sorted({start["note"] for start in found}), max(start["seconds"] for start in found)
-    return f"Task Arithmetic's common start: {', '.join(notes)}; its {seconds:.1f} s are not in the rows. "
+    alone = [100 * start["class_il_acc"] for start in found if "class_il_acc" in start]
+    reached = f", where it alone reaches {min(alone):.1f} to {max(alone):.1f} % ACC" if alone else ""
+    return f"Task Arithmetic's common start: {', '.join(notes)}{reached}; its {seconds:.1f} s are not in the rows. "
 
 
 def stage_section(stages: dict[str, float]) -> Section:

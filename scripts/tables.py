@@ -111,7 +111,7 @@ def continual(result: dict) -> str:
     """Method x source at one IPC: ACC, Task-IL, forgetting, seconds and what is saved."""
     from scripts.figures import METHODS
     from scripts.page import cell, markdown_table
-    from scripts.report import CONTINUAL, compare_to_real, continual_key, measure
+    from scripts.report import CONTINUAL, CONTINUAL_SETTINGS, compare_to_real, continual_key, held, measure, starts
     groups = {}
     for one in result["runs"]:
         if one.get("kind") == "continual":
@@ -121,8 +121,9 @@ def continual(result: dict) -> str:
              if (method, source) in numbers]
     rows = [[METHODS[method], source, *(cell(one, *column) for column in CONTINUAL_COLUMNS), str(one["n"])]
             for method, source, one in found]
-    return markdown_table(["Method", "Stream", "ACC, Class-IL (%)", "ACC, Task-IL (%)", "Forgetting (points)", "Steps",
-                           "Training (s)", "Time saved (%)", "ACC kept (ratio)", "Seeds (n)"], rows)
+    header = ["Method", "Stream", "ACC, Class-IL (%)", "ACC, Task-IL (%)", "Forgetting (points)", "Steps", "Training (s)",
+              "Time saved (%)", "ACC kept (ratio)", "Seeds (n)"]
+    return f"{starts(groups)}{held(groups, 1, CONTINUAL_SETTINGS)}\n\n{markdown_table(header, rows)}"
 
 
 CONTINUAL_COLUMNS = (("acc", 100, 1), ("task_il_acc", 100, 1), ("forgetting", 100, 1), ("steps", 1, 0),
