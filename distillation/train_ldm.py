@@ -162,7 +162,7 @@ def write_card(folder: Path, split, config: dict, runs: dict, scaling_factor: fl
         f"Latent scaling factor, measured on the training split: {scaling_factor:.4f}.", "",
         "Prompts: " + ", ".join(entry["prompt"] for entry in split.classes[:20])
         + (" ..." if len(split.classes) > 20 else "") + ".", "",
-        "Load it in single precision on a CPU (the weights are stored in half):", "```python",
+        "Load it in single precision on a CPU (the weights are stored in half):", "```python", "import torch",
         "from diffusers import StableDiffusionPipeline", "",
         f'pipeline = StableDiffusionPipeline.from_pretrained("{folder.as_posix()}", dtype=torch.float32, safety_checker=None)',
         "```", "",

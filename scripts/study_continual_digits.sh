@@ -25,4 +25,8 @@ for SET in $SETS; do
             RANDOM_REAL=$STUDY/seed$SET/distilled/digits_random_ipc$IPC \
             sh continual/continual_digits.sh
     done
+    # real images with the steps of the small sets: what is saved by taking fewer steps alone
+    OUTPUT_DIR=$STUDY/continual-same-steps IPC=10 METHODS="er task_arithmetic joint" STREAMS=real TASK_STEPS=10 \
+        DISTILLED=$STUDY/seed$SET/distilled/digits_ipc10_10_s${STRENGTH}_g2.0_kmexpand1 \
+        RANDOM_REAL=$STUDY/seed$SET/distilled/digits_random_ipc10 sh continual/continual_digits.sh
 done

@@ -148,7 +148,8 @@ def judge(result: dict) -> str:
 TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.json", stages),
           "digits": ("digits.json", digits), "sweep": ("digits.json", sweep), "judge": ("judge_digits.json", judge),
           "continual-ipc2": ("continual_digits_ipc2.json", continual),
-          "continual-ipc10": ("continual_digits_ipc10.json", continual)}
+          "continual-ipc10": ("continual_digits_ipc10.json", continual),
+          "continual-same-steps": ("continual_digits_same_steps.json", continual)}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""The README's first command in its smallest settings: every stage, by the shell scripts users run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ["prototypes", "images", "decoded", "random", "teacher", "distilled", "random-students", "real-students", "continual",
+          "report"]
+
+
+def quickstart(run: Path) -> subprocess.CompletedProcess:
+    # the Python that runs the tests is the active one, so that set-up finds everything there
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "QUICK": "1", "RUN": str(run), "PATH": path}
+    env.pop("OMP_NUM_THREADS", None)
+    return subprocess.run(["sh", "scripts/quickstart.sh"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = tmp_path_factory.mktemp("quickstart")
+    answer = quickstart(run)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    return run, answer.stdout
+
+
+def test_every_stage_ran_and_the_report_names_its_files(finished):
+    run, printed = finished
+    assert [json.loads(line)["stage"] for line in (run / "stages.jsonl").read_text().splitlines()] == STAGES
+    for name in ("report.html", "report.md", "grid.png", "accuracy_vs_time.png", "result.json"):
+        assert (run / name).stat().st_size > 500 and str(run / name) in printed
+
+
+def test_the_tables_are_complete(finished):
+    run, _ = finished
+    result = json.loads((run / "result.json").read_text())
+    methods, sources = ("finetune", "joint", "er", "agem", "task_arithmetic"), ("real", "random", "distilled")
+    assert set(result["students"]) == {f"{arm}-{labels}" for arm in sources for labels in ("hard", "soft")}
+    assert set(result["continual"]) == {f"{method}-{source}" for method in methods for source in sources}
+    assert set(STAGES[:-1]) < set(result["seconds"])
+    assert not any("not run" in cell for part in result["tables"] for row in part["rows"] for cell in row)
+
+
+def test_a_second_run_skips_what_is_finished_and_changes_nothing(finished):
+    run, _ = finished
+    kept = {path: path.read_bytes() for path in run.rglob("*") if path.suffix in (".safetensors", ".png", ".json")
+            and path.parent != run}
+    again = quickstart(run)
+    assert again.returncode == 0 and again.stdout.count("complete, nothing to do") == 14
+    assert again.stdout.count("complete, skipped") == 15
+    assert {path: path.read_bytes() for path in kept} == kept
