@@ -1,30 +1,37 @@
-"""Task vectors and how they are merged: pure functions of vectors [T, P], one row per task, over parameters only.
+"""Task vectors and how they are merged: pure functions of T vectors [P], one per task, over parameters only.
 
 BatchNorm's running statistics are no parameters and never part of a vector: sums of them have negative variances.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 
-def merge_sum(vectors: Tensor) -> Tensor:
-    """Task arithmetic (Ilharco et al. 2023, arXiv 2212.04089): the sum over tasks, [P]."""
-    return vectors.sum(0)
+def merge_sum(vectors: Sequence[Tensor]) -> Tensor:
+    """Task arithmetic (Ilharco et al. 2023, arXiv 2212.04089): the sum over tasks, [P].
+
+    Added one by one: stacking vectors of ten million weights would cost more time than adding them.
+    """
+    total = vectors[0].clone()
+    for vector in vectors[1:]:
+        total += vector
+    return total
 
 
-def merge_mean(vectors: Tensor) -> Tensor:
+def merge_mean(vectors: Sequence[Tensor]) -> Tensor:
     """The mean over tasks, [P]: with scale 1, the average of the experts."""
-    return vectors.mean(0)
+    return merge_sum(vectors).div_(len(vectors))
 
 
-def merge_magmax(vectors: Tensor) -> Tensor:
+def merge_magmax(vectors: Sequence[Tensor]) -> Tensor:
     """MagMax (Marczak et al. 2024, arXiv 2407.06322): per parameter the change of largest magnitude, [P]."""
-    return vectors.gather(0, vectors.abs().argmax(0, keepdim=True))[0]
+    changes = torch.stack(list(vectors))
+    return changes.gather(0, changes.abs().argmax(0, keepdim=True))[0]
 
 
-def merge_ties(vectors: Tensor, keep: float = 0.2) -> Tensor:
+def merge_ties(vectors: Sequence[Tensor], keep: float = 0.2) -> Tensor:
     """TIES (Yadav et al. 2023, arXiv 2306.01708), [P].
 
     Trim each vector to its share `keep` of largest magnitudes, elect per parameter the sign of the larger total, and average
@@ -41,5 +48,5 @@ def _trim(vector: Tensor, keep: float) -> Tensor:
     return torch.zeros_like(vector).index_copy(0, rows, vector[rows])
 
 
-MERGES: dict[str, Callable[[Tensor], Tensor]] = {
+MERGES: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
     "sum": merge_sum, "mean": merge_mean, "magmax": merge_magmax, "ties": merge_ties}

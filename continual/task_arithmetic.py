@@ -55,7 +55,7 @@ class TaskArithmetic:
                 self.head_rows[label] = self.head.weight[label].detach().clone(), self.head.bias[label].detach().clone()
             network.load_state_dict(self.start)
             set_head_rows(self.head, self.head_rows)
-            self.install(self.merge(torch.stack(self.vectors)), task)
+            self.install(self.merge(self.vectors), task)
 
     def install(self, merged: Tensor, task: Task) -> None:
         """Choose the scale, and leave the network with it, with its BatchNorm statistics and, if asked for, a refitted head.
@@ -65,14 +65,14 @@ class TaskArithmetic:
         network, (views, labels) = self.trainer.network, self.memory_views(task)
         curve, best = [], None
         for scale in self.scales:
-            set_backbone(network, self.origin + scale * merged)
+            set_backbone(network, torch.add(self.origin, merged, alpha=scale))
             with inputs_of(self.head) as features:
                 logits = reestimate_batchnorm(network, views)
             curve.append({"scale": scale, **judge(logits, labels, self.head_rows)})
             if best is None or rank(curve[-1]) > rank(best[0]):
                 best = curve[-1], {name: value.clone() for name, value in network.named_buffers()}, torch.cat(features)
         point, statistics, features = best
-        set_backbone(network, self.origin + point["scale"] * merged)
+        set_backbone(network, torch.add(self.origin, merged, alpha=point["scale"]))
         network.load_state_dict(statistics, strict=False)
         self.curves.append(curve)
         if self.refit_steps:
