@@ -1,6 +1,6 @@
 """Gather the result files of a run or study into one file that is kept.
 
-    python -m scripts.collect runs/study-digits misc/results/digits.json
+    python -m scripts.collect runs/study-digits misc/results/digits.json --kind teacher student
 """
 
 import argparse
@@ -13,12 +13,14 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="folder whose result.json files are gathered, at any depth")
     parser.add_argument("output", help="file to write")
+    parser.add_argument("--kind", nargs="+", default=None, help="only results of these kinds (student, continual, ...)")
     return parser.parse_args()
 
 
 def main(args):
     from distillation.manifest import write_json
-    runs = [{"run": name, **result} for name, result in read_results(Path(args.folder)).items()]
+    runs = [{"run": name, **result} for name, result in read_results(Path(args.folder)).items()
+            if args.kind is None or result.get("kind") in args.kind]
     if not runs:
         raise InputError(f"{args.folder}: expected folders with result.json, found none")
     write_json(Path(args.output), shared_once(runs))

@@ -2,7 +2,8 @@
 # The digits tables: student accuracy at IPC 1, 2, 5, 10 for D4M images, decoded prototypes, random real images and the real
 # training split, with hard and soft labels; one teacher, the same number of steps for every arm; and a sweep of strengths.
 # SEEDS are independent and can run side by side: SEEDS=0 sh scripts/study_digits.sh & SEEDS=1 sh scripts/study_digits.sh
-# The same command resumes. Then: python -m scripts.collect runs/study-digits misc/results/digits.json && python -m scripts.tables
+# The same command resumes. Then:
+# python -m scripts.collect runs/study-digits misc/results/digits.json --kind teacher student && python -m scripts.tables
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/set_up.sh

@@ -14,7 +14,7 @@ from distillation.entry import InputError, run
 
 IPCS = (1, 2, 5, 10)
 ARM = re.compile(r"seed(?P<seed>\d+)/students/(?P<arm>real|[a-z0-9.-]+?)(-ipc(?P<ipc>\d+))?-(?P<labels>hard|soft)$")
-ARM_NAMES = {"prototype": "decoded prototypes (strength 0)", "random": "random real images", "real": "real training split"}
+ARM_NAMES = {"prototype": "decoded prototypes (strength 0)", "random": "random real images", "real": "real training split, whatever the IPC"}
 
 
 def parse_args():
@@ -102,7 +102,7 @@ def student_table(numbers: dict, arms: list[str], labels: tuple[str, ...]) -> st
         seeds = sorted({one["n"] for one in cells if one})
         rows.append([name, *(cell(one, "accuracy", 100) for one in cells), " / ".join(map(str, seeds))])
     steps = sorted({round(one["steps"]["mean"]) for one in numbers.values()})
-    taken = " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1])))
+    taken = " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1])))  # epochs do not divide evenly
     return ("Accuracy of a ResNet-18 on the real test digits, percent, mean ± standard deviation over seeds; the same teacher "
             f"and {taken} steps for every arm.\n\n" + markdown_table(header, rows))
 
