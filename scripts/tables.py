@@ -14,7 +14,8 @@ from distillation.entry import InputError, run
 
 IPCS = (1, 2, 5, 10)
 ARM = re.compile(r"seed(?P<seed>\d+)/students/(?P<arm>real|[a-z0-9.-]+?)(-ipc(?P<ipc>\d+))?-(?P<labels>hard|soft)$")
-ARM_NAMES = {"prototype": "decoded prototypes (strength 0)", "random": "random real images", "real": "real training split, whatever the IPC"}
+ARM_NAMES = {"prototype": "decoded prototypes (strength 0)", "random": "random real images",
+             "real": "real training split, whatever the IPC"}
 
 
 def parse_args():
