@@ -41,7 +41,8 @@ def payback(continual: dict, making: float | None):
              for (method, source), one in continual.items() if source == "distilled" and (method, "real") in continual]
     if making and saved and min(saved) > 0:
         runs = " to ".join(dict.fromkeys(str(math.ceil(making / seconds)) for seconds in (max(saved), min(saved))))
-        yield f"Making the images took {making:.0f} s, which {runs} trainings pay back; the checkpoint's own training is apart."
+        paid = "training pays" if runs == "1" else "trainings pay"
+        yield f"Making the images took {making:.0f} s, which {runs} {paid} back; the checkpoint's own training is apart."
 
 
 def difference(own: dict, other: dict, name: str) -> str:
