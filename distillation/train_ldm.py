@@ -167,8 +167,8 @@ def write_card(folder: Path, split, config: dict, runs: dict, scaling_factor: fl
         f'pipeline = StableDiffusionPipeline.from_pretrained("{folder.as_posix()}", dtype=torch.float32, safety_checker=None)',
         "```", "",
         "Samples from pure noise, one column per class:", "", "![samples](samples.png)", ""]))
-    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
-                   if path.is_file() and path.name != "config.json" or path.parent != folder and path.is_file())
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
+                   if path.is_file() and path != folder / "config.json")
     finish(folder, "ldm", split.classes, config, [name for name in files if not name.startswith("state")],
            scaling_factor=scaling_factor, seconds={name: run["seconds"] for name, run in runs.items()})
     print(f"{folder}: complete ({time.perf_counter() - started:.0f} s for the samples)")
