@@ -155,7 +155,8 @@ def generate(args, accelerator) -> None:
         print(f"{folder}: complete, nothing to do")
         return
     started = time.perf_counter()
-    rows = plan_rows(classes, [found.weights for found in prototypes], repeats, args.seed, args.image_format)
+    rows = plan_rows(classes, {label: found.weights for label, found in prototypes.items()}, repeats, args.seed,
+                     args.image_format)
     maker = ImageMaker(pipeline, classes, folder, config, load_filter(args, classes, config, accelerator.device),
                        args.num_workers)
     with tqdm(total=len(rows), desc=f"synthesise ({args.method})", unit="img", disable=None) as bar:
@@ -187,7 +188,7 @@ def load_images_pipeline(args, device):
 
 
 def starting_points(args, pipeline):
-    """Classes, Prototypes per class (zeros for `noise`) and what is known of where they come from."""
+    """Classes, Prototypes by label (zeros for `noise`) and what is known of where they come from."""
     import torch
 
     from distillation.datasets import load_split
@@ -198,11 +199,12 @@ def starting_points(args, pipeline):
     if args.method == "noise":
         split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
         nothing = Prototypes(torch.zeros(args.ipc, *latent_shape(pipeline)), torch.ones(args.ipc), torch.tensor(0.0))
-        return split.classes, [nothing] * len(split.classes), {"ipc": args.ipc, "data": split.identity()}
+        return split.classes, dict.fromkeys(range(len(split.classes)), nothing), {"ipc": args.ipc, "data": split.identity()}
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
     check_latent_shape(pipeline, prototypes[0].centroids.shape[1:], made_with.get("size"), args.prototype_path)
-    return classes, prototypes, {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),
-                                 "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers")}
+    source = {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),
+              "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers")}
+    return classes, dict(enumerate(prototypes)), source
 
 
 def repeats_of(args, prototypes: int) -> int:

@@ -1,5 +1,6 @@
 """From rows and prototypes to image files: what gen_syn_image and distill have in common."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from distillation.synthesis import synthesize, to_pil, use_scheduler
 SEED_PLACE = ("label", "prototype", "repeat")  # what an image's noise is a function of
 
 
-def plan_rows(classes: list[dict], weights: list[Tensor], repeats: int, seed: int, image_format: str = "png") -> list[dict]:
-    """One row per image to make, in class order; `weights[label]` [IPC] are the prototypes' shares of their class."""
-    return [image_row(classes, label, prototype, repeat, seed, weights[label][prototype].item() / repeats, image_format)
-            for label in range(len(classes)) for repeat in range(repeats) for prototype in range(len(weights[label]))]
+def plan_rows(classes: list[dict], weights: dict[int, Tensor], repeats: int, seed: int, image_format: str) -> list[dict]:
+    """One row per image to make, in the order of `weights`: label -> the prototypes' shares of their class [IPC]."""
+    return [image_row(classes, label, prototype, repeat, seed, share.item() / repeats, image_format)
+            for label, shares in weights.items() for repeat in range(repeats) for prototype, share in enumerate(shares)]
 
 
 def image_row(classes: list[dict], label: int, prototype: int, repeat: int, seed: int, weight: float,
@@ -61,7 +62,7 @@ class ImageMaker:
         """The row of the candidate that was kept and written, None while there is none."""
         return next((each for each in self.choices(row) if (self.folder / each["file_name"]).exists()), None)
 
-    def make(self, rows: list[dict], prototypes: list[Prototypes]) -> None:
+    def make(self, rows: list[dict], prototypes: Mapping[int, Prototypes]) -> None:
         """Make the images of `rows` and begin to write them; `prototypes` are indexed by label."""
         offered = [self.choices(row) for row in rows]
         flat = [each for group in offered for each in group]
@@ -76,7 +77,7 @@ class ImageMaker:
         self.writing = [self.pool.submit(write_image, self.folder, each["file_name"], to_pil(image, self.config["image_size"]))
                         for image, each in zip(images, flat, strict=True)]
 
-    def draw(self, rows: list[dict], prototypes: list[Prototypes]) -> Tensor:
+    def draw(self, rows: list[dict], prototypes: Mapping[int, Prototypes]) -> Tensor:
         """Images uint8 [B, 3, H, W] of `rows`."""
         latents = torch.stack([prototypes[row["label"]].centroids[row["prototype"]] for row in rows])
         return synthesize(self.pipeline, latents, self.prompts[[row["label"] for row in rows]], self.negative,
