@@ -1,0 +1,173 @@
+"""Prototypes in full: k-means against scikit-learn's own, medoids, outliers, the original's JSON file, resolutions."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, IPC, PER_CLASS, SIZE
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.neighbors import LocalOutlierFactor
+
+from distillation.checkpoints import load_pipeline
+from distillation.datasets import decode, load_split
+from distillation.encoding import encode_classes
+from distillation.prototypes import LEAST_BATCH, cluster, find_prototypes, inliers, read_prototypes
+from distillation.randomness import generator_for, seed_for
+from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
+
+
+def blobs(count: int, *place) -> torch.Tensor:
+    """Latents [count, 4, 3, 3] around five centres."""
+    draw = generator_for(0, "blobs", *place)
+    centres = torch.randn(5, 4, 3, 3, generator=generator_for(0, "centres")) * 4
+    return centres[torch.randint(5, (count,), generator=draw)] + torch.randn(count, 4, 3, 3, generator=draw)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("kmeans", ["full", "minibatch"])
+def test_kmeans_equals_scikit_learns_whatever_the_order(kmeans, order):
+    latents = blobs(1300)[torch.randperm(1300, generator=generator_for(order))]
+    found = cluster(latents, 6, km_expand=1, seed=7, kmeans=kmeans)
+    estimator = KMeans(6, random_state=7, n_init="auto") if kmeans == "full" else \
+        MiniBatchKMeans(6, random_state=7, n_init="auto", batch_size=1024)
+    estimator.fit(latents.reshape(1300, -1).numpy())
+    assert LEAST_BATCH == 1024
+    np.testing.assert_allclose(found.centroids.reshape(6, -1), estimator.cluster_centers_, rtol=1e-5, atol=1e-5)
+    assert found.sizes.tolist() == np.bincount(estimator.labels_, minlength=6).tolist()
+    assert float(found.inertia) == pytest.approx(estimator.inertia_, rel=1e-5)
+
+
+def test_the_order_of_the_latents_changes_nothing_where_clusters_are_clear():
+    latents = blobs(400)
+    found = [cluster(latents[torch.randperm(400, generator=generator_for(order))], 5, 1, 0, "full") for order in range(4)]
+    assert {tuple(sorted(each.sizes.tolist())) for each in found} == {tuple(sorted(found[0].sizes.tolist()))}
+    sums = [each.centroids.flatten(1).sum(1).sort().values for each in found]
+    assert all(torch.allclose(each, sums[0], atol=1e-4) for each in sums)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_latents_and_prototypes_do_not_depend_on_the_batch_they_are_encoded_in(checkpoint, image_data, batch_size):
+    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
+    split = load_split("folder", image_data, "train")
+    found = {label: latents for label, latents, _ in encode_classes(pipeline, split, [3, 1], SIZE, seed=5,
+                                                                    batch_size=batch_size)}
+    assert list(found) == [3, 1]
+    noise = torch.randn(PER_CLASS, 4, 8, 8, generator=generator_for(5, "latent", 1))
+    expected = pipeline(decode(split, split.rows_of(1), SIZE), noise)
+    torch.testing.assert_close(found[1], expected, atol=1e-5, rtol=1e-5)
+    ours, scikit = cluster(found[1], 4, 1, 9, "full"), KMeans(4, random_state=9, n_init="auto").fit(expected.flatten(1).numpy())
+    np.testing.assert_allclose(ours.centroids.flatten(1), scikit.cluster_centers_, atol=1e-4)
+
+
+def test_the_mean_latent_needs_no_noise(checkpoint, image_data):
+    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
+    split = load_split("folder", image_data, "train")
+    (_, latents, rows), = encode_classes(pipeline, split, [2], SIZE, seed=5, latent="mean", batch_size=3)
+    torch.testing.assert_close(latents, pipeline(decode(split, rows, SIZE)), atol=1e-5, rtol=1e-5)
+    assert rows.tolist() == split.rows_of(2).tolist()
+
+
+def test_a_class_of_one_image_more_than_prototypes(here, own_image_data, checkpoint, tmp_path):
+    for name in CLASSES:
+        for path in sorted((own_image_data / "train" / name).iterdir())[IPC + 1:]:
+            path.unlink()
+    assert here("distillation.gen_prototype", "--dataset", "folder", "--data_dir", own_image_data, "--ipc", IPC,
+                "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path).code == 0
+    _, found, _ = read_prototypes(tmp_path / f"folder-ipc{IPC}-kmexpand1")
+    assert {int(each.sizes.sum()) for each in found} == {IPC + 1}
+
+
+@pytest.mark.parametrize("kmeans", ["full", "minibatch"])
+def test_medoids_are_the_members_nearest_to_the_centroids(kmeans):
+    latents = blobs(90)
+    centroids = find_prototypes(latents, 7, 1, 3, kmeans=kmeans)
+    medoids = find_prototypes(latents, 7, 1, 3, kmeans=kmeans, prototype="medoid")
+    assert torch.equal(medoids.sizes, centroids.sizes) and torch.equal(medoids.nearest, centroids.nearest)
+    distances = torch.cdist(latents.flatten(1), centroids.centroids.flatten(1))
+    members = distances.argmin(1)
+    for place in range(7):
+        own = torch.where(members == place, distances[:, place], torch.inf)
+        assert torch.equal(medoids.centroids[place], latents[own.argmin()])
+        assert int(medoids.nearest[place]) == int(own.argmin())
+    assert len(set(medoids.nearest.tolist())) == 7
+
+
+def test_outliers_are_those_of_scikit_learn():
+    latents = blobs(120)
+    latents[[5, 77]] += 40
+    kept = inliers(latents, at_least=10)
+    expected = LocalOutlierFactor(n_neighbors=10, contamination=0.1).fit_predict(latents.flatten(1).numpy())
+    assert kept.tolist() == np.flatnonzero(expected == 1).tolist()
+    assert len(kept) == 108 and not {5, 77} & set(kept.tolist())
+    found = find_prototypes(latents, 5, 1, 0, kmeans="full", outliers="lof")
+    assert int(found.sizes.sum()) == 108
+    direct = KMeans(5, random_state=0, n_init="auto").fit(latents[kept].flatten(1).numpy())
+    np.testing.assert_allclose(found.centroids.flatten(1), direct.cluster_centers_, atol=1e-4)
+    assert set(found.nearest.tolist()) <= set(kept.tolist())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 11])
+def test_outlier_removal_leaves_enough_for_the_prototypes(count):
+    kept = inliers(blobs(count), at_least=count)
+    assert kept.tolist() == list(range(count))
+    if count > 2:
+        assert len(inliers(blobs(count), at_least=count - 1)) == count - 1
+        assert find_prototypes(blobs(count), count - 1, 1, 0, kmeans="full", outliers="lof").centroids.isfinite().all()
+
+
+def test_the_command_writes_medoids_without_outliers_beside_the_plain_prototypes(here, prototypes, tmp_path, checkpoint,
+                                                                                   image_data):
+    answer = here(prototypes.module, *prototypes.flags, "--prototype", "medoid", "--outliers", "lof", "--latent", "mean",
+                  prototypes.output_flag, tmp_path)
+    assert answer.code == 0, answer.err
+    folder = tmp_path / f"folder-ipc{IPC}-kmexpand1-medoid-lof"
+    _, found, config = read_prototypes(folder)
+    assert (config["prototype"], config["outliers"]) == ("medoid", "lof")
+    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
+    split = load_split("folder", image_data, "train")
+    for label in (0, 11):
+        assert int(found[label].sizes.sum()) == PER_CLASS - 2   # a tenth of 14, rounded up as scikit-learn does
+        images = decode(split, split.rows_of(label)[found[label].nearest.numpy()], SIZE)
+        torch.testing.assert_close(found[label].centroids, pipeline(images), atol=1e-4, rtol=1e-4)
+
+
+def test_json_round_trip_in_the_originals_layout(here, prototypes, tmp_path):
+    for _ in range(2):
+        answer = here(prototypes.module, *prototypes.flags, "--format", "json", prototypes.output_flag, tmp_path)
+        assert answer.code == 0, answer.err
+    assert "left as it is" in answer.out
+    path = tmp_path / f"folder-ipc{IPC}-kmexpand1.json"
+    content = json.loads(path.read_text())
+    assert list(content) == [name.replace("_", " ") for name in CLASSES]
+    assert np.array(list(content.values())).shape == (12, IPC, 4, 8, 8)
+    _, written, _ = read_prototypes(tmp_path / f"folder-ipc{IPC}-kmexpand1")
+    classes, read, _ = read_prototypes(path)
+    assert [entry["prompt"] for entry in classes] == list(content)
+    assert all(torch.equal(a.centroids, b.centroids) for a, b in zip(read, written, strict=True))
+
+
+def test_prompts_that_are_not_unique_cannot_go_into_json(here, prototypes, tmp_path):
+    (tmp_path / "prompts.txt").write_text("".join(f"{name if name != 'bear' else 'ant'}\n" for name in CLASSES))
+    answer = here(prototypes.module, *prototypes.flags, "--label_file_path", tmp_path / "prompts.txt", "--format", "json",
+                  prototypes.output_flag, tmp_path)
+    assert answer.code == 2 and "found ant more than once" in answer.err and answer.err.count("\n") == 1
+    assert (tmp_path / f"folder-ipc{IPC}-kmexpand1" / "manifest.json").exists()     # nothing finished is lost
+    assert not list(tmp_path.glob("*.json*"))
+
+
+@pytest.mark.parametrize(("size", "side"), [(16, 4), (64, 16)])
+def test_other_resolutions_give_other_latents(here, prototypes, tmp_path, size, side):
+    answer = here(prototypes.module, *prototypes.flags, "--size", size, "--resize", "crop", prototypes.output_flag, tmp_path)
+    assert answer.code == 0, answer.err
+    _, found, config = read_prototypes(tmp_path / f"folder-ipc{IPC}-kmexpand1")
+    assert found[0].centroids.shape == (IPC, 4, side, side) and config["size"] == size
+
+
+def test_a_resolution_the_autoencoder_cannot_halve_is_refused(here, prototypes, tmp_path):
+    answer = here(prototypes.module, *prototypes.flags, "--size", 30, prototypes.output_flag, tmp_path)
+    assert answer.code == 2 and "--size: expected a multiple of 4" in answer.err and answer.err.count("\n") == 1
+
+
+def test_the_seed_of_a_class_does_not_depend_on_the_others():
+    assert len({seed_for(0, "kmeans", label) for label in range(1000)}) == 1000

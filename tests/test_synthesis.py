@@ -1,0 +1,300 @@
+"""Making images beyond the plain way: mode guidance, teacher filter, schedulers, herding, k-center, both stages in one."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, IPC, REPEATS, SIZE, kill_when, start
+from diffusers import DDIMScheduler
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from distillation.checkpoints import load_pipeline
+from distillation.distilled_set import read_distilled
+from distillation.entry import DIGITS_LDM, ROOT
+from distillation.ldm import new_scheduler
+from distillation.mode_guidance import ModeGuidedScheduler, pull
+from distillation.prototypes import read_prototypes
+from distillation.randomness import generator_for
+from distillation.selection import herding, k_center, random_order
+from distillation.synthesis import synthesize, use_scheduler
+from distillation.teacher_filter import TeacherFilter, best_candidates
+from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
+
+
+def drawn(*shape) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator_for(0, "test", *shape))
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.array(Image.open(path)).astype(int)
+
+
+def same_pictures(one: Path, other: Path) -> int:
+    """The largest difference between the pictures of two distilled sets with the same rows."""
+    rows = [json.loads((folder / "manifest.json").read_text())["rows"] for folder in (one, other)]
+    assert rows[0] == rows[1]
+    return max(np.abs(pixels(one / row["file_name"]) - pixels(other / row["file_name"])).max() for row in rows[0])
+
+
+@pytest.fixture
+def make(here, checkpoint, prototypes, image_data, tmp_path):
+    """gen_syn_image on the tiny world; returns the folder it wrote."""
+    def call(*flags, steps=4):
+        root = tmp_path / f"made{len(list(tmp_path.iterdir()))}"
+        answer = here("distillation.gen_syn_image", "--dataset", "folder", "--data_dir", image_data, "--prototype_path",
+                      prototypes.folder, "--diffusion_checkpoints_path", checkpoint, "--num_inference_steps", steps,
+                      "--batch_size", 9, "--save_init_image_path", root, *flags)
+        assert answer.code == 0, answer.err
+        assert answer.err == ""
+        return next(root.iterdir())
+    return call
+
+
+# one image, whatever shares its batch or process
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_an_image_is_the_same_at_batch_size(make, distilled, batch_size):
+    """Bit for bit where convolutions round alike, else within one grey level: the last bits of a sum depend on the batch."""
+    folder = make("--ipc", IPC * REPEATS, "-s", 0.5, "-g", 3, "--batch_size", batch_size)
+    assert same_pictures(folder, distilled.folder) <= 1
+
+
+def test_two_processes_make_the_images_of_one(distilled, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", distilled.module]
+    done = subprocess.run([*launch, *distilled.flags, distilled.output_flag, str(tmp_path)], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    assert same_pictures(tmp_path / distilled.folder.name, distilled.folder) == 0
+
+
+# one command for both stages
+
+DISTIL = ["--dataset", "folder", "--ipc", IPC, "--repeats", REPEATS, "-s", 0.5, "-g", 3, "--num_inference_steps", 4,
+          "--num_workers", 2, "--batch_size", 2 * IPC * REPEATS]
+
+
+@pytest.fixture(scope="module")
+def distil_flags(checkpoint, image_data):
+    return [*DISTIL, "--data_dir", image_data, "--diffusion_checkpoints_path", checkpoint]
+
+
+def test_one_command_makes_what_the_two_stages_make(here, distil_flags, distilled, tmp_path):
+    answer = here("distillation.distill", *distil_flags, "--save_init_image_path", tmp_path)
+    assert answer.code == 0, answer.err
+    folder = tmp_path / distilled.folder.name
+    assert same_pictures(folder, distilled.folder) <= 1     # other batches
+    assert read_distilled(folder)[3].tolist() == read_distilled(distilled.folder)[3].tolist()
+    assert not (folder / "parts").exists()
+    assert "complete, nothing to do" in here("distillation.distill", *distil_flags, "--save_init_image_path", tmp_path).out
+
+
+def test_one_command_killed_and_continued_equals_one_go(here, distil_flags, tmp_path):
+    process = start("distillation.distill", *distil_flags, "--save_init_image_path", tmp_path / "killed")
+    kill_when(process, tmp_path / "killed", "parts/00003.json")
+    for name in ("killed", "whole"):
+        assert here("distillation.distill", *distil_flags, "--save_init_image_path", tmp_path / name).code == 0
+    assert same_pictures(*(next((tmp_path / name).iterdir()) for name in ("killed", "whole"))) == 0
+
+
+# mode guidance
+
+def test_the_pull_moves_the_predicted_image_to_the_prototype():
+    sample, prediction, prototype = drawn(2, 4, 3, 3), drawn(2, 4, 3, 3) * 0.9, drawn(2, 4, 3, 3) * 0.8
+    alpha_bar = torch.tensor(0.6)
+    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    before = (sample - sigma * prediction) / alpha
+    after = (sample - sigma * pull(prediction, sample, prototype, alpha_bar, 0.3, "epsilon")) / alpha
+    torch.testing.assert_close(after, before + 0.3 * (1 - alpha_bar) / alpha * (prototype - before))
+
+
+def test_the_pull_is_the_same_for_networks_that_predict_velocity():
+    sample, noise, prototype = drawn(2, 4, 3, 3), drawn(2, 4, 3, 3) * 0.9, drawn(2, 4, 3, 3) * 0.8
+    alpha_bar = torch.tensor(0.3)
+    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    velocity = alpha * noise - sigma * (sample - sigma * noise) / alpha
+    moved = pull(velocity, sample, prototype, alpha_bar, 0.2, "v_prediction")
+    torch.testing.assert_close(sigma * sample + alpha * moved, pull(noise, sample, prototype, alpha_bar, 0.2, "epsilon"))
+    with pytest.raises(ValueError, match="found sample"):
+        pull(noise, sample, prototype, alpha_bar, 0.2, "sample")
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_guided_step_is_ddims_on_the_pulled_prediction_and_then_ddims_alone(prediction_type):
+    guided = ModeGuidedScheduler.from_config(new_scheduler(prediction_type).config)
+    plain = DDIMScheduler.from_config(new_scheduler(prediction_type).config)
+    for scheduler in (guided, plain):
+        scheduler.set_timesteps(10)
+    sample, prediction, prototype = drawn(2, 4, 3, 3), drawn(2, 4, 3, 3) * 0.9, drawn(2, 4, 3, 3) * 0.8
+    guided.aim(prototype, 0.1, 2)
+    for place, timestep in enumerate(guided.timesteps[:4]):
+        expected = pull(prediction, sample, prototype, plain.alphas_cumprod[timestep], 0.1, prediction_type) if place < 2 \
+            else prediction
+        stepped = guided.step(prediction, timestep, sample).prev_sample
+        torch.testing.assert_close(stepped, plain.step(expected, timestep, sample).prev_sample)
+        sample = stepped
+
+
+def test_mode_guidance_draws_images_to_their_prototypes(make, prototypes, checkpoint):
+    """The more guidance, the nearer to the decoded prototype; with none it is the image of noise alone."""
+    decoded = make("--method", "prototype")
+    near = {scale: make("--guidance", "mode", "--mode_scale", scale, "--stop_t", 8, "-g", 1, steps=8)
+            for scale in (0, 0.1, 0.8)}
+    noise = make("--method", "noise", "--ipc", IPC, "-g", 1, steps=8)
+    assert [folder.name for folder in near.values()] == [
+        f"folder_ipc{IPC}_{IPC}_mode{scale}-8_g1.0_kmexpand1" for scale in (0.0, 0.1, 0.8)]
+
+    def apart(one, other):
+        return np.mean([(pixels(path) - pixels(other / path.relative_to(one))) ** 2 for path in one.glob("*/*.png")])
+    distances = [apart(folder, decoded) for folder in near.values()]
+    assert distances[0] > distances[1] > distances[2]
+    assert apart(near[0], noise) == 0
+
+
+def test_mode_guidance_reports_what_it_used(make):
+    config = json.loads((make("--guidance", "mode") / "manifest.json").read_text())["config"]
+    assert (config["guidance"], config["mode_scale"], config["stop_t"], config["strength"]) == ("mode", 0.1, 2, 1.0)
+
+
+# schedulers, repeats, formats
+
+def test_another_scheduler_is_used(make):
+    images = [make("--scheduler", name, "-s", 0.9, steps=6) for name in ("DDIMScheduler", "DPMSolverMultistepScheduler")]
+    assert images[1].name.endswith("_DPMSolverMultistepScheduler")
+    plain = make("-s", 0.9, steps=6)
+    assert [np.array_equal(pixels(next(folder.glob("*/*.png"))), pixels(next(plain.glob("*/*.png")))) for folder in images] == \
+        [True, False]
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--scheduler", "NoScheduler"], "--scheduler: expected one of"),
+    (["--scheduler", "PNDMScheduler", "--guidance", "mode"], "expected DDIMScheduler"),
+    (["--repeats", 2, "--ipc", IPC], f"expected {2 * IPC}"),
+    (["--filter_teacher", "nothing-here"], "expected a finished folder of kind teacher, found nothing"),
+    (["--candidates", 0], "--candidates: expected a value in [1"),
+    (["--stop_t", 0], "--stop_t: expected a value in [1"),
+    (["--method", "herding", "--ipc", 1000], "--ipc: expected at most"),
+])
+def test_what_does_not_fit_is_refused_in_one_line(here, checkpoint, prototypes, image_data, tmp_path, flags, words):
+    answer = here("distillation.gen_syn_image", "--dataset", "folder", "--data_dir", image_data, "--prototype_path",
+                  prototypes.folder, "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path, *flags)
+    assert answer.code == 2 and words in answer.err and answer.err.count("\n") == 1, answer.err
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_repeats_are_what_ipc_asks_for(make, distilled):
+    assert same_pictures(make("--repeats", REPEATS, "-s", 0.5, "-g", 3, "--batch_size", 5), distilled.folder) == 0
+
+
+def test_webp_holds_the_pixels_of_png(make):
+    png, webp = make("-s", 0.5), make("-s", 0.5, "--image_format", "webp")
+    rows = json.loads((webp / "manifest.json").read_text())["rows"]
+    assert {Path(row["file_name"]).suffix for row in rows} == {".webp"} and len(rows) == 12 * IPC
+    assert all(np.array_equal(pixels(webp / row["file_name"]), pixels((png / row["file_name"]).with_suffix(".png")))
+               for row in rows)
+    assert ImageFolder(webp).targets == [row["label"] for row in rows]
+
+
+def test_images_are_saved_at_the_size_asked_for(make):
+    assert {Image.open(path).size for path in make("--image_size", 20).glob("*/*.png")} == {(20, 20)}
+
+
+# the teacher's filter
+
+def test_the_best_candidate_by_hand():
+    logits = torch.tensor([[[4.0, 0.0], [1.0, 0.0], [0.0, 9.0]],      # class 0: sure, hardly, wrong
+                           [[0.0, -1.0], [3.0, 2.0], [2.0, 1.5]]])    # class 1: none is recognised; the third comes nearest
+    labels = torch.tensor([0, 1])
+    assert best_candidates(logits, labels, "confident").tolist() == [0, 2]
+    assert best_candidates(logits, labels, "hard").tolist() == [1, 2]
+
+
+def test_the_filter_keeps_what_its_teacher_prefers(make, teacher, prototypes):
+    candidates = make("--ipc", 3 * IPC, "-s", 0.8)      # repeats 0, 1, 2 are the three candidates
+    kept = make("-s", 0.8, "--filter_teacher", teacher.folder, "--candidates", 3)
+    assert kept.name.endswith("_filter3")
+    classes, _, labels, weights = read_distilled(kept)
+    rows = json.loads((kept / "manifest.json").read_text())["rows"]
+    assert len(rows) == 12 * IPC and len({(row["label"], row["prototype"]) for row in rows}) == 12 * IPC
+    judge = TeacherFilter(teacher.folder, classes, "confident", "cpu")
+    for row in rows:
+        offered = [candidates / row["file_name"].replace(f"-r{row['repeat']:02d}", f"-r{place:02d}") for place in range(3)]
+        images = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in offered])
+        assert int(judge.choose(images[None], torch.tensor([row["label"]]))[0]) == row["repeat"]
+        assert np.array_equal(pixels(kept / row["file_name"]), pixels(offered[row["repeat"]]))
+    assert {row["repeat"] for row in rows} == {0, 1, 2}
+    shares = {name: read_prototypes(prototypes.folder)[1][label].weights for label, name in enumerate(CLASSES)}
+    assert [row["weight"] for row in rows] == pytest.approx(
+        [float(shares[CLASSES[row["label"]]][row["prototype"]]) for row in rows], abs=1e-6)
+
+
+def test_a_filter_that_knows_other_classes_is_refused(here, checkpoint, teacher, tmp_path):
+    answer = here("distillation.gen_syn_image", "--method", "noise", "--ipc", 1, "--filter_teacher", teacher.folder,
+                  "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path)
+    assert answer.code == 2 and "expected the 10 classes" in answer.err and answer.err.count("\n") == 1
+
+
+# real images by their latents
+
+def test_herding_keeps_the_mean_and_equals_a_search_step_by_step():
+    latents = drawn(40, 4, 2, 2)
+    flat, chosen = latents.flatten(1).double(), []
+    for _ in range(6):
+        means = [(flat[[*chosen, place]].mean(0) - flat.mean(0)).norm() if place not in chosen else torch.inf
+                 for place in range(40)]
+        chosen.append(int(np.argmin(means)))
+    assert herding(latents, 6) == chosen
+    random = [flat[list(random_order(40, seed, 0)[:6])].mean(0) for seed in range(200)]
+    assert (flat[chosen].mean(0) - flat.mean(0)).norm() < min((mean - flat.mean(0)).norm() for mean in random)
+    assert sorted(herding(latents, 40)) == list(range(40))
+
+
+def test_k_center_is_within_twice_the_best_radius():
+    latents = drawn(14, 4, 1, 1)
+    distances = torch.cdist(latents.flatten(1).double(), latents.flatten(1).double())
+
+    def radius(centres):
+        return float(distances[:, list(centres)].min(1).values.max())
+    chosen = k_center(latents, 4)
+    assert len(set(chosen)) == 4
+    assert radius(chosen) <= 2 * min(radius(centres) for centres in itertools.combinations(range(14), 4)) + 1e-9
+    assert chosen[1] == int(distances[chosen[0]].argmax())
+    same = torch.zeros(5, 4, 1, 1)
+    assert sorted(k_center(same, 5)) == list(range(5))      # also where all are the same image
+
+
+@pytest.mark.parametrize("method", [herding, k_center])
+def test_more_images_than_there_are_cannot_be_chosen(method):
+    with pytest.raises(ValueError, match="at least 4 latents, found 3"):
+        method(drawn(3, 4, 1, 1), 4)
+
+
+@pytest.mark.parametrize("method", ["herding", "kcenter"])
+def test_chosen_images_are_training_images_of_their_class(make, image_data, method):
+    folder = make("--method", method, "--ipc", 4, "--image_size", SIZE)
+    classes, paths, labels, _ = read_distilled(folder)
+    assert folder.name == f"folder_{method}_ipc4" and len(paths) == 48
+    for path, label in zip(paths, labels.tolist(), strict=True):
+        real = [pixels(other) for other in (image_data / "train" / classes[label]["name"]).iterdir()]
+        assert any(np.array_equal(pixels(path), other) for other in real)
+    assert len({pixels(path).tobytes() for path in paths}) == 48
+
+
+def test_guided_images_do_not_depend_on_their_batch():
+    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(ROOT / DIGITS_LDM), "cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    use_scheduler(pipeline, None, mode_guided=True)
+    prototypes, text, negative = drawn(6, 4, 8, 8), pipeline.embed(["three"]).expand(6, -1, -1), pipeline.embed([""])
+
+    def images(part):
+        return synthesize(pipeline, prototypes[part], text[part], negative, [(0, place, 0) for place in range(6)[part]], 0, 1.0,
+                          2, 5, mode=(0.2, 3)).int()
+    together = images(slice(0, 6))
+    assert (torch.cat([images(slice(0, 1)), images(slice(1, 6))]) - together).abs().max() <= 1
+    assert together.float().std() > 5
