@@ -1,6 +1,7 @@
 """Images ready to train on: a whole set decoded to uint8, with labels and weights, whatever it came from."""
 
 import hashlib
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillation.datasets import Split, decode, open_image
+from distillation.datasets import Split, decode_all
 from distillation.distilled_set import read_distilled
 from distillation.entry import InputError
+from distillation.images import open_image
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ def image_set(name: str, classes: list[dict], images: Tensor, labels: Tensor, we
 
 
 def real_images(split: Split, size_pixels: int, workers: int = 2, fit: str = "squash") -> ImageSet:
-    """All images of a split at `size_pixels`; `fit` as in `decode`."""
-    images = decode(split, range(len(split.labels)), size_pixels, workers, fit)
+    """All readable images of a split at `size_pixels`; `fit` and what is raised as in `decode_all`."""
+    images, split = decode_all(split, size_pixels, workers, fit)
     return image_set(split.name, split.classes, images, torch.from_numpy(split.labels))
 
 
@@ -71,7 +73,7 @@ def check_class_names(name: str, classes: list[dict], expected_name: str, expect
 
     Folders of the original say no more than the index, so their names `0`, `1`, ... fit any list of that length.
     """
-    found, wanted = [entry["name"] for entry in classes], [entry["name"] for entry in expected]
+    found, wanted = ([unicodedata.normalize("NFC", entry["name"]) for entry in entries] for entries in (classes, expected))
     if found not in (wanted, [str(label) for label in range(len(wanted))]):
         raise InputError(f"{name}: expected the {len(wanted)} classes of {expected_name} in its order, found {len(found)}: "
                          f"{', '.join(found[:5])} ...")
