@@ -12,7 +12,7 @@ import math
 import time
 from pathlib import Path
 
-from distillation.entry import InputError, add_dataset_flags, check_range, run
+from distillation.entry import InputError, add_dataset_flags, check_range, dataset_flags, run
 
 METHODS = ("finetune", "joint", "er", "agem", "task_arithmetic")
 SOURCES = ("real", "random", "distilled")
@@ -107,7 +107,7 @@ def load_sources(args, device):
     from continual.streams import resized
     from distillation.datasets import load_split
     from matching.image_set import distilled_images, real_images
-    splits = [load_split(args.dataset, args.data_dir, part, args.label_file_path) for part in ("train", "test")]
+    splits = [load_split(split=part, **dataset_flags(args)) for part in ("train", "test")]
     size = args.size or splits[0].native_size_pixels or 224
     folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]
     return Sources(*(real_images(split, size).to(device) for split in splits),

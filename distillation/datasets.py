@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,13 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from distillation.entry import ROOT, InputError
-
-PROMPTS = ROOT / "distillation" / "label-prompt"
-PROMPT_FILES = {"digits": "digits.txt", "imagenet": "imagenet_classes.txt"}  # the others are prompted by class name
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+from distillation.entry import InputError
+from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_image
+from distillation.prompts import own_prompts, plain, read_lines, with_prompts
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Split:
     read: Callable[[int], Image.Image]
     native_size_pixels: int | None = None
     paths: list[Path] | None = None    # where the images lie as files, if they do
+    root: Path | None = None           # the folder they lie below
+    on_bad_image: str = "error"        # or "skip"
 
     def identity(self) -> str:
         """A hash of what is there to see without opening files: classes, prompts, labels, and the files' names.
@@ -38,68 +40,87 @@ class Split:
         seen = json.dumps([self.classes, self.labels.tolist(), files])
         return hashlib.sha256(seen.encode()).hexdigest()
 
-    def describe_bad(self, rows) -> list[dict]:
-        """PLACEHOLDER"""
-        return [{"row": row} for row in rows]
-
     def rows_of(self, label: int) -> np.ndarray:
         """Indices of the images of class `label`, in the data set's order."""
         return np.flatnonzero(self.labels == label)
 
+    def only(self, rows: np.ndarray) -> "Split":
+        """The images `rows`, in that order, as a split of the same classes."""
+        return replace(self, labels=self.labels[rows], read=lambda row: self.read(int(rows[row])),
+                       paths=[self.paths[row] for row in rows] if self.paths else None)
 
-def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Path | None = None) -> Split:
+    def describe_bad(self, rows) -> list[dict]:
+        """{"file": path below `root`, "reason": text} of those of `rows` that cannot be read; for manifests."""
+        described = []
+        for row in rows:
+            try:
+                self.read(int(row))
+            except BadImage as error:
+                file = self.paths[row].relative_to(self.root).as_posix()
+                described.append({"file": os.fsencode(file).decode("utf-8", "backslashreplace"), "reason": error.reason})
+        return described
+
+
+def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Path | None = None,
+               prompt_template: str | None = None, on_bad_image: str = "error") -> Split:
     """Load `split` ("train" or "test") of the data set `name`.
 
-    Raises InputError for a missing folder, an empty class, or a label file with the wrong number of lines.
+    Prompts are the data set's own, or the lines of `label_file` in class order, put in place of {} in `prompt_template`; class
+    names stay. Raises InputError for a missing folder, an empty class, an unknown wnid, a label file that does not fit.
     """
     loaded = _LOADERS[name](Path(data_dir), split)
-    prompts = _prompts(name, label_file, len(loaded.classes))
-    if prompts is None:
-        return loaded
-    classes = [{**entry, "prompt": prompt} for entry, prompt in zip(loaded.classes, prompts, strict=True)]
-    return replace(loaded, classes=classes)
+    names = [entry["name"] for entry in loaded.classes]
+    own = own_prompts(name, names, loaded.root) if label_file is None else names
+    classes = [{"name": class_name, "prompt": prompt} for class_name, prompt in zip(names, own, strict=True)]
+    classes = with_prompts(classes, name, label_file, prompt_template)
+    return replace(loaded, classes=classes, on_bad_image=on_bad_image)
 
 
 def decode(split: Split, rows, size_pixels: int, workers: int = 2, fit: str = "squash") -> torch.Tensor:
-    """Decode images `rows` to uint8 [n, 3, size, size], bilinear with antialias.
+    """Decode images `rows` to uint8 [n, 3, size, size], `fit` as in `fit_image`. Raises BadImage for the first unreadable."""
+    return decode_readable(replace(split, on_bad_image="error"), rows, size_pixels, workers, fit)[0]
 
-    `fit="squash"` ignores the aspect ratio, as D4M does; `fit="centre"` is the usual ImageNet test view: the shorter side to
-    8/7 of `size_pixels`, then the centre. An image of that size already is taken as it is.
+
+def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2,
+                    fit: str = "squash") -> tuple[torch.Tensor, np.ndarray]:
+    """Decode images `rows` to uint8 [n, 3, size, size] and say which they are, int64 [n].
+
+    An unreadable image raises BadImage, or is left out where the split's `on_bad_image` is "skip".
     """
-    def one(row):
-        image = split.read(int(row))
-        if image.size != (size_pixels, size_pixels):
-            image = _centre(image, size_pixels) if fit == "centre" else image.resize((size_pixels,) * 2, Image.BILINEAR)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    rows = np.asarray(rows, dtype=np.int64)
+    images = torch.empty(len(rows), 3, size_pixels, size_pixels, dtype=torch.uint8)
+
+    def one(place: int) -> bool:
+        try:
+            image = fit_image(split.read(int(rows[place])), size_pixels, fit)
+        except BadImage:
+            if split.on_bad_image == "skip":
+                return False
+            raise
+        images[place] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return True
     with ThreadPoolExecutor(workers) as pool:
-        images = list(pool.map(one, rows))
-    return torch.stack(images) if images else torch.empty(0, 3, size_pixels, size_pixels, dtype=torch.uint8)
+        readable = np.array(list(pool.map(one, range(len(rows)))), dtype=bool)
+    return (images if readable.all() else images[torch.from_numpy(readable)]), rows[readable]
 
 
-def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2, fit: str = "squash"):
-    """PLACEHOLDER"""
-    return decode(split, rows, size_pixels, workers, fit), np.asarray(rows)
+def decode_all(split: Split, size_pixels: int, workers: int = 2, fit: str = "squash") -> tuple[torch.Tensor, Split]:
+    """All readable images of a split, uint8 [N, 3, size, size], and the split of just these; says on stderr what is left out.
 
-
-def _centre(image: Image.Image, size_pixels: int) -> Image.Image:
-    scale = round(size_pixels * 8 / 7) / min(image.size)
-    width, height = (max(size_pixels, round(side * scale)) for side in image.size)
-    left, top = (width - size_pixels) // 2, (height - size_pixels) // 2
-    return image.resize((width, height), Image.BILINEAR).crop((left, top, left + size_pixels, top + size_pixels))
-
-
-def _prompts(name: str, label_file, expected: int) -> list[str] | None:
-    if not label_file and name not in PROMPT_FILES:
-        return None
-    path = Path(label_file) if label_file else PROMPTS / PROMPT_FILES[name]
-    if not path.is_file():
-        raise InputError(f"{path}: expected a label file with {expected} lines, found none")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = lines[:-1] if lines and not lines[-1] else lines
-    if len(lines) != expected or not all(lines):
-        found = len(lines) if all(lines) else f"an empty line {lines.index('') + 1}"
-        raise InputError(f"{path}: expected {expected} prompts, one per line in class order, found {found}")
-    return lines
+    Raises InputError for a class without a readable image, and as `decode_readable` does.
+    """
+    images, rows = decode_readable(split, range(len(split.labels)), size_pixels, workers, fit)
+    if len(rows) == len(split.labels):
+        return images, split
+    left = split.only(rows)
+    for label, entry in enumerate(split.classes):
+        if not len(left.rows_of(label)):
+            raise InputError(f"{split.root}: expected at least one readable image of class {entry['name']}, found none among "
+                             f"{len(split.rows_of(label))}")
+    bad = np.setdiff1d(np.arange(len(split.labels)), rows)
+    print(f"{split.root}: {len(bad)} of {len(split.labels)} images cannot be read and are left out, the first "
+          f"{split.paths[bad[0]]}", file=sys.stderr)
+    return images, left
 
 
 def _digits(data_dir: Path, split: str) -> Split:
@@ -117,7 +138,7 @@ def _digits(data_dir: Path, split: str) -> Split:
     def read(row):
         image = Image.fromarray(pixels[keep[row]]).resize((32, 32), Image.Resampling.BICUBIC)
         return image.convert("RGB")
-    classes = [{"name": str(label), "prompt": str(label)} for label in range(10)]
+    classes = [{"name": str(label)} for label in range(10)]
     return Split("digits", classes, bunch.target[keep].astype(np.int64), read, 32)
 
 
@@ -126,11 +147,11 @@ def _torchvision(name: str) -> Callable[[Path, str], Split]:
         from torchvision.datasets import CIFAR10, CIFAR100
         source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
         try:
-            data = source(data_dir, train=split == "train", download=not (data_dir / source.base_folder).is_dir())
+            data = source(data_dir, train=split == "train", download=True)  # what is there already is only checked
         except Exception as error:  # torchvision raises URLError, HTTPError, RuntimeError: all mean "not there"
             raise InputError(f"{data_dir}: expected {name} as torchvision stores it, found none and could not "
-                             f"download it ({error})") from None
-        classes = [{"name": label, "prompt": label.replace("_", " ")} for label in data.classes]
+                             f"download it ({' '.join(str(error).split())})") from None
+        classes = [{"name": label} for label in data.classes]
         return Split(name, classes, np.array(data.targets), lambda row: Image.fromarray(data.data[row]), 32)
     return load
 
@@ -146,32 +167,54 @@ def _folder(name: str) -> Callable[[Path, str], Split]:
     return load
 
 
-def image_folder(name: str, root: Path, sort_key=lambda path: path.name) -> Split:
+def _tiny_imagenet(data_dir: Path, split: str) -> Split:
+    """Tiny-ImageNet as it is distributed, or with its validation images moved into one folder per wnid."""
+    annotations = data_dir / "val" / "val_annotations.txt"
+    if split == "train" or not (annotations.is_file() and (data_dir / "val" / "images").is_dir()):
+        return _folder("tiny_imagenet")(data_dir, split)
+    listed = []
+    for number, line in enumerate(read_lines(annotations), 1):
+        columns = line.split("\t")
+        if len(columns) < 2:
+            raise InputError(f"{annotations}: expected a file, a tab and a wnid in line {number}, found {line!r}")
+        listed.append((columns[1], columns[0]))
+    if not listed:
+        raise InputError(f"{annotations}: expected one line per image, found none")
+    listed.sort()  # as if they lay in one folder per wnid
+    wnids = sorted({wnid for wnid, _ in listed})
+    paths = [annotations.parent / "images" / file for _, file in listed]
+    labels = np.searchsorted(wnids, [wnid for wnid, _ in listed]).astype(np.int64)
+    return _of_files("tiny_imagenet", annotations.parent, wnids, paths, labels)
+
+
+def image_folder(name: str, root: Path, sort_key=lambda path: path.name, on_bad_image: str = "error") -> Split:
     """One folder per class below `root`; classes in the sorted order of their names, as torchvision orders them."""
-    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=sort_key)
+    entries = [path for path in root.iterdir() if not path.name.startswith(".")]
+    for path in entries:
+        if path.is_symlink() and not os.path.exists(path):
+            raise InputError(f"{path}: expected a class folder, found a broken link")
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{root}: expected class folders named in UTF-8, found {path.name!r}") from None
+    folders = sorted((path for path in entries if path.is_dir()), key=sort_key)
     if not folders:
         raise InputError(f"{root}: expected one folder per class, found none")
     paths, labels = [], []
     for label, folder in enumerate(folders):
-        images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+        images = image_files(folder, root)
         if not images:
-            raise InputError(f"{folder}: expected at least one image, found an empty class")
+            raise InputError(f"{folder}: expected at least one image ({' '.join(ENDINGS)}), found an empty class")
         paths += images
         labels += [label] * len(images)
-    classes = [{"name": folder.name, "prompt": folder.name.replace("_", " ")} for folder in folders]
-    return Split(name, classes, np.array(labels, dtype=np.int64), lambda row: open_image(paths[row]),
-                 paths=paths)
+    split = _of_files(name, root, [folder.name for folder in folders], paths, np.array(labels, dtype=np.int64))
+    return replace(split, on_bad_image=on_bad_image)
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open an image as RGB; raises InputError naming the file when it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        reason = "nothing Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-        raise InputError(f"{path}: expected an image, found {reason}") from None
+def _of_files(name: str, root: Path, class_names: list[str], paths: list[Path], labels: np.ndarray) -> Split:
+    classes = [{"name": class_name, "prompt": plain(class_name)} for class_name in class_names]
+    return Split(name, classes, labels, lambda row: open_image(paths[row]), paths=paths, root=root)
 
 
 _LOADERS = {"digits": _digits, "cifar10": _torchvision("cifar10"), "cifar100": _torchvision("cifar100"),
-            "tiny_imagenet": _folder("tiny_imagenet"), "imagenet": _folder("imagenet"), "folder": _folder("folder")}
+            "tiny_imagenet": _tiny_imagenet, "imagenet": _folder("imagenet"), "folder": _folder("folder")}

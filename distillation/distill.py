@@ -11,7 +11,7 @@ import shutil
 import time
 from pathlib import Path
 
-from distillation.entry import add_dataset_flags, run
+from distillation.entry import add_dataset_flags, dataset_flags, run
 from distillation.gen_prototype import (
     add_prototype_flags,
     check_enough_images,
@@ -56,7 +56,7 @@ def main(args):
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
     accelerator = Accelerator()
-    split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
+    split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
     pipeline = load_images_pipeline(args, accelerator.device)
     encoder = StableDiffusionGenLatentsPipeline(pipeline.vae)

@@ -4,6 +4,7 @@ So `torchvision.datasets.ImageFolder` and `datasets.load_dataset("imagefolder", 
 """
 
 import json
+import unicodedata
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ def check_class_names(name: str, classes: list[dict], expected_name: str, expect
 
     Folders of the original say no more than the index, so their names `0`, `1`, ... fit any list of that length.
     """
-    found, wanted = [entry["name"] for entry in classes], [entry["name"] for entry in expected]
+    found, wanted = ([unicodedata.normalize("NFC", entry["name"]) for entry in entries] for entries in (classes, expected))
     if found not in (wanted, [str(label) for label in range(len(wanted))]):
         raise InputError(f"{name}: expected the {len(wanted)} classes of {expected_name} in its order, found {len(found)}: "
                          f"{', '.join(found[:5])} ...")

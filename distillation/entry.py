@@ -34,13 +34,22 @@ def _say(error, code: int) -> int:
 
 
 def add_dataset_flags(parser) -> None:
-    """The three flags by which every stage names real images."""
+    """The flags by which every stage names real images and the prompts of their classes; `dataset_flags` reads them."""
     parser.add_argument("--dataset", default="digits", choices=DATASETS,
                         help="data set; `folder` is any folder with train/<class>/* and val/<class>/* or test/<class>/*")
     parser.add_argument("--data_dir", "--data-dir", default="data", help="where the data set lies (digits needs none)")
     parser.add_argument("--label_file_path", "--label-file-path", default=None,
                         help="one prompt per line, in class order (default: the data set's own names)")
-    parser.add_argument("--on_bad_image", default="error", choices=("error", "skip"), help="PLACEHOLDER")
+    parser.add_argument("--prompt_template", "--prompt-template", default=None,
+                        help="text with {} where the prompt goes, such as 'a photo of a {}' (default: the prompt alone)")
+    parser.add_argument("--on_bad_image", "--on-bad-image", default="error", choices=("error", "skip"),
+                        help="a file that cannot be read as an image ends the run, or is left out")
+
+
+def dataset_flags(args) -> dict:
+    """What `add_dataset_flags` was given, as the arguments of `load_split`."""
+    return {"name": args.dataset, "data_dir": args.data_dir, "label_file": args.label_file_path,
+            "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image}
 
 
 def check_range(flag: str, value, low, high=float("inf")) -> None:

@@ -10,7 +10,7 @@ import argparse
 import time
 from pathlib import Path
 
-from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, check_range, run
+from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, check_range, dataset_flags, run
 
 
 def parse_args():
@@ -68,7 +68,7 @@ def main(args):
     from distillation.prototypes import class_file, folder_name, write_class
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
-    split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
+    split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
     accelerator = Accelerator()
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, accelerator.device, args.dtype)
@@ -145,12 +145,12 @@ def complete(folder: Path, split, config: dict, latent_shape: tuple, seconds: di
     left_out = [int(split.rows_of(label)[place]) for label, file in enumerate(files)
                 for place in read_tensors(folder / file)["skipped"]]
     skipped = split.describe_bad(left_out)
-    counts = {"classes": len(files), "prototypes": len(files) * config["ipc"], "images": len(split.labels) - len(skipped)}
+    counts = {"classes": len(files), "prototypes": len(files) * config["ipc"], "images": len(split.labels) - len(left_out)}
     write_result(folder, "prototypes", config, counts, seconds)
     finish(folder, "prototypes", split.classes, config, files, counts=counts, latent_shape=list(latent_shape), skipped=skipped)
     spent = sum(seconds.get(part, 0.0) for part in ("encode", "cluster"))
     print(f"{folder}: {counts['prototypes']} prototypes of {counts['images']} images in {spent:.1f} s"
-          + (f"; {len(skipped)} unreadable images skipped, listed in manifest.json" if skipped else ""))
+          + (f"; {len(left_out)} unreadable images left out, listed in manifest.json" if left_out else ""))
 
 
 def write_originals_file(folder: Path) -> None:

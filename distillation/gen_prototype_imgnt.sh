@@ -1,5 +1,6 @@
 #!/bin/sh
-# Stage 1 in the paper's setting: ImageNet-1K, Stable Diffusion v1.5, 512 pixels. Reads $DATA/train/<wnid>/*.
+# Stage 1 in the paper's setting: ImageNet-1K, Stable Diffusion v1.5, 512 pixels. Reads $DATA/train/<wnid>/*, of all
+# wnids or some (ImageNette, ImageNet-100); each is prompted by its own name.
 # The host holds one class at a time (1,300 latents, 85 MB). Several GPUs: accelerate launch -m distillation.gen_prototype ...
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,7 +17,6 @@ python -m distillation.gen_prototype \
     --diffusion_checkpoints_path "$CHECKPOINT" \
     --ipc "$IPC" \
     --km_expand 1 \
-    --label_file_path distillation/label-prompt/imagenet_classes.txt \
     --num_workers 16 \
     --size 512 \
     --save_prototype_path "$RUN/prototypes"

@@ -11,7 +11,7 @@ import argparse
 import time
 from pathlib import Path
 
-from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, check_range, run
+from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, check_range, dataset_flags, run
 
 REAL = ("random", "herding", "kcenter")  # methods that choose real images
 METHODS = ("d4m", "prototype", "noise", *REAL)
@@ -96,7 +96,7 @@ def choose_real(args, accelerator) -> None:
     from distillation.manifest import begin
     from distillation.synthesis import to_pil
 
-    split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
+    split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
     size = args.image_size or split.native_size_pixels or 224
     folder = Path(args.save_init_image_path) / f"{args.dataset}_{args.method}_ipc{args.ipc}"
@@ -193,14 +193,16 @@ def starting_points(args, pipeline):
 
     from distillation.datasets import load_split
     from distillation.manifest import identity
+    from distillation.prompts import with_prompts
     from distillation.prototypes import Prototypes, read_prototypes
     from distillation.synthesis import check_latent_shape, latent_shape
 
     if args.method == "noise":
-        split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
+        split = load_split(split="train", **dataset_flags(args))
         nothing = Prototypes(torch.zeros(args.ipc, *latent_shape(pipeline)), torch.ones(args.ipc), torch.tensor(0.0))
         return split.classes, dict.fromkeys(range(len(split.classes)), nothing), {"ipc": args.ipc, "data": split.identity()}
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
+    classes = with_prompts(classes, args.dataset, args.label_file_path, args.prompt_template)
     check_latent_shape(pipeline, prototypes[0].centroids.shape[1:], made_with.get("size"), args.prototype_path)
     source = {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),
               "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers")}
@@ -227,10 +229,10 @@ def load_filter(args, classes: list[dict], config: dict, device):
 def configuration(args, image_size: int, source: dict, images_per_class: int) -> dict:
     """What decides the images, whatever machine and path they are made on."""
     from distillation.checkpoints import checkpoint_identity
-    from distillation.manifest import identity
+    from distillation.manifest import digest, identity
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     names = ("method", "dataset", "ipc", "repeats", "km_expand", "guidance_scale", "num_inference_steps", "scheduler",
-             "negative_prompt", "guidance", "dtype", "batch_size", "seed", "image_format")
+             "negative_prompt", "prompt_template", "guidance", "dtype", "batch_size", "seed", "image_format")
     guided = args.guidance == "mode"
     strength = 1.0 if guided else {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
     filtered = args.filter_teacher is not None
@@ -240,7 +242,7 @@ def configuration(args, image_size: int, source: dict, images_per_class: int) ->
             "filter_teacher": identity(args.filter_teacher) if filtered else None,
             "candidates": args.candidates if filtered else None, "filter_keep": keep if filtered else None,
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionLatents2ImgPipeline.parts),
-            "source": source}
+            "label_file": digest(args.label_file_path) if args.label_file_path else None, "source": source}
 
 
 def stop_of(args) -> int:

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, check_range, run
+from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, check_range, dataset_flags, run
 
 
 def parse_args():
@@ -50,17 +50,18 @@ def main(args):
     from accelerate import Accelerator
 
     from distillation import ldm
-    from distillation.datasets import decode, load_split
+    from distillation.datasets import decode_all, load_split
     from distillation.manifest import begin
 
     accelerator = Accelerator()
-    split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
+    split = load_split(split="train", **dataset_flags(args))
     folder = Path(args.output_dir)
     config = {**{name: value for name, value in vars(args).items() if name not in UNRELATED}, "data": split.identity()}
     if begin(folder, "ldm", config):
         print(f"{folder}: complete, nothing to do")
         return
-    images = decode(split, range(len(split.labels)), args.size).to(accelerator.device)
+    images, split = decode_all(split, args.size)
+    images = images.to(accelerator.device)
 
     torch.manual_seed(args.seed)  # initial weights: the libraries' constructors take no generator
     vae = ldm.new_vae(args.size, args.vae_channels).to(accelerator.device)
@@ -77,7 +78,8 @@ def main(args):
     write_card(folder, split, config, {"autoencoder": vae_run, "unet": unet_run}, vae.config.scaling_factor)
 
 
-UNRELATED = ("output_dir", "save_seconds", "data_dir", "label_file_path")  # say where, not what
+# say where, not what; prompts and files are in the data's identity
+UNRELATED = ("output_dir", "save_seconds", "data_dir", "label_file_path", "prompt_template", "on_bad_image")
 
 
 def warm_cosine(steps: int, warm_up: int = 50):

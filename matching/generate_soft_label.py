@@ -11,7 +11,7 @@ import argparse
 import time
 from pathlib import Path
 
-from distillation.entry import InputError, add_dataset_flags, answer_retired, check_range, check_views, run
+from distillation.entry import InputError, add_dataset_flags, answer_retired, check_range, check_views, dataset_flags, run
 
 LAUNCH = "several processes: `accelerate launch -m matching.generate_soft_label ...`"
 RETIRED = {"world_size": LAUNCH, "rank": LAUNCH, "dist_url": LAUNCH, "dist_backend": LAUNCH, "gpu": LAUNCH,
@@ -80,7 +80,7 @@ def main(args):
     if args.data:
         images = distilled_images(args.data, args.workers)
     else:
-        split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
+        split = load_split(split="train", **dataset_flags(args))
         images = real_images(split, args.input_size, args.workers, "centre")
     images = images.to(accelerator.device)
     teacher, teacher_name = load_teacher(args, images)

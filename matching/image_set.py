@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillation.datasets import Split, decode, open_image
+from distillation.datasets import Split, decode_all
 from distillation.distilled_set import check_class_names, read_distilled
 from distillation.entry import InputError
+from distillation.images import open_image
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def image_set(name: str, classes: list[dict], images: Tensor, labels: Tensor, we
 
 
 def real_images(split: Split, size_pixels: int, workers: int = 2, fit: str = "squash") -> ImageSet:
-    """All images of a split at `size_pixels`; `fit` as in `decode`."""
-    images = decode(split, range(len(split.labels)), size_pixels, workers, fit)
+    """All readable images of a split at `size_pixels`; `fit` and what is raised as in `decode_all`."""
+    images, split = decode_all(split, size_pixels, workers, fit)
     return image_set(split.name, split.classes, images, torch.from_numpy(split.labels))
 
 

@@ -9,7 +9,7 @@ Writes model.safetensors, result.json and manifest.json. For ImageNet take torch
 import argparse
 from pathlib import Path
 
-from distillation.entry import add_dataset_flags, check_range, check_views, run
+from distillation.entry import add_dataset_flags, check_range, check_views, dataset_flags, run
 
 
 def parse_args():
@@ -55,8 +55,7 @@ def main(args):
 
     accelerator = Accelerator()
     require_one_process(accelerator, "train_teacher")
-    train_split, test_split = (load_split(args.dataset, args.data_dir, part, args.label_file_path)
-                               for part in ("train", "test"))
+    train_split, test_split = (load_split(split=part, **dataset_flags(args)) for part in ("train", "test"))
     images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device)
                     for split in (train_split, test_split))
     folder = Path(args.output_dir)
@@ -75,7 +74,8 @@ def main(args):
     finish_model(folder, "teacher", network, images, test, config, done)
 
 
-MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path")  # say where and how, not what
+# say where and how, not what
+MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def distilled_sets(folder: Path) -> dict[str, dict]:
 
 def image_row(images: dict | None, wanted: list[dict]) -> list | None:
     """The images of a set that were made from the same prototypes as the rows `wanted`."""
-    from distillation.datasets import open_image
+    from distillation.images import open_image
     if images is None:
         return None
     names = {(row["label"], row["prototype"]): row["file_name"] for row in reversed(images["rows"])}

@@ -11,7 +11,7 @@ pictures are copies.
 import argparse
 from pathlib import Path
 
-from distillation.entry import DIGITS_LDM, add_dataset_flags, check_range, run
+from distillation.entry import DIGITS_LDM, add_dataset_flags, check_range, dataset_flags, run
 
 PIXELS = 16  # side at which the judge looks and distances are measured
 
@@ -37,7 +37,7 @@ def main(args):
     from distillation.manifest import code_version, hardware, package_versions, write_json
     from matching.image_set import distilled_images, real_images
 
-    train, test = (real_images(load_split(args.dataset, args.data_dir, part, args.label_file_path), 32)
+    train, test = (real_images(load_split(split=part, **dataset_flags(args)), 32)
                    for part in ("train", "test"))
     judge, features = fit_judge(train)
     images, labels = draw(args, train.classes)

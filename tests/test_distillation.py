@@ -14,11 +14,12 @@ from sklearn.cluster import KMeans
 from torchvision.datasets import ImageFolder
 
 from distillation.checkpoints import load_pipeline
-from distillation.datasets import PROMPTS, load_split
+from distillation.datasets import load_split
 from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
 from distillation.entry import DIGITS_LDM, ROOT, InputError
 from distillation.ldm import byte_level_tokenizer, tokenize
 from distillation.manifest import identity
+from distillation.prompts import PROMPTS
 from distillation.prototypes import cluster, read_prototypes
 from distillation.randomness import generator_for, seed_for
 from distillation.synthesis import synthesize, to_uint8

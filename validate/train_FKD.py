@@ -9,12 +9,12 @@ Writes model.safetensors, result.json (last-epoch accuracy on the real test spli
 import argparse
 from pathlib import Path
 
-from distillation.entry import InputError, add_dataset_flags, answer_retired, check_range, check_views, run
+from distillation.entry import InputError, add_dataset_flags, answer_retired, check_range, check_views, dataset_flags, run
 
 RETIRED = {"start_epoch": "the same command resumes by itself", "wandb_project": "results are written to result.json",
            "wandb_api_key": "results are written to result.json; keep keys off the command line"}
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "label_file_path",
-                *RETIRED)
+                "prompt_template", "on_bad_image", *RETIRED)
 
 
 def parse_args():
@@ -118,7 +118,7 @@ def training_images(args, size: int):
     from matching.image_set import distilled_images, real_images
     if args.train_dir:
         return distilled_images(args.train_dir, args.workers)
-    return real_images(load_split(args.dataset, args.data_dir, "train", args.label_file_path), size, args.workers, "centre")
+    return real_images(load_split(split="train", **dataset_flags(args)), size, args.workers, "centre")
 
 
 def load_test(args):
@@ -127,8 +127,8 @@ def load_test(args):
     if args.val_dir and not Path(args.val_dir).is_dir():
         raise InputError(f"--val-dir: expected a folder with one folder per class, found nothing at {args.val_dir}")
     if args.val_dir:
-        return image_folder("val", Path(args.val_dir))
-    return load_split(args.dataset, args.data_dir, "test", args.label_file_path)
+        return image_folder("val", Path(args.val_dir), on_bad_image=args.on_bad_image)
+    return load_split(split="test", **dataset_flags(args))
 
 
 def labelled(args, images, size: int, settings: dict):

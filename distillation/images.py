@@ -1,0 +1,119 @@
+"""Image files as people have them: found below a folder, opened as upright RGB of 8 bits, fitted to a square."""
+
+import errno
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from distillation.entry import InputError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # by content; Pillow would start other programs for some more
+OF_THE_FILE = {errno.ENOENT: "no file, or a link to none", errno.ELOOP: "a link to itself",
+               errno.EACCES: "a file without read permission"}
+SHORTER_SIDE = {"crop": 1, "centre": 8 / 7}  # in units of the square that is cut out
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
+
+
+class BadImage(InputError):
+    """A file that cannot be read as an image; `reason` says what was found."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: expected an image, found {reason}")
+        self.reason = reason
+
+
+def image_files(folder: Path, root: Path) -> list[Path]:
+    """Image files below `folder`, known by their endings, in the order of torchvision's ImageFolder.
+
+    Links are followed, except those that lead back to a folder above (`root`, where the data set begins, counts as one).
+    Hidden files and folders are left out. Broken links stay in: whoever opens them finds out.
+    """
+    above = frozenset(_identity(path) for path in (root.resolve(), *root.resolve().parents))
+    return [Path(place, name) for place, name in sorted(_walk(str(folder), above))]
+
+
+def _walk(folder: str, above: frozenset) -> Iterator[tuple[str, str]]:
+    here = _identity(folder)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            link = entry.is_symlink()
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False) or link and os.path.isdir(entry.path):
+                yield from _walk(entry.path, above | {here})
+            elif entry.name.lower().endswith(ENDINGS) and (link or entry.is_file()):
+                yield folder, entry.name
+
+
+def _identity(folder) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image as RGB of 8 bits, turned upright as its EXIF says; transparency lies on white, 16-bit grey is scaled.
+
+    The first frame of an animation. Colour profiles are not applied. Raises BadImage for what is damaged, truncated, too
+    large for Pillow's limit, or has pixels of unknown range (float and 32-bit images).
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        if error.errno in OF_THE_FILE:
+            raise BadImage(path, OF_THE_FILE[error.errno]) from None
+        raise  # the disk's fault: no reason to go on without the image
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return _rgb(image)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage(path, f"{len(content)} bytes that are none of {', '.join(FORMATS)}") from None
+    except Exception as error:  # Pillow's decoders raise whatever the damage leads them into
+        raise BadImage(path, " ".join(f"{error}".split()) or type(error).__name__) from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    # transposing forgets the format
+    sixteen_bits = image.mode.startswith("I;16") or image.mode == "I" and image.format == "PPM"
+    tags = getattr(image, "tag_v2", {})
+    ImageOps.exif_transpose(image, in_place=True)
+    if sixteen_bits:
+        return _grey_of_16_bits(image, tags).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}, whose range is not known")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _grey_of_16_bits(image: Image.Image, tags) -> Image.Image:
+    """Scale to 8 bits: the largest value the format allows becomes 255."""
+    largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1  # 12 in some TIFFs
+    grey = (np.asarray(image).astype(np.float64) * (255 / largest)).round().astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)
+
+
+def fit_image(image: Image.Image, size_pixels: int, fit: str) -> Image.Image:
+    """Fit to a square of `size_pixels`, bilinear with antialias; an image of that size already is taken as it is.
+
+    "squash" ignores the aspect ratio, as D4M does; "crop" brings the shorter side to `size_pixels` and cuts out the centre;
+    "centre", the usual ImageNet test view, brings it to 8/7 of that first.
+    """
+    square = (size_pixels, size_pixels)
+    if image.size == square:
+        return image
+    if fit == "squash":
+        return image.resize(square, Image.Resampling.BILINEAR)
+    side = min(image.size) * size_pixels / round(size_pixels * SHORTER_SIDE[fit])
+    left, top = ((length - side) / 2 for length in image.size)
+    # cut out and resized in one go: an image far longer than wide never exists enlarged
+    return image.resize(square, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))

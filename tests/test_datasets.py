@@ -1,0 +1,610 @@
+"""Real images: classes and prompts against torchvision's own lists, and folders as messy as people have them."""
+
+import hashlib
+import importlib
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import unicodedata
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+from test_bad_input import refused
+from torchvision import transforms
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageFolder, Imagenette
+from torchvision.models import ResNet18_Weights
+
+from distillation.datasets import decode, decode_all, decode_readable, image_folder, load_split
+from distillation.entry import ROOT, InputError
+from distillation.images import BadImage, fit_image, open_image
+from distillation.prompts import PROMPTS
+from matching.image_set import check_class_names, real_images
+
+CATEGORIES = ResNet18_Weights.DEFAULT.meta["categories"]
+SEEN = {  # SHA-256 of the sorted wnids, a line each
+    # timm's imagenet_synsets.txt and tensorflow-datasets' imagenet2012/labels.txt have the same
+    "imagenet_wnids.txt": "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15",
+    # of the archive's wnids.txt, as two projects have copied it
+    "tiny_imagenet_wnids.txt": "342d6acf18911d62da4c981221f833718a3ef8299e55512239e09c64e49a344c"}
+# CIFAR's class names; as its own files hold them, they have the fingerprint that torchvision asks for (see `meta_file`)
+TEN = "airplane automobile bird cat deer dog frog horse ship truck"
+FINE = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+    forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+    sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+    willow_tree wolf woman worm"""
+COARSE = """aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices household_furniture
+    insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes large_omnivores_and_herbivores
+    medium_mammals non-insect_invertebrates people reptiles small_mammals trees vehicles_1 vehicles_2"""
+
+
+def wnids_of(name: str) -> list[str]:
+    return (PROMPTS / f"{name}_wnids.txt").read_text().split()
+
+
+def marked(number: int) -> Image.Image:
+    """An 8x8 image whose colour says which it is."""
+    return Image.new("RGB", (8, 8), (number % 256, number // 256, 77))
+
+
+def mark_of(image: Image.Image) -> int:
+    red, green, _ = image.getpixel((0, 0))
+    return red + 256 * green
+
+
+def marks_of(images: torch.Tensor) -> list[int]:
+    return (images[:, 0, 0, 0] + 256 * images[:, 1, 0, 0].int()).tolist()
+
+
+def write_marked(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    marked(number).save(path, "PNG")  # whatever its ending
+
+
+def pairs(split) -> list[tuple[str, str]]:
+    return [(entry["name"], entry["prompt"]) for entry in split.classes]
+
+
+# every class of every data set: index, folder, prompt, torchvision's name
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_digits_table(part):
+    split = load_split("digits", "", part)
+    assert [f"{name} - {prompt}" for name, prompt in pairs(split)] == MNIST.classes
+    assert set(split.labels.tolist()) == set(range(10))
+
+
+def meta_file(items: list[tuple[str, object]]) -> bytes:
+    """CIFAR's file of class names, byte for byte: a pickle of Python 2, protocol 2, every string and list memorised."""
+    memo = iter(range(1, 256))
+
+    def put() -> bytes:
+        return b"q" + bytes([next(memo)])
+
+    def text(value: str) -> bytes:
+        return b"U" + bytes([len(value)]) + value.encode() + put()
+    out = b"\x80\x02}" + put() + b"("
+    for key, value in items:
+        out += text(key)
+        if isinstance(value, int):
+            out += b"M" + value.to_bytes(2, "little")
+        else:
+            out += b"]" + put() + b"(" + b"".join(map(text, value)) + b"e"
+    return out + b"u."
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """CIFAR folders of one image per class; only the fingerprints of the image files are replaced by theirs."""
+    def make(source, key: str, names: list[str], meta: bytes) -> Path:
+        folder = tmp_path / source.base_folder
+        folder.mkdir()
+        (folder / source.meta["filename"]).write_bytes(meta)
+        for listed in ("train_list", "test_list"):
+            files, sums = [name for name, _ in getattr(source, listed)], []
+            for place, file in enumerate(files):
+                labels = list(range(len(names)))[place::len(files)]
+                data = np.stack([np.array(marked(label).resize((32, 32))).transpose(2, 0, 1).ravel() for label in labels])
+                (folder / file).write_bytes(pickle.dumps({"data": data, key: labels}, protocol=2))
+                sums.append([file, hashlib.md5((folder / file).read_bytes()).hexdigest()])
+            monkeypatch.setattr(source, listed, sums)
+        return tmp_path
+    return make
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_table(cifar, name, part):
+    if name == "cifar10":
+        source, key, names = CIFAR10, "labels", TEN.split()
+        meta = meta_file([("num_cases_per_batch", 10000), ("label_names", names), ("num_vis", 3072)])
+    else:
+        source, key, names = CIFAR100, "fine_labels", FINE.split()
+        meta = meta_file([("fine_label_names", names), ("coarse_label_names", COARSE.split())])
+    assert hashlib.md5(meta).hexdigest() == source.meta["md5"]
+    root = cifar(source, key, names, meta)
+    ours, theirs = load_split(name, root, part), source(root, train=part == "train")
+    assert pairs(ours) == [(entry, entry.replace("_", " ")) for entry in theirs.classes] and len(ours.classes) == len(names)
+    assert ours.labels.tolist() == theirs.targets
+    for row, label in enumerate(ours.labels):
+        assert mark_of(ours.read(row)) == label and np.array_equal(np.array(ours.read(row)), np.array(theirs[row][0]))
+
+
+@pytest.mark.parametrize("source", [CIFAR10, CIFAR100])
+def test_cifar_that_cannot_be_downloaded(here, monkeypatch, tmp_path, source):
+    name = source.__name__.lower()
+    monkeypatch.setattr(source, "url", "http://127.0.0.1:9/none.tar.gz")  # nobody listens
+    data = tmp_path / "data"
+    answer = here("matching.train_teacher", "--dataset", name, "--data_dir", data, "--output-dir", tmp_path / "out")
+    assert refused(answer, data, name, "could not download") and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "count"), [("imagenet", 1000), ("tiny_imagenet", 200)])
+def test_wnid_lists_are_the_published_ones(name, count):
+    wnids = wnids_of(name)
+    assert len(set(wnids)) == count and wnids == sorted(wnids) and all(re.fullmatch(r"n\d{8}", wnid) for wnid in wnids)
+    assert hashlib.sha256((PROMPTS / f"{name}_wnids.txt").read_bytes()).hexdigest() == SEEN[f"{name}_wnids.txt"]
+    assert set(wnids) <= set(wnids_of("imagenet"))
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("imagenet")
+    for label, wnid in enumerate(wnids_of("imagenet")):
+        write_marked(root / "train" / wnid / f"{wnid}_1.JPEG", label)
+    (root / "val").symlink_to("train")
+    return root
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_imagenet_table(imagenet, part):
+    split, theirs = load_split("imagenet", imagenet, part), ImageFolder(imagenet / "train")
+    assert pairs(split) == list(zip(theirs.classes, CATEGORIES, strict=True))
+    assert split.labels.tolist() == theirs.targets == [mark_of(split.read(row)) for row in range(1000)]
+    assert split.classes[134] == {"name": "n02012849", "prompt": "crane bird"}
+    assert split.classes[517] == {"name": "n03126707", "prompt": "crane"}
+    assert [split.classes[label]["prompt"] for label in (638, 639)] == ["maillot", "maillot tank suit"]
+
+
+def test_a_subset_of_imagenet_is_prompted_by_wnid(tmp_path):
+    """ImageNette's ten folders, in torchvision's own class for them."""
+    for label, wnid in enumerate(Imagenette._WNID_TO_CLASS):
+        write_marked(tmp_path / "imagenette2" / "train" / wnid / "a.JPEG", label)
+    theirs, ours = Imagenette(tmp_path, "train"), load_split("imagenet", tmp_path / "imagenette2", "train")
+    assert pairs(ours) == [(wnid, names[0]) for wnid, names in zip(theirs.wnids, theirs.classes, strict=True)]
+    with pytest.raises(InputError, match="expected 10 prompts.*found 1000"):
+        load_split("imagenet", tmp_path / "imagenette2", "train", PROMPTS / "imagenet_classes.txt")
+
+
+def test_an_unknown_wnid_needs_a_label_file(here, tmp_path):
+    for label, folder in enumerate(["n01440764", "n99999999"]):
+        write_marked(tmp_path / "train" / folder / "a.JPEG", label)
+    for name in ("imagenet", "tiny_imagenet"):
+        answer = here("matching.train_teacher", "--dataset", name, "--data_dir", tmp_path, "--output-dir", tmp_path / "out")
+        assert refused(answer, tmp_path / "train", "wnids", "--label_file_path")
+    (tmp_path / "prompts.txt").write_text("tench\nnew thing\n")
+    split = load_split("imagenet", tmp_path, "train", tmp_path / "prompts.txt")
+    assert pairs(split) == [("n01440764", "tench"), ("n99999999", "new thing")]
+
+
+@pytest.fixture(scope="module")
+def tiny_imagenet(tmp_path_factory) -> Path:
+    """As it is distributed: wnids.txt in no order, the validation images in one folder, two of each class."""
+    root, wnids = tmp_path_factory.mktemp("tiny"), wnids_of("tiny_imagenet")
+    mixed = random.Random(0).sample([(wnid, place) for wnid in wnids for place in range(2)], 400)
+    (root / "wnids.txt").write_text("\n".join(random.Random(1).sample(wnids, 200)))
+    for label, wnid in enumerate(wnids):
+        write_marked(root / "train" / wnid / "images" / f"{wnid}_0.JPEG", label)
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t0\t7\t7\n")
+    for number, (wnid, _) in enumerate(mixed):
+        write_marked(root / "val" / "images" / f"val_{number}.JPEG", wnids.index(wnid))
+    (root / "val" / "val_annotations.txt").write_text(
+        "".join(f"val_{number}.JPEG\t{wnid}\t0\t0\t7\t7\n" for number, (wnid, _) in enumerate(mixed)))
+    (root / "test" / "images").mkdir(parents=True)
+    return root
+
+
+def test_tiny_imagenet_table(tiny_imagenet):
+    train, test = (load_split("tiny_imagenet", tiny_imagenet, part) for part in ("train", "test"))
+    theirs = ImageFolder(tiny_imagenet / "train")
+    name_of = dict(zip(wnids_of("imagenet"), CATEGORIES, strict=True))
+    assert pairs(train) == pairs(test) == [(wnid, name_of[wnid]) for wnid in theirs.classes]
+    assert train.labels.tolist() == theirs.targets == [mark_of(train.read(row)) for row in range(200)]
+    assert test.labels.tolist() == sorted([*range(200)] * 2) == [mark_of(test.read(row)) for row in range(400)]
+    assert not [prompt for _, prompt in pairs(train) if re.search(r"[\"_,]", prompt) or prompt != prompt.strip()]
+
+
+def test_rearranged_tiny_imagenet_is_the_same(tiny_imagenet, tmp_path):
+    """val/<wnid>/*.JPEG, as most scripts move the files; the list of wnids may have stayed."""
+    for line in (tiny_imagenet / "val" / "val_annotations.txt").read_text().splitlines():
+        file, wnid = line.split("\t")[:2]
+        (tmp_path / "val" / wnid).mkdir(parents=True, exist_ok=True)
+        shutil.copy(tiny_imagenet / "val" / "images" / file, tmp_path / "val" / wnid)
+    shutil.copy(tiny_imagenet / "val" / "val_annotations.txt", tmp_path / "val")
+    moved, official = (load_split("tiny_imagenet", root, "test") for root in (tmp_path, tiny_imagenet))
+    assert moved.classes == official.classes
+    assert real_images(moved, 8).digest == real_images(official, 8).digest
+
+
+@pytest.mark.parametrize(("text", "found"), [("val_0.JPEG n01443537\n", "line 1"), ("", "found none")])
+def test_damaged_annotations_of_tiny_imagenet(tmp_path, text, found):
+    (tmp_path / "val" / "images").mkdir(parents=True)
+    (tmp_path / "val" / "val_annotations.txt").write_text(text)
+    with pytest.raises(InputError, match=f"val_annotations.txt: expected .*{found}"):
+        load_split("tiny_imagenet", tmp_path, "test")
+
+
+def test_folder_table(tmp_path):
+    for label, name in enumerate(["10", "2", "Zebra", "ant", "sea_lion"]):
+        for part in ("train", "val"):
+            write_marked(tmp_path / part / name / "a.png", label)
+    for part, folder in (("train", "train"), ("test", "val")):
+        split, theirs = load_split("folder", tmp_path, part), ImageFolder(tmp_path / folder)
+        assert pairs(split) == [(name, name.replace("_", " ")) for name in theirs.classes]
+        assert split.labels.tolist() == theirs.targets == [mark_of(split.read(row)) for row in range(5)]
+
+
+# prompts
+
+def test_a_template_wraps_the_prompts_and_leaves_the_names(image_data, tmp_path):
+    (tmp_path / "prompts.txt").write_text("".join(f"thing {label}\n" for label in range(12)), encoding="utf-8-sig")
+    plain, wrapped, both = (load_split("folder", image_data, "train", file, template) for file, template in (
+        (None, None), (None, "a photo of a {}"), (tmp_path / "prompts.txt", "{}, {really}")))
+    assert wrapped.classes[-1] == {"name": "sea_lion", "prompt": "a photo of a sea lion"}
+    assert [entry["prompt"] for entry in both.classes] == [f"thing {label}, {{really}}" for label in range(12)]
+    assert both.classes[3]["name"] == "dog"
+    assert plain.identity() != wrapped.identity() and plain.labels.tolist() == wrapped.labels.tolist()
+
+
+def test_a_template_without_a_place_is_refused(here, tmp_path):
+    assert refused(here("matching.train_teacher", "--prompt_template", "a photo", "--output-dir", tmp_path / "out"),
+                   "--prompt_template", "{}", "'a photo'")
+
+
+def test_the_names_in_another_order_are_refused(image_data, tmp_path):
+    """So was the original's file for CIFAR-100, sorted by super-class: 99 of 100 prompts spoke of another class."""
+    names = [name.replace("_", " ") for name in ImageFolder(image_data / "train").classes]
+    (tmp_path / "prompts.txt").write_text("\n".join([*names[6:], *names[:6]]))
+    with pytest.raises(InputError, match="line 1 'ant', found 'gnu'"):
+        load_split("folder", image_data, "train", tmp_path / "prompts.txt")
+    (tmp_path / "prompts.txt").write_bytes("café\n".encode("latin-1") * 12)
+    with pytest.raises(InputError, match="UTF-8"):
+        load_split("folder", image_data, "train", tmp_path / "prompts.txt")
+
+
+# messy images, 1: formats
+
+GREY = np.arange(0, 240, 5, dtype=np.uint8).reshape(6, 8)
+COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=2)  # [6, 8, 3], different in every corner
+ALPHA = np.linspace(0, 255, 48).round().astype(np.uint8).reshape(6, 8)
+ON_WHITE = (COLOUR * (ALPHA[..., None] / 255) + 255 - ALPHA[..., None]).round()
+
+
+def grey3(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(np.asarray(grey)[..., None], 3, axis=2)
+
+
+def palette() -> Image.Image:
+    """48 indices, each a colour of its own."""
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).convert("L")
+    image = Image.frombytes("P", image.size, image.tobytes())
+    image.putpalette(COLOUR.reshape(-1, 3).ravel().tolist())
+    return image
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def stored(orientation: int) -> np.ndarray:
+    """COLOUR as a camera stores it: EXIF 2.3 says where the stored row 0 and column 0 lie in the upright picture."""
+    first = {1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"), 5: ("left", "top"),
+             6: ("right", "top"), 7: ("right", "bottom"), 8: ("left", "bottom")}[orientation]
+    picture = COLOUR if first[0] in ("top", "bottom") else COLOUR.transpose(1, 0, 2)
+    return picture[::-1 if first[0] in ("bottom", "right") else 1, ::-1 if first[1] in ("bottom", "right") else 1]
+
+
+def patch_tiff(path: Path, tag: int, value: int) -> None:
+    """Overwrite a 16-bit value in a little-endian TIFF's directory."""
+    content = bytearray(path.read_bytes())
+    place = content.index(tag.to_bytes(2, "little") + b"\x03\x00\x01\x00\x00\x00")
+    content[place + 8:place + 10] = value.to_bytes(2, "little")
+    path.write_bytes(content)
+
+
+def write_formats(folder: Path) -> dict[str, tuple[np.ndarray, int]]:
+    """Files of all kinds; by name the pixels expected [H, W, 3] and how far they may be off."""
+    folder.mkdir(parents=True)
+    expected = {}
+
+    def write(name, image, pixels, off=0, **how):
+        image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        image.save(folder / name, **how)
+        expected[name] = (np.asarray(pixels), off)
+    write("grey.png", GREY, grey3(GREY))
+    write("one-bit.png", Image.fromarray(GREY).point(lambda value: 255 * (value > 99), "1"), grey3(255 * (GREY > 99)))
+    write("palette.png", palette(), COLOUR)
+    clear = COLOUR.copy()
+    clear[0, 5] = 255
+    write("palette-one-clear.png", palette(), clear, transparency=5)
+    write("palette-alpha.png", palette(), ON_WHITE, 1, transparency=ALPHA.tobytes())
+    write("first-frame.gif", palette(), clear, transparency=5, save_all=True, append_images=[Image.new("P", (8, 6), 1)])
+    write("rgba.png", np.dstack([COLOUR, ALPHA]), ON_WHITE, 1)
+    write("rgba.webp", np.dstack([COLOUR, ALPHA]), ON_WHITE, 1, lossless=True, exact=True)
+    write("grey-alpha.png", Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA)]),
+          grey3((GREY * (ALPHA / 255) + 255 - ALPHA).round()), 1)
+    key = COLOUR.copy()
+    key[2, 3] = 255
+    write("colour-key.png", COLOUR, key, transparency=tuple(COLOUR[2, 3].tolist()))
+    ink, black = COLOUR.astype(int) // 2 + 60, GREY.astype(int) // 2
+    cmyk = Image.merge("CMYK", [Image.fromarray(part.astype(np.uint8)) for part in (*np.moveaxis(ink, 2, 0), black)])
+    mixed = ((255 - ink) * (255 - black[..., None]) / 255).round()
+    write("cmyk.tif", cmyk, mixed, 1)
+    write("cmyk-adobe.jpg", cmyk, mixed, 12, quality=100, subsampling=0)
+    assert b"Adobe" in (folder / "cmyk-adobe.jpg").read_bytes()
+    wide = (np.arange(48).reshape(6, 8) * 1394).astype(np.uint16)  # up to 65,518
+    scaled = grey3((wide / 257).round())
+    write("sixteen.png", wide, scaled)
+    write("sixteen.tif", wide, scaled)
+    write("sixteen-inverted.tif", wide, 255 - scaled)
+    patch_tiff(folder / "sixteen-inverted.tif", 262, 0)
+    write("big-endian.tif", Image.frombytes("I;16B", (8, 6), wide.astype(">u2").tobytes()), scaled)
+    (folder / "sixteen.pgm").write_bytes(b"P5 8 6 65535\n" + wide.astype(">u2").tobytes())
+    expected["sixteen.pgm"] = (scaled, 0)
+    twelve = np.tile([0x808, 0x080], (6, 4))              # the bits 1000 0000 1000 0000 ..., 12 at a time
+    write("twelve.tif", np.full((6, 8), 0x8080, np.uint16), grey3(twelve * 255 / 4095), 1)
+    patch_tiff(folder / "twelve.tif", 258, 12)
+    for orientation in range(1, 9):
+        write(f"turned-{orientation}.png", stored(orientation), COLOUR, exif=exif(orientation))
+    write("turned.jpg", np.kron(stored(6), np.ones((8, 8, 1), np.uint8)), np.kron(COLOUR, np.ones((8, 8, 1))), 12, quality=100,
+          subsampling=0, exif=exif(6))
+    write("turned.tif", stored(8), COLOUR, exif=exif(8))
+    write("really-a-png.jpg", COLOUR, COLOUR, format="PNG")
+    write("UPPER.PNG", COLOUR, COLOUR, format="PNG")
+    write("moving.png", COLOUR, COLOUR, save_all=True, append_images=[Image.new("RGB", (8, 6))])
+    return expected
+
+
+def test_every_format_becomes_upright_rgb(tmp_path):
+    expected = write_formats(tmp_path / "train" / "all")
+    assert sum(1 for _ in ImageSequence.Iterator(Image.open(tmp_path / "train" / "all" / "moving.png"))) == 2
+    split = load_split("folder", tmp_path, "train")
+    assert {path.name for path in split.paths} == set(expected)
+    for row, path in enumerate(split.paths):
+        image, (pixels, off) = split.read(row), expected[path.name]
+        assert image.mode == "RGB", path.name
+        assert np.abs(np.array(image).astype(float) - pixels).max() <= off, path.name
+    for setting in ("error", "skip"):  # nothing here is bad
+        images, rows = decode_readable(load_split("folder", tmp_path, "train", on_bad_image=setting), range(len(expected)), 8)
+        assert len(images) == len(rows) == len(expected) and torch.equal(images, decode(split, rows, 8))
+
+
+# messy images, 2: damaged files
+
+def png_of_size(width: int, height: int) -> bytes:
+    """The head of a PNG that claims a size."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">II", zlib.crc32(head), 40) + b"IDAT"
+
+
+def write_damaged(folder: Path) -> dict[str, str]:
+    """Two good files and every kind of bad one; by name a word of the reason given."""
+    for name in ("good-1.png", "z-good-2.png"):
+        write_marked(folder / name, 300)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    for name in ("cut.jpg", "cut.png", "cut.webp", "cut.gif", "cut.bmp", "cut.tif"):
+        noise.save(folder / name)
+        (folder / name).write_bytes((folder / name).read_bytes()[:-800])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("<html>404 Not Found</html>")
+    (folder / "postscript.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    (folder / "bomb.png").write_bytes(png_of_size(30000, 30000))
+    (folder / "broken-link.jpg").symlink_to("nowhere.jpg")
+    (folder / "own-link.jpg").symlink_to("own-link.jpg")
+    Image.fromarray(np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)).save(folder / "float.tif")
+    Image.fromarray(np.arange(64, dtype=np.int32).reshape(8, 8)).save(folder / "32-bit.tif")
+    return {"32-bit.tif": "mode I", "bomb.png": "limit", "broken-link.jpg": "link", "cut.bmp": "truncated",
+            "cut.gif": "truncated", "cut.jpg": "truncated", "cut.png": "runcated", "cut.tif": "", "cut.webp": "",
+            "empty.png": "0 bytes", "float.tif": "mode F", "own-link.jpg": "link", "postscript.jpg": "none of PNG",
+            "text.jpg": "none of PNG"}
+
+
+def test_damaged_files_end_the_run_or_are_left_out(tmp_path):
+    bad = write_damaged(tmp_path / "train" / "some")
+    for label in range(2):
+        write_marked(tmp_path / "train" / "whole" / f"{label}.png", label)
+    strict, lenient = (load_split("folder", tmp_path, "train", on_bad_image=setting) for setting in ("error", "skip"))
+    everything = range(len(strict.labels))
+    assert len(everything) == len(bad) + 4
+    for read in (decode_readable, decode):
+        with pytest.raises(BadImage, match="32-bit.tif: expected an image, found .*mode I"):
+            read(strict, everything, 8)
+    with pytest.raises(BadImage):
+        decode(lenient, everything, 8)
+    images, rows = decode_readable(lenient, everything, 8)
+    assert [lenient.paths[row].name for row in rows] == ["good-1.png", "z-good-2.png", "0.png", "1.png"]
+    assert images.shape == (4, 3, 8, 8) and marks_of(images) == [300, 300, 0, 1]
+    described = lenient.describe_bad(sorted(set(everything) - set(rows.tolist())))
+    assert [entry["file"] for entry in described] == [f"some/{name}" for name in sorted(bad)]
+    for entry in described:
+        assert bad[entry["file"].removeprefix("some/")] in entry["reason"] and "\n" not in entry["reason"] != ""
+    assert json.loads(json.dumps(described)) == described and lenient.describe_bad(rows) == []
+    again, left = decode_all(lenient, 8)
+    assert torch.equal(again, images) and left.labels.tolist() == [0, 0, 1, 1]
+    assert [mark_of(left.read(row)) for row in range(4)] == [300, 300, 0, 1] and left.paths[3].name == "1.png"
+
+
+@pytest.fixture
+def train_teacher(here, own_image_data, tmp_path):
+    """train_teacher on 12 classes of which one is spoilt by `spoil`."""
+    def call(spoil, *flags):
+        spoil(own_image_data / "train" / "cat")
+        return here("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--epochs", 1,
+                    "--output-dir", tmp_path / "out", *flags)
+    return call
+
+
+def test_damaged_files_by_command(train_teacher, own_image_data, tmp_path):
+    assert refused(train_teacher(write_damaged), own_image_data / "train" / "cat" / "32-bit.tif", "mode I")
+    answer = train_teacher(lambda folder: None, "--on_bad_image", "skip")
+    assert answer.code == 0 and "14 of 184 images cannot be read" in answer.err and "32-bit.tif" in answer.err
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]["train_images"] == 170
+
+
+def spoil_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+
+
+def test_a_class_without_a_readable_image_by_command(train_teacher, own_image_data):
+    assert refused(train_teacher(spoil_all, "--on_bad_image", "skip"), own_image_data / "train", "class cat", "none among 14")
+
+
+def test_training_a_model_leaves_damaged_files_out(here, own_image_data, tmp_path):
+    write_damaged(own_image_data / "train" / "ant")  # the first class: every later row moves
+    flags = ["--dataset", "folder", "--data_dir", own_image_data, "--size", 8, "--vae_channels", 8, 8, "--unet_channels", 16,
+             16, "--text_width", 16, "--vae_steps", 1, "--unet_steps", 1, "--batch_size", 170, "--output_dir", tmp_path / "ldm"]
+    assert refused(here("distillation.train_ldm", *flags), own_image_data / "train" / "ant" / "32-bit.tif")
+    answer = here("distillation.train_ldm", *flags, "--on_bad_image", "skip")
+    assert answer.code == 0 and "14 of 184 images" in answer.err
+
+
+# messy images, 3: names and links
+
+NAMES = ["a b", "Ärger", "caf\u00e9", "cafe\u0301 noir", "naïve", "ζώο", "кот", "猫", "🐈 cat", "10", "9"]
+
+
+def write_names(root: Path) -> None:
+    for label, name in enumerate(NAMES):
+        for place, file in enumerate(["b.png", "deep/er/a.PNG", "deep-er/a.png", "é ü.jpeg", "z 🐈.webp"]):
+            write_marked(root / name / file, 16 * label + place)
+
+
+def add_clutter(root: Path, elsewhere: Path) -> None:
+    """What systems and people leave behind; none of it is an image of the data set."""
+    for file in (".DS_Store", ".hidden/a.png", "9/.DS_Store", "9/._b.png", "9/.cache/a.png", "9/Thumbs.db", "9/notes.txt",
+                 "9/b.png.bak", "loose.png"):
+        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).write_bytes(b"\x00\x05\x16\x07")
+    (root / "10" / "up").symlink_to(root)                 # loops, of three lengths
+    (root / "10" / "itself").symlink_to(".")
+    (root / "10" / "deep" / "er" / "round").symlink_to(root / "10" / "deep")
+    (root / "9" / "above").symlink_to(root.parent.parent)
+
+
+def test_names_and_links(tmp_path):
+    root, elsewhere = tmp_path / "data" / "train", tmp_path / "elsewhere"
+    write_names(root)
+    write_marked(elsewhere / "linked.png", 999)
+    (root / "9" / "c.png").symlink_to(elsewhere / "linked.png")
+    (root / "ähnlich").symlink_to(elsewhere)              # a class folder that is a link
+    (root / "10" / "more").symlink_to(elsewhere)          # and one inside a class
+    theirs = ImageFolder(root)
+    add_clutter(root, elsewhere)
+    split = load_split("folder", tmp_path / "data", "train")
+    assert [entry["name"] for entry in split.classes] == theirs.classes
+    assert list(zip(map(str, split.paths), split.labels.tolist(), strict=True)) == theirs.samples
+    assert len(theirs.samples) == 5 * len(NAMES) + 3
+    assert [entry["prompt"] for entry in split.classes] == \
+        [unicodedata.normalize("NFC", name.replace("_", " ")) for name in theirs.classes]
+    for setting in ("error", "skip"):
+        images, rows = decode_readable(load_split("folder", tmp_path / "data", "train", on_bad_image=setting), range(58), 8)
+        assert rows.tolist() == list(range(58))
+        assert marks_of(images) == [mark_of(open_image(path)) for path, _ in theirs.samples]
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda root: (root / "empty").mkdir(), ("empty", "empty class")),
+    (lambda root: (root / "hidden" / ".x").mkdir(parents=True), ("hidden", "empty class")),
+    (lambda root: (root / "loop").symlink_to(root), ("loop", "empty class")),
+    (lambda root: (root / "away").symlink_to("nowhere"), ("away", "broken link")),
+    (lambda root: os.mkdir(os.fsencode(root) + b"/caf\xe9"), ("UTF-8", "caf"))])
+def test_class_folders_that_are_none(here, tmp_path, make, words):
+    write_names(tmp_path / "train")
+    make(tmp_path / "train")
+    for setting in ("error", "skip"):  # the list of classes is never a matter of taste
+        answer = here("matching.train_teacher", "--dataset", "folder", "--data_dir", tmp_path, "--on_bad_image", setting,
+                      "--output-dir", tmp_path / "out")
+        assert refused(answer, tmp_path / "train", *words)
+
+
+def test_the_same_name_composed_and_decomposed_is_the_same_class():
+    check_class_names("train", [{"name": "caf\u00e9"}], "test", [{"name": "cafe\u0301"}])
+    with pytest.raises(InputError):
+        check_class_names("train", [{"name": "caf\u00e9"}], "test", [{"name": "cafe"}])
+
+
+def test_a_file_name_that_is_no_utf8_can_be_described(tmp_path):
+    write_marked(tmp_path / "a" / "good.png", 1)
+    Path(os.fsdecode(os.fsencode(tmp_path / "a") + b"/caf\xe9.png")).write_bytes(b"")
+    split = image_folder("folder", tmp_path, on_bad_image="skip")
+    images, rows = decode_readable(split, range(2), 8)
+    assert rows.tolist() == [1] and split.describe_bad([0])[0]["file"].encode() == b"a/caf\\xe9.png"
+
+
+# fitting
+
+@pytest.mark.parametrize("shape", [(96, 48), (48, 96), (96, 96)])
+@pytest.mark.parametrize(("fit", "shorter", "size"), [("crop", 24, 24), ("centre", 32, 28)])
+def test_cropping_is_torchvisions(shape, fit, shorter, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    theirs = transforms.Compose([transforms.Resize(shorter), transforms.CenterCrop(size)])(Image.fromarray(pixels))
+    ours = fit_image(Image.fromarray(pixels), size, fit)
+    assert np.abs(np.array(ours).astype(int) - np.array(theirs)).max() <= 1
+
+
+def test_fits_keep_or_squash_the_aspect():
+    disc = np.hypot(*np.mgrid[-59.5:60, -119.5:120] / 40) < 1  # a circle of 80 pixels in 240 x 120
+    image = Image.fromarray(np.uint8(disc) * 255).convert("RGB")
+    spans = {}
+    for fit in ("squash", "crop", "centre"):
+        inside = np.array(fit_image(image, 56, fit))[..., 0] > 127
+        spans[fit] = (int(inside.any(axis=1).sum()), int(inside.any(axis=0).sum()))
+    assert spans["squash"] == pytest.approx((80 * 56 / 120, 80 * 56 / 240), abs=1.5)
+    assert spans["crop"] == pytest.approx((80 * 56 / 120,) * 2, abs=1.5)
+    assert spans["centre"] == pytest.approx((80 * 64 / 120,) * 2, abs=1.5)
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "centre"])
+@pytest.mark.parametrize("size", [(1, 60000), (60000, 1), (1, 1), (3, 2)])
+def test_extreme_shapes(fit, size):
+    assert np.array(fit_image(Image.new("RGB", size, (9, 8, 7)), 64, fit)).reshape(-1, 3).tolist() == [[9, 8, 7]] * 64 * 64
+    assert fit_image(marked(5), 8, fit).tobytes() == marked(5).tobytes()
+
+
+# shell scripts
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "tinyimgnt", "folder"])
+def test_shell_scripts_give_flags_that_fit_together(tmp_path, monkeypatch, dataset):
+    """What each script would run, taken from the shell itself, suits its entry point; stage 2 reads what stage 1 writes."""
+    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "python").chmod(0o755)
+    asked = {}
+    for stage in ("gen_prototype", "gen_syn_image"):
+        done = subprocess.run(["sh", str(ROOT / "distillation" / f"{stage}_{dataset}.sh")], cwd=tmp_path, capture_output=True,
+                              text=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "IPC": "7"})
+        assert (done.returncode, done.stderr) == (0, "")
+        dash_m, module, *flags = done.stdout.splitlines()
+        assert (dash_m, module) == ("-m", f"distillation.{stage}")
+        monkeypatch.setattr(sys, "argv", [module, *flags])
+        asked[stage] = importlib.import_module(module).parse_args()
+    one, two = asked["gen_prototype"], asked["gen_syn_image"]
+    assert one.ipc == two.ipc == 7 and one.size == 512 and (two.strength, two.guidance_scale) == (0.7, 8)
+    assert two.prototype_path == f"{one.save_prototype_path}/{one.dataset}-ipc7-kmexpand1"
+    assert one.dataset == two.dataset and one.diffusion_checkpoints_path == two.diffusion_checkpoints_path
+    assert one.prompt_template is None
+    assert two.image_size == {"cifar10": 32, "cifar100": 32, "tinyimgnt": 64, "folder": 224}[dataset]
