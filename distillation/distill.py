@@ -62,6 +62,7 @@ def main(args):
     encoder = StableDiffusionGenLatentsPipeline(pipeline.vae)
     size, images_per_class = checked_size(encoder, args.size), args.ipc * (args.repeats or 1)
     check_latent_shape(pipeline, encoder.latent_shape(size), size, args.diffusion_checkpoints_path)
+    teacher = load_filter(args, split.classes, images_per_class, accelerator.device)
     source = prototypes_configuration(args, split, size)
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
     config = configuration(args, args.image_size or min(size, 224), source, images_per_class)
@@ -69,8 +70,7 @@ def main(args):
         print(f"{folder}: complete, nothing to do")
         return
     seconds: dict[str, float] = {}
-    maker = ImageMaker(pipeline, split.classes, folder, config, load_filter(args, split.classes, config, accelerator.device),
-                       args.num_workers)
+    maker = ImageMaker(pipeline, split.classes, folder, config, teacher, args.num_workers)
     distil(encoder, maker, split, size, args, accelerator, seconds)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

@@ -148,17 +148,18 @@ def generate(args, accelerator) -> None:
     pipeline = load_images_pipeline(args, accelerator.device)
     classes, prototypes, source = starting_points(args, pipeline)
     repeats = repeats_of(args, source["ipc"])
+    images_per_class = source["ipc"] * repeats
+    teacher = load_filter(args, classes, images_per_class, accelerator.device)
     made = prototypes[0].centroids.shape[-1] * pipeline.vae_scale_factor
-    folder = Path(args.save_init_image_path) / folder_name(args, source["ipc"] * repeats, source)
-    config = configuration(args, args.image_size or min(made, 224), source, source["ipc"] * repeats)
+    folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
+    config = configuration(args, args.image_size or min(made, 224), source, images_per_class)
     if begin(folder, "distilled", config):
         print(f"{folder}: complete, nothing to do")
         return
     started = time.perf_counter()
     rows = plan_rows(classes, {label: found.weights for label, found in prototypes.items()}, repeats, args.seed,
                      args.image_format)
-    maker = ImageMaker(pipeline, classes, folder, config, load_filter(args, classes, config, accelerator.device),
-                       args.num_workers)
+    maker = ImageMaker(pipeline, classes, folder, config, teacher, args.num_workers)
     with tqdm(total=len(rows), desc=f"synthesise ({args.method})", unit="img", disable=None) as bar:
         for batch in my_share(maker.batches(rows), accelerator):
             if not all(maker.made(each) for each in batch):
@@ -220,10 +221,17 @@ def repeats_of(args, prototypes: int) -> int:
     return args.repeats or (args.ipc or prototypes) // prototypes
 
 
-def load_filter(args, classes: list[dict], config: dict, device):
+def load_filter(args, classes: list[dict], images_per_class: int, device):
     """The teacher that chooses among candidates, None without --filter_teacher."""
     from distillation.teacher_filter import TeacherFilter
-    return TeacherFilter(args.filter_teacher, classes, config["filter_keep"], device) if args.filter_teacher else None
+    if args.filter_teacher is None:
+        return None
+    return TeacherFilter(args.filter_teacher, classes, keep_of(args, images_per_class), device)
+
+
+def keep_of(args, images_per_class: int) -> str:
+    """Which of the recognised candidates to keep."""
+    return args.filter_keep or ("confident" if images_per_class <= 10 else "hard")
 
 
 def configuration(args, image_size: int, source: dict, images_per_class: int) -> dict:
@@ -236,11 +244,11 @@ def configuration(args, image_size: int, source: dict, images_per_class: int) ->
     guided = args.guidance == "mode"
     strength = 1.0 if guided else {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
     filtered = args.filter_teacher is not None
-    keep = args.filter_keep or ("confident" if images_per_class <= 10 else "hard")
     return {**{name: getattr(args, name) for name in names}, "strength": strength, "image_size": image_size,
             "mode_scale": args.mode_scale if guided else None, "stop_t": stop_of(args) if guided else None,
             "filter_teacher": identity(args.filter_teacher) if filtered else None,
-            "candidates": args.candidates if filtered else None, "filter_keep": keep if filtered else None,
+            "candidates": args.candidates if filtered else None,
+            "filter_keep": keep_of(args, images_per_class) if filtered else None,
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionLatents2ImgPipeline.parts),
             "label_file": digest(args.label_file_path) if args.label_file_path else None, "source": source}
 
