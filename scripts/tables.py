@@ -13,9 +13,13 @@ from pathlib import Path
 from distillation.entry import InputError, run
 
 IPCS = (1, 2, 5, 10)
+DIGITS_STRENGTH = 0.3   # the default of the digits scripts
 ARM = re.compile(r"seed(?P<seed>\d+)/students/(?P<arm>real|[a-z0-9.-]+?)(-ipc(?P<ipc>\d+))?-(?P<labels>hard|soft)$")
-ARM_NAMES = {"prototype": "decoded prototypes (strength 0)", "random": "random real images",
-             "real": "real training split, whatever the IPC"}
+ARM_NAMES = {"weights": "the same at 0.3, loss weighted by cluster size", "medoid": "the same at 0.3, from medoids",
+             "lof": "the same at 0.3, outliers removed before k-means", "filter": "the same at 0.7, best of 4 by the teacher",
+             "mode": "mode guidance, scale 0.1 for 10 of 20 steps", "prototype": "decoded prototypes (strength 0)",
+             "noise": "images from pure noise", "random": "random real images", "herding": "real images by herding",
+             "kcenter": "real images by k-center", "real": "real training split, whatever the IPC"}
 
 
 def parse_args():
@@ -79,17 +83,27 @@ def student_numbers(result: dict) -> dict:
 
 
 def digits(result: dict) -> str:
-    """Student accuracy by arm, IPC and labels."""
-    numbers = student_numbers(result)
-    softened = sorted({arm for arm, _, labels in numbers if labels == "soft" and arm.startswith("d4m")})
-    return student_table(numbers, [*softened, "prototype", "random", "real"], ("hard", "soft"))
+    """Student accuracy by IPC and labels for the default and its simplest rivals."""
+    return student_table(student_numbers(result), [f"d4m-s{DIGITS_STRENGTH}", "prototype", "random", "real"], ("hard", "soft"))
 
 
 def sweep(result: dict) -> str:
     """Hard-label accuracy by strength and IPC."""
     numbers = student_numbers(result)
-    strengths = sorted({arm for arm, _, _ in numbers if arm.startswith("d4m")})
-    return student_table(numbers, ["prototype", *strengths, "random"], ("hard",))
+    return student_table(numbers, ["prototype", *strengths(numbers), "random"], ("hard",))
+
+
+def every_arm(labels: str):
+    """A table of every arm with labels of one kind."""
+    def make(result: dict) -> str:
+        numbers = student_numbers(result)
+        return student_table(numbers, [*strengths(numbers), *ARM_NAMES], (labels,))
+    return make
+
+
+def strengths(numbers: dict) -> list[str]:
+    """The arms of D4M's own images, by strength."""
+    return sorted({arm for arm, _, _ in numbers if arm.startswith("d4m")})
 
 
 def student_table(numbers: dict, arms: list[str], labels: tuple[str, ...]) -> str:
@@ -102,10 +116,16 @@ def student_table(numbers: dict, arms: list[str], labels: tuple[str, ...]) -> st
         name = ARM_NAMES.get(arm) or f"D4M images, strength {arm.removeprefix('d4m-s')}"
         seeds = sorted({one["n"] for one in cells if one})
         rows.append([name, *(cell(one, "accuracy", 100) for one in cells), " / ".join(map(str, seeds))])
-    steps = sorted({round(one["steps"]["mean"]) for one in numbers.values()})
-    taken = " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1])))  # epochs do not divide evenly
     return ("Accuracy of a ResNet-18 on the real test digits, percent, mean ± standard deviation over seeds; the same teacher "
-            f"and {taken} steps for every arm.\n\n" + markdown_table(header, rows))
+            f"for all, the same steps for all of a column ({steps_taken(numbers)}).\n\n" + markdown_table(header, rows))
+
+
+def steps_taken(numbers: dict) -> str:
+    """Optimiser steps by IPC, and those of the real split."""
+    steps = {ipc: sorted({round(one["steps"]["mean"]) for (_, of, _), one in numbers.items() if of == ipc}) for ipc in
+             (*IPCS, None)}
+    return ", ".join(f"{'real split' if ipc is None else f'IPC {ipc}'}: {' to '.join(map(str, found))}"
+                     for ipc, found in steps.items() if found)
 
 
 def continual(result: dict) -> str:
@@ -147,7 +167,9 @@ def judge(result: dict) -> str:
 
 
 TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.json", stages),
-          "digits": ("digits.json", digits), "sweep": ("digits.json", sweep), "judge": ("judge_digits.json", judge),
+          "digits": ("digits.json", digits), "sweep": ("digits.json", sweep),
+          "arms-hard": ("digits.json", every_arm("hard")), "arms-soft": ("digits.json", every_arm("soft")),
+          "judge": ("judge_digits.json", judge),
           "continual-ipc2": ("continual_digits_ipc2.json", continual),
           "continual-ipc10": ("continual_digits_ipc10.json", continual),
           "continual-same-steps": ("continual_digits_same_steps.json", continual)}
