@@ -188,7 +188,7 @@ def test_metadata_and_manifest_say_the_same(distilled):
     manifest = json.loads((distilled.folder / "manifest.json").read_text())
     rows = [json.loads(line) for line in (distilled.folder / "metadata.jsonl").read_text().splitlines()]
     assert rows == manifest["rows"]
-    assert sorted(manifest["files"]) == sorted([entry["file_name"] for entry in rows] + ["metadata.jsonl"])
+    assert sorted(manifest["files"]) == sorted([entry["file_name"] for entry in rows] + ["metadata.jsonl", "README.md"])
     assert {path.relative_to(distilled.folder).as_posix() for path in distilled.folder.rglob("*.png")} == \
         {entry["file_name"] for entry in rows}
     assert all(manifest["classes"][entry["label"]]["name"] in entry["file_name"] for entry in rows)
