@@ -27,7 +27,7 @@ def class_grid(folder: Path) -> Section:
     any_real = [{"label": label, "prototype": 0} for label in range(len(classes))]
     rows = {"real": image_row(sets.get("random"), any_real), "prototype": image_row(prototype, shown),
             "D4M": image_row(d4m, shown)}
-    draw_grid(folder / "grid.png", [entry["name"][:12] for entry in classes], rows)
+    draw_grid(folder / "grid.png", [entry["name"][:12] for entry in classes], rows, width_inches=7.4)
     missing = "".join(f" Row {name}: {NOT_RUN}." for name, images in rows.items() if images is None)
     return Section(title, f"A column per class ({len(classes)} of {len(d4m['classes'])}): a real training image, the decoded "
                    "prototype of the class's largest cluster, and the D4M image made from that prototype (strength "
@@ -57,20 +57,22 @@ def image_row(images: dict | None, wanted: list[dict]) -> list | None:
 
 
 def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None], notes: dict[str, list[str]] | None = None,
-              caption: str = "", cell_inches: float = 0.62, head_points: float = 11) -> None:
+              caption: str = "", cell_inches: float = 0.62, head_points: float = 11, width_inches: float | None = None) -> None:
     """Rows of images with a name each, under one name per column, None being a gap; a row that is None says so, an image that
-    is None leaves its place empty. `notes` are a line under each image, by row; `caption` goes below everything."""
+    is None leaves its place empty. `notes` are a line under each image, by row; `caption` goes below everything. The picture
+    is as wide as its columns need, unless it has to be `width_inches`."""
     from textwrap import fill
 
     from matplotlib.figure import Figure
     widths, notes = [0.2 if name is None else 1 for name in names], notes or {}
-    width = 1.08 * cell_inches * sum(widths) + 0.2 + 0.1 * max(len(name) for name in rows)
+    width = width_inches or 1.08 * cell_inches * sum(widths) + 0.2 + 0.1 * max(len(plain(name)) for name in rows)
     caption = fill(caption, max(int(17 * width), 40), break_on_hyphens=False)
     height = (cell_inches + (0.2 if notes else 0.08)) * len(rows) + 0.35 + 0.14 * len(caption.splitlines())
     figure = Figure(figsize=(width, height), dpi=200, layout="compressed")
     axes = figure.subplots(len(rows), len(names), squeeze=False, width_ratios=widths)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(name if images else f"{name}\n({NOT_RUN})", rotation=0, ha="right", va="center", fontsize=11)
+        label = plain(name) if images else f"{plain(name)}\n({NOT_RUN})"
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
         for place, axis in enumerate(line):
             axis.set(xticks=[], yticks=[])
             if images and images[place] is None:
@@ -81,10 +83,11 @@ def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None],
             else:
                 axis.set_box_aspect(1)
     for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(name or "", fontsize=head_points)
+        axis.set_title(plain(name or ""), fontsize=head_points)
     if caption:
-        figure.supxlabel(caption, x=0.01, ha="left", fontsize=8)
-    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.05)
+        figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, parse_math=False)
+    fit = {} if width_inches else {"bbox_inches": "tight", "pad_inches": 0.05}
+    figure.savefig(path, metadata={"Software": None}, **fit)
 
 
 def accuracy_vs_time(folder: Path, numbers: dict[tuple, dict]) -> Section:
@@ -162,11 +165,17 @@ def draw_map(path: Path, groups: list[tuple], labels: list[str], caption: str) -
     kinds += [("distilled image", "X", 8, "white")] if joined else []
     handles = [Line2D([], [], ls="none", marker=marker, ms=size, mec=edge, color="#b0b0b0", label=name)
                for name, marker, size, edge in kinds]
-    handles += [Line2D([], [], ls="none", marker="o", ms=8, color=colour, label=name if name == mark else f"{mark}  {name}")
+    handles += [Line2D([], [], ls="none", marker="o", ms=8, color=colour,
+                       label=mark if name == mark else f"{mark}  {plain(name)}")
                 for (mark, name, *_), colour in zip(groups, TEN_COLOURS, strict=False)]
     figure.legend(handles=handles, loc="outside right center", frameon=False)
-    figure.supxlabel(fill(caption, 125, break_on_hyphens=False), x=0.01, ha="left", fontsize=8)
+    figure.supxlabel(fill(caption, 125, break_on_hyphens=False), x=0.01, ha="left", fontsize=8, parse_math=False)
     figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.05)
+
+
+def plain(name: str, most: int = 28) -> str:
+    """A name as a figure prints it: cut after `most` characters, and its dollar signs are not mathematics."""
+    return (name if len(name) <= most else f"{name[:most - 1]}…").replace("$", r"\$")
 
 
 def ink_on(colour: str) -> str:

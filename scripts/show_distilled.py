@@ -152,11 +152,12 @@ def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
     from scripts.figures import draw_grid
     names = unique_names(distilled.classes)
     available = {label: distilled.rows_of(label) for label in shown}
-    columns = min(most, max(len(images) for images in available.values()))
+    fewest, largest = (pick(len(images) for images in available.values()) for pick in (min, max))
+    columns = min(most, largest)
     grid = {names[label]: [distilled.read(row) for row in images[:columns]] + [None] * (columns - len(images))
             for label, images in available.items()}
-    each = len(distilled.labels) / len(names)
-    caption = f"{distilled.name}: {len(shown)} of {len(names)} classes, {columns} of {each:.4g} images each."
+    each = f"{columns} of {largest}" if fewest == largest else f"at most {columns} of {fewest} to {largest}"
+    caption = f"{distilled.name}: {len(shown)} of {len(names)} classes, {each} images each."
     draw_grid(path, [""] * columns, grid, caption=caption)
     print(f"{path}: {caption}")
 
@@ -247,7 +248,7 @@ def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> No
     images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name_of(split, row),
                "distance": float(distance)} for view in views for image, row, distance in
               zip(view.images, view.by_pixels.rows, view.by_pixels.distances, strict=True)]
-    nearest = {"distilled images": quantiles([entry["distance"] for entry in images])}
+    nearest = {"images of the set": quantiles([entry["distance"] for entry in images])}
     among_real = np.concatenate([view.among_real for view in views])
     if len(among_real):
         nearest["training images to one another"] = quantiles(among_real)

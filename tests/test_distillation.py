@@ -374,5 +374,5 @@ def test_to_uint8_rounds():
 def test_an_artefact_with_a_missing_file_is_refused(distilled, tmp_path):
     copy = Path(shutil.copytree(distilled.folder, tmp_path / "copy"))
     next(copy.rglob("*.png")).unlink()
-    with pytest.raises(InputError, match="expected 73 files, 1 missing"):
+    with pytest.raises(InputError, match="expected 74 files, 1 missing"):
         read_distilled(copy)

@@ -163,7 +163,7 @@ def test_the_page_escapes_every_text(tmp_path):
 def shades(path) -> set[int]:
     """The greys that fill a large part of a picture."""
     image = Image.open(path).convert("RGB")
-    return {colour[0] for count, colour in image.getcolors(1 << 20) if count > image.width * image.height / 50}
+    return {colour[0] for count, colour in image.getcolors(1 << 20) if count > image.width * image.height / 100}
 
 
 def test_the_grid_shows_the_largest_cluster_and_what_was_made_from_it(reported):

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from scipy import ndimage
 
+from distillation.distilled_set import finish_distilled, row, write_image
 from distillation.prototypes import read_prototypes
 
 SHOWN = [place * 12 // 10 for place in range(10)]    # 10 of 12 classes, evenly
@@ -146,9 +147,9 @@ def test_the_result_names_every_images_nearest_training_image(shown, distilled, 
                 assert entry["nearest"] == f"{CLASSES[label]}/{files[found.argmin()].name}"
                 assert entry["distance"] == pytest.approx(found.min(), abs=1e-5)
     quantiles = result["nearest_training_image"]
-    assert quantiles["distilled images"]["minimum"] == min(entry["distance"] for entry in result["images"])
+    assert quantiles["images of the set"]["minimum"] == min(entry["distance"] for entry in result["images"])
     assert quantiles["training images to one another"]["median"] == pytest.approx(np.median(among_real), abs=1e-5)
-    assert f"minimum {quantiles['distilled images']['minimum']:.3f}" in shown[0].out
+    assert f"minimum {quantiles['images of the set']['minimum']:.3f}" in shown[0].out
 
 
 def test_copies_are_exposed(show, random_set, image_data, tmp_path):
@@ -213,6 +214,19 @@ def test_folders_of_the_original_are_shown(show, distilled, tmp_path):
     images = [pixels(distilled.folder / entry["file_name"]) for entry in made_of(distilled.folder)]
     found = [[recognise(panel, images) for panel in line] for line in panels(tmp_path / "shown" / "classes.png")]
     assert found == [[label * IPC * REPEATS + place for place in range(IPC * REPEATS)] for label in (2, 10)]
+
+
+def test_odd_names_and_unequal_classes(show, tmp_path):
+    names = ["$x_$", "a name that would push all pictures out of the page", "\\frac"]
+    rows = [row(label, name, place, 0, 0, 0.5) for label, name in enumerate(names) for place in range(4 - label)]
+    for entry in rows:
+        write_image(tmp_path / "set", entry["file_name"], Image.new("RGB", (SIZE, SIZE), (entry["label"],) * 3))
+    finish_distilled(tmp_path / "set", [{"name": name, "prompt": name} for name in names], {}, rows)
+    answer = show(tmp_path / "set", "--images", 3, data=False)
+    assert (answer.code, answer.err) == (0, "")
+    assert "at most 3 of 2 to 4 images each" in answer.out
+    assert [len(line) for line in panels(tmp_path / "shown" / "classes.png")] == [3, 3, 2]
+    assert Image.open(tmp_path / "shown" / "classes.png").width < 1200
 
 
 def refused(answer, *words) -> bool:
