@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from distillation.card import card
 from distillation.datasets import image_folder
 from distillation.entry import InputError
 from distillation.manifest import atomic_path, finish, read_manifest, write_text
@@ -32,9 +33,10 @@ def write_image(folder: Path, file_name: str, image: Image.Image) -> None:
 
 
 def finish_distilled(folder: Path, classes: list[dict], config: dict, rows: list[dict]) -> None:
-    """Write `metadata.jsonl` and the manifest: the set is complete."""
+    """Write `metadata.jsonl`, the card and the manifest: the set is complete."""
     write_text(folder / "metadata.jsonl", "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rows))
-    files = [entry["file_name"] for entry in rows] + ["metadata.jsonl"]
+    write_text(folder / "README.md", card(classes, config, rows))
+    files = [entry["file_name"] for entry in rows] + ["metadata.jsonl", "README.md"]
     finish(folder, "distilled", classes, config, files, counts={"images": len(rows), "classes": len(classes)}, rows=rows)
 
 

@@ -8,6 +8,7 @@ SHOWN_CLASSES = 10
 COLOURS = {"real": "#0072B2", "random": "#E69F00", "distilled": "#009E73"}     # told apart by colour-blind readers too
 METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
            "task_arithmetic": "Task Arithmetic"}
+TEN_COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#222222")
 MARKERS = {"joint": "*", "finetune": "v", "er": "o", "agem": "s", "task_arithmetic": "D"}
 
 
@@ -26,7 +27,7 @@ def class_grid(folder: Path) -> Section:
     any_real = [{"label": label, "prototype": 0} for label in range(len(classes))]
     rows = {"real": image_row(sets.get("random"), any_real), "prototype": image_row(prototype, shown),
             "D4M": image_row(d4m, shown)}
-    draw_grid(folder / "grid.png", [entry["name"] for entry in classes], rows)
+    draw_grid(folder / "grid.png", [entry["name"][:12] for entry in classes], rows, width_inches=7.4)
     missing = "".join(f" Row {name}: {NOT_RUN}." for name, images in rows.items() if images is None)
     return Section(title, f"A column per class ({len(classes)} of {len(d4m['classes'])}): a real training image, the decoded "
                    "prototype of the class's largest cluster, and the D4M image made from that prototype (strength "
@@ -55,22 +56,38 @@ def image_row(images: dict | None, wanted: list[dict]) -> list | None:
     return [open_image(images["folder"] / names[row["label"], row["prototype"]]) for row in wanted]
 
 
-def draw_grid(path: Path, names: list[str], rows: dict[str, list | None]) -> None:
-    """Rows of images with a name each, under one name per column; a row that is None says so."""
+def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None], notes: dict[str, list[str]] | None = None,
+              caption: str = "", cell_inches: float = 0.62, head_points: float = 11, width_inches: float | None = None) -> None:
+    """Rows of images with a name each, under one name per column, None being a gap; a row that is None says so, an image that
+    is None leaves its place empty. `notes` are a line under each image, by row; `caption` goes below everything. The picture
+    is as wide as its columns need, unless it has to be `width_inches`."""
+    from textwrap import fill
+
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(7.4, 0.62 * len(rows) + 0.35), dpi=200, layout="constrained")
-    axes = figure.subplots(len(rows), len(names), squeeze=False)
+    widths, notes = [0.2 if name is None else 1 for name in names], notes or {}
+    width = width_inches or 1.08 * cell_inches * sum(widths) + 0.2 + 0.1 * max(len(plain(name)) for name in rows)
+    caption = fill(caption, max(int(17 * width), 40), break_on_hyphens=False)
+    height = (cell_inches + (0.2 if notes else 0.08)) * len(rows) + 0.35 + 0.14 * len(caption.splitlines())
+    figure = Figure(figsize=(width, height), dpi=200, layout="compressed")
+    axes = figure.subplots(len(rows), len(names), squeeze=False, width_ratios=widths)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(name if images else f"{name}\n({NOT_RUN})", rotation=0, ha="right", va="center", fontsize=11)
+        label = plain(name) if images else f"{plain(name)}\n({NOT_RUN})"
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
         for place, axis in enumerate(line):
             axis.set(xticks=[], yticks=[])
-            if images:
-                axis.imshow(images[place], interpolation="nearest")
+            if images and images[place] is None:
+                axis.set_axis_off()
+            elif images:
+                axis.imshow(images[place])
+                axis.set_xlabel(notes.get(name, [""] * len(names))[place], fontsize=7.5, labelpad=2)
             else:
                 axis.set_box_aspect(1)
     for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(name[:12], fontsize=11)
-    figure.savefig(path, metadata={"Software": None})
+        axis.set_title(plain(name or ""), fontsize=head_points)
+    if caption:
+        figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, parse_math=False)
+    fit = {} if width_inches else {"bbox_inches": "tight", "pad_inches": 0.05}
+    figure.savefig(path, metadata={"Software": None}, **fit)
 
 
 def accuracy_vs_time(folder: Path, numbers: dict[tuple, dict]) -> Section:
@@ -118,3 +135,50 @@ def draw_times(path: Path, points: dict[tuple, dict]) -> None:
                for source, colour in COLOURS.items() if any(of == source for _, of in points)]
     figure.legend(handles=[*sources, *methods], loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, metadata={"Software": None})
+
+
+def draw_map(path: Path, groups: list[tuple], labels: list[str], caption: str) -> None:
+    """Points in the plane, a colour per group of (mark, name, real [N, 2], distilled [M, 2], prototypes [M, 2] or empty).
+
+    Prototypes, or without them the distilled points, carry the group's mark, so that colours need not be told apart.
+    """
+    from textwrap import fill
+
+    import numpy as np
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    width, height = np.ptp(np.concatenate([points for group in groups for points in group[2:4]]), axis=0)
+    figure = Figure(figsize=(7.4, 1.2 + 5 * min(max(height / width, 0.5), 1.5)), dpi=200, layout="constrained")
+    axis, joined = figure.subplots(), len(groups[0][4]) > 0
+    for (mark, _, real, distilled, prototypes), colour in zip(groups, TEN_COLOURS, strict=False):
+        axis.scatter(*real.T, s=9, color=colour, alpha=0.4, lw=0, zorder=1)
+        marked = prototypes if joined else distilled
+        axis.scatter(*marked.T, s=120, color=colour, edgecolors="black", lw=1, zorder=3)
+        for point in marked:
+            axis.annotate(mark, point, ha="center", va="center_baseline", fontsize=7, color=ink_on(colour), zorder=4)
+        if joined:
+            axis.plot(*zip(prototypes.T, distilled.T, strict=True), color="black", lw=0.7, zorder=2)
+            axis.scatter(*distilled.T, s=42, marker="X", color=colour, edgecolors="white", lw=0.8, zorder=5)
+    axis.set(xlabel=labels[0], ylabel=labels[1], aspect="equal")
+    axis.spines[["top", "right"]].set_visible(False)
+    kinds = [("training image", "o", 3, "none"), ("prototype" if joined else "image of the set", "o", 10, "black")]
+    kinds += [("distilled image", "X", 8, "white")] if joined else []
+    handles = [Line2D([], [], ls="none", marker=marker, ms=size, mec=edge, color="#b0b0b0", label=name)
+               for name, marker, size, edge in kinds]
+    handles += [Line2D([], [], ls="none", marker="o", ms=8, color=colour,
+                       label=mark if name == mark else f"{mark}  {plain(name)}")
+                for (mark, name, *_), colour in zip(groups, TEN_COLOURS, strict=False)]
+    figure.legend(handles=handles, loc="outside right center", frameon=False)
+    figure.supxlabel(fill(caption, 125, break_on_hyphens=False), x=0.01, ha="left", fontsize=8, parse_math=False)
+    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.05)
+
+
+def plain(name: str, most: int = 28) -> str:
+    """A name as a figure prints it: cut after `most` characters, and its dollar signs are not mathematics."""
+    return (name if len(name) <= most else f"{name[:most - 1]}…").replace("$", r"\$")
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever is read better on `colour`, "#rrggbb"."""
+    red, green, blue = (int(colour[place:place + 2], 16) for place in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"

@@ -5,6 +5,13 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
 
+@torch.inference_mode()
+def decode_latents(vae, latents: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in [0, 1] of scaled latents [B, C, h, w]; all it needs is the autoencoder."""
+    signed = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
+    return (signed.float() / 2 + 0.5).clamp(0, 1)
+
+
 class StableDiffusionLatents2ImgPipeline(StableDiffusionImg2ImgPipeline):
     """The stock pipeline with prompt embeddings computed once, no safety checker unless asked for, and strength 0 allowed."""
 
@@ -20,11 +27,9 @@ class StableDiffusionLatents2ImgPipeline(StableDiffusionImg2ImgPipeline):
         """Prompt embeddings [len(prompts), tokens, width]."""
         return self.encode_prompt(prompts, self.device, num_images_per_prompt=1, do_classifier_free_guidance=False)[0]
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] of scaled latents [B, C, h, w], without any diffusion."""
-        signed = self.vae.decode(latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor).sample
-        return (signed.float() / 2 + 0.5).clamp(0, 1)
+        return decode_latents(self.vae, latents)
 
     def __call__(self, latents: Tensor, strength: float = 0.7, num_inference_steps: int = 50, **stock) -> Tensor:
         """Images [B, 3, H, W] in [0, 1]: noise `latents` [B, C, h, w] to `strength` and denoise them under the prompts.

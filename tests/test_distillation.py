@@ -189,7 +189,7 @@ def test_metadata_and_manifest_say_the_same(distilled):
     manifest = json.loads((distilled.folder / "manifest.json").read_text())
     rows = [json.loads(line) for line in (distilled.folder / "metadata.jsonl").read_text().splitlines()]
     assert rows == manifest["rows"]
-    assert sorted(manifest["files"]) == sorted([entry["file_name"] for entry in rows] + ["metadata.jsonl"])
+    assert sorted(manifest["files"]) == sorted([entry["file_name"] for entry in rows] + ["metadata.jsonl", "README.md"])
     assert {path.relative_to(distilled.folder).as_posix() for path in distilled.folder.rglob("*.png")} == \
         {entry["file_name"] for entry in rows}
     assert all(manifest["classes"][entry["label"]]["name"] in entry["file_name"] for entry in rows)
@@ -375,5 +375,5 @@ def test_to_uint8_rounds():
 def test_an_artefact_with_a_missing_file_is_refused(distilled, tmp_path):
     copy = Path(shutil.copytree(distilled.folder, tmp_path / "copy"))
     next(copy.rglob("*.png")).unlink()
-    with pytest.raises(InputError, match="expected 73 files, 1 missing"):
+    with pytest.raises(InputError, match="expected 74 files, 1 missing"):
         read_distilled(copy)

@@ -1,0 +1,118 @@
+"""The card of a distilled set: its `README.md`, with which the folder can be pushed to a hub as it is.
+
+Its front matter is what `datasets.load_dataset(folder)` reads: the files, the columns and the names of the classes.
+"""
+
+import json
+from pathlib import PurePosixPath
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+METHODS = {    # what the images are called, and how they came about
+    "d4m": ("D4M images", "Each image starts from a prototype, a k-means centroid of its class's latents; the prototype is "
+            "noised to `strength` of the noise schedule and denoised under the class's prompt (D4M)."),
+    "prototype": ("Decoded prototypes", "Each image is a prototype, a k-means centroid of its class's latents, decoded without "
+                  "any diffusion. A baseline for D4M."),
+    "noise": ("Images from pure noise", "Each image is denoised from pure noise under its class's prompt, without a prototype. "
+              "A baseline for D4M."),
+    "random": ("Random real images", "Each image is a real one, drawn at random from the training split and not changed but "
+               "for its size. A baseline for D4M; nothing here is synthetic."),
+}
+UNKNOWN = ("Distilled images", "")
+SOURCES = {"digits": "UCI's handwritten digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100",
+           "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet-1K", "folder": "an image folder"}
+COLUMNS = {
+    "image": "the picture", "label": "the class, in the order of the folders",
+    "prototype": "the cluster it was made from (in baselines without clusters, its place in the draw)",
+    "repeat": "which of the images of that prototype", "seed": "seed of its noise, or of the draw",
+    "weight": "its share of its class, from the cluster's size; sums to 1 per class",
+}
+CITATION = """@inproceedings{su2024d4m,
+  title     = {D^4M: Dataset Distillation via Disentangled Diffusion Model},
+  author    = {Su, Duo and Hou, Junjie and Gao, Weizhi and Tian, Yingjie and Tang, Bowen},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages     = {5809--5818},
+  year      = {2024},
+  eprint    = {2407.15138}
+}"""
+
+
+def card(classes: list[dict], config: dict, rows: list[dict]) -> str:
+    """The text of `README.md`; a function of its arguments alone, so without dates, timings and paths."""
+    made, how = METHODS.get(config.get("method"), UNKNOWN)
+    source = SOURCES.get(config.get("dataset"), "a data set")
+    title = f"{made} of {source}"
+    size = f" of {config['image_size']} x {config['image_size']} pixels" if "image_size" in config else ""
+    return "\n".join([
+        *front_matter(f"{title}: {len(rows)} images, {len(classes)} classes", classes, rows), "",
+        f"# {title}",
+        f"{len(rows)} images{size} in {len(classes)} classes, to train on instead of all training images. {how}".rstrip(),
+        "", *columns_table(rows), "",
+        "## Reading it", "```python", "from torchvision.datasets import ImageFolder", "",
+        'images = ImageFolder("path/to/this/folder")', "picture, label = images[0]", "```", "", "```python",
+        "from datasets import load_dataset", "",
+        'images = load_dataset("path/to/this/folder", split="train")    # or its name on a hub',
+        'picture, label = images[0]["image"], images[0]["label"]', "```", "",
+        "Both give the same labels: class folders are zero-padded, so their sorted order is the order of the classes.", "",
+        *configuration_table(config),
+        "## Licence", f"That of the source data set ({source}), from which these images are derived.", "",
+        "## Citation", "The method is D4M's (CVPR 2024, [arXiv 2407.15138](https://arxiv.org/abs/2407.15138)):", "```bibtex",
+        CITATION, "```", ""])
+
+
+def front_matter(pretty_name: str, classes: list[dict], rows: list[dict]) -> list[str]:
+    """The hub's YAML, between its two marks."""
+    endings = sorted({PurePosixPath(entry["file_name"]).suffix for entry in rows})
+    return ["---", f"pretty_name: {quoted(pretty_name)}", "license: other", "license_name: source-data-set",
+            "task_categories:", "- image-classification",
+            "size_categories:", f"- {size_category(len(rows))}",
+            "tags:", "- dataset-distillation", "- d4m", "- arxiv:2407.15138",
+            "configs:", "- config_name: default", "  data_files:", "  - split: train", "    path:", '    - "metadata.jsonl"',
+            *[f"    - {quoted('*/*' + ending)}" for ending in endings],
+            "  features:", *[line for name in column_names(rows) for line in feature(name, classes, rows)], "---"]
+
+
+def size_category(count: int) -> str:
+    """The hub's name for a data set of `count` images."""
+    return next((name for limit, name in SIZES if count < limit), "n>1M")
+
+
+def column_names(rows: list[dict]) -> list[str]:
+    """The columns as `datasets` has them: the file's name becomes the image."""
+    return ["image", *[name for name in rows[0] if name != "file_name"]]
+
+
+def feature(name: str, classes: list[dict], rows: list[dict]) -> list[str]:
+    """One column's type."""
+    if name == "label":
+        names = unique_names(classes)
+        return ["  - name: label", "    dtype:", "      class_label:", "        names:",
+                *[f'          "{label}": {quoted(text)}' for label, text in enumerate(names)]]
+    kinds = {type(entry.get(name)) for entry in rows}
+    kind = "image" if name == "image" else "string" if str in kinds else "float64" if float in kinds else "int64"
+    return [f"  - name: {quoted(name)}", f"    dtype: {kind}"]
+
+
+def unique_names(classes: list[dict]) -> list[str]:
+    """The classes' names; with their index in front where two classes share one, which `datasets` would refuse."""
+    names = [entry["name"] for entry in classes]
+    return names if len(set(names)) == len(names) else [f"{label} {name}" for label, name in enumerate(names)]
+
+
+def quoted(text: str) -> str:
+    """Any text as a YAML string: JSON's quoting, which YAML understands, but for what YAML calls unprintable."""
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(text, ensure_ascii=False))
+
+
+def columns_table(rows: list[dict]) -> list[str]:
+    """What each column holds."""
+    known = [name for name in column_names(rows) if name in COLUMNS]
+    return ["| column | what |", "|---|---|", *[f"| `{name}` | {COLUMNS[name]} |" for name in known]]
+
+
+def configuration_table(config: dict) -> list[str]:
+    """Everything that decided the images."""
+    flat = {key: value for name, value in config.items() for key, value in
+            ({f"{name}.{part}": inner for part, inner in value.items()} if isinstance(value, dict) else {name: value}).items()}
+    cells = [(name, json.dumps(value, ensure_ascii=False).replace("|", "\\|")) for name, value in flat.items()]
+    return ["## How it was made", "| setting | value |", "|---|---|", *[f"| `{name}` | `{value}` |" for name, value in cells],
+            ""] if cells else []
