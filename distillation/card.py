@@ -16,8 +16,15 @@ METHODS = {    # what the images are called, and how they came about
               "A baseline for D4M."),
     "random": ("Random real images", "Each image is a real one, drawn at random from the training split and not changed but "
                "for its size. A baseline for D4M; nothing here is synthetic."),
+    "herding": ("Herded real images", "Each image is a real one of the training split, not changed but for its size: those "
+                "whose latents together come nearest to the mean of their class. A baseline for D4M; nothing is synthetic."),
+    "kcenter": ("Real images by k-center", "Each image is a real one of the training split, not changed but for its size: "
+                "those that leave no image of their class far away in the latent space. A baseline for D4M; nothing is "
+                "synthetic."),
 }
 UNKNOWN = ("Distilled images", "")
+MODE_GUIDED = ("Mode-guided images", "Each image is drawn from noise under its class's prompt and pulled towards a prototype, "
+               "a k-means centroid of its class's latents, during the first steps (mode guidance, arXiv 2505.18963).")
 SOURCES = {"digits": "UCI's handwritten digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100",
            "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet-1K", "folder": "an image folder"}
 COLUMNS = {
@@ -38,7 +45,7 @@ CITATION = """@inproceedings{su2024d4m,
 
 def card(classes: list[dict], config: dict, rows: list[dict]) -> str:
     """The text of `README.md`; a function of its arguments alone, so without dates, timings and paths."""
-    made, how = METHODS.get(config.get("method"), UNKNOWN)
+    made, how = MODE_GUIDED if config.get("guidance") == "mode" else METHODS.get(config.get("method"), UNKNOWN)
     source = SOURCES.get(config.get("dataset"), "a data set")
     title = f"{made} of {source}"
     size = f" of {config['image_size']} x {config['image_size']} pixels" if "image_size" in config else ""

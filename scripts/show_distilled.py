@@ -10,7 +10,7 @@ of the classes shown are encoded, one class in memory at a time; other classes a
 import argparse
 from pathlib import Path
 
-from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, check_range, run
+from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, check_range, dataset_flags, run
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
 GROUPS = 2              # images per class beside their neighbours
@@ -46,7 +46,7 @@ def main(args):
     distilled, rows, config = read_set(folder)
     shown = choose_classes(distilled.classes, args.classes)
     prototypes, made_with = prototypes_of(folder, config, args.prototype_path)
-    split = training_images(args, distilled, config)
+    split = training_images(args, distilled, config, shown)
     output = Path(args.output_dir or f"runs/show/{folder.resolve().name}")
     output.mkdir(parents=True, exist_ok=True)
     show_classes(output / "classes.png", distilled, shown, args.images)
@@ -64,8 +64,9 @@ def main(args):
 
 def read_set(folder: Path):
     """The distilled images as a Split, and their rows and configuration, which the original's folders do not have."""
-    from distillation.datasets import Split, open_image
+    from distillation.datasets import Split
     from distillation.distilled_set import read_distilled
+    from distillation.images import open_image
     from distillation.manifest import read_manifest
     classes, paths, labels, _ = read_distilled(folder)
     manifest = read_manifest(folder, "distilled") if (folder / "manifest.json").exists() else {"rows": [], "config": {}}
@@ -100,16 +101,26 @@ def prototypes_of(folder: Path, config: dict, path: str | None):
     return prototypes, made_with
 
 
-def training_images(args, distilled, config: dict):
+def training_images(args, distilled, config: dict, shown: list[int]):
     """The training split the set stands for; None where nothing says which or where it is. Raises InputError: other classes."""
     from distillation.datasets import load_split
-    from matching.image_set import check_class_names
+    from distillation.distilled_set import check_class_names
     name = args.dataset or config.get("dataset")
     if name is None or (args.data_dir is None and name != "digits"):
         return None
-    split = load_split(name, args.data_dir or "data", "train", args.label_file_path)
+    split = load_split(split="train", **{**dataset_flags(args), "name": name, "data_dir": args.data_dir or "data"})
     check_class_names(distilled.name, distilled.classes, split.name, split.classes)
-    return split
+    return split if split.on_bad_image == "error" else without_bad_images(split, shown)
+
+
+def without_bad_images(split, labels: list[int]):
+    """The split without those images of the classes `labels` that cannot be read."""
+    import numpy as np
+
+    from distillation.datasets import decode_readable
+    rows = np.flatnonzero(np.isin(split.labels, labels))
+    unreadable = np.setdiff1d(rows, decode_readable(split, rows, 8)[1])
+    return split.only(np.setdiff1d(np.arange(len(split.labels)), unreadable))
 
 
 def load_encoder(args, prototypes, made_with: dict):
