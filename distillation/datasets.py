@@ -171,7 +171,7 @@ def _tiny_imagenet(data_dir: Path, split: str) -> Split:
     """Tiny-ImageNet as it is distributed, or with its validation images moved into one folder per wnid."""
     annotations = data_dir / "val" / "val_annotations.txt"
     if split == "train" or not (annotations.is_file() and (data_dir / "val" / "images").is_dir()):
-        return _folder("tiny_imagenet")(data_dir, split)
+        return replace(_folder("tiny_imagenet")(data_dir, split), native_size_pixels=64)
     listed = []
     for number, line in enumerate(read_lines(annotations), 1):
         columns = line.split("\t")
@@ -184,7 +184,7 @@ def _tiny_imagenet(data_dir: Path, split: str) -> Split:
     wnids = sorted({wnid for wnid, _ in listed})
     paths = [annotations.parent / "images" / file for _, file in listed]
     labels = np.searchsorted(wnids, [wnid for wnid, _ in listed]).astype(np.int64)
-    return _of_files("tiny_imagenet", annotations.parent, wnids, paths, labels)
+    return replace(_of_files("tiny_imagenet", annotations.parent, wnids, paths, labels), native_size_pixels=64)
 
 
 def image_folder(name: str, root: Path, sort_key=lambda path: path.name, on_bad_image: str = "error") -> Split:

@@ -43,9 +43,9 @@ def _walk(folder: str, above: frozenset) -> Iterator[tuple[str, str]]:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            link = entry.is_symlink()
             if entry.name.startswith("."):
                 continue
+            link = entry.is_symlink()
             if entry.is_dir(follow_symlinks=False) or link and os.path.isdir(entry.path):
                 yield from _walk(entry.path, above | {here})
             elif entry.name.lower().endswith(ENDINGS) and (link or entry.is_file()):
@@ -81,12 +81,9 @@ def open_image(path: Path) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    # transposing forgets the format
-    sixteen_bits = image.mode.startswith("I;16") or image.mode == "I" and image.format == "PPM"
-    tags = getattr(image, "tag_v2", {})
     ImageOps.exif_transpose(image, in_place=True)
-    if sixteen_bits:
-        return _grey_of_16_bits(image, tags).convert("RGB")
+    if image.mode.startswith("I;16") or image.mode == "I" and image.format == "PPM":
+        return _grey_of_16_bits(image).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode}, whose range is not known")
     if image.has_transparency_data:
@@ -95,9 +92,10 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_of_16_bits(image: Image.Image, tags) -> Image.Image:
+def _grey_of_16_bits(image: Image.Image) -> Image.Image:
     """Scale to 8 bits: the largest value the format allows becomes 255."""
-    largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1  # 12 in some TIFFs
+    tags = getattr(image, "tag_v2", {})  # a TIFF's
+    largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1  # or 12
     grey = (np.asarray(image).astype(np.float64) * (255 / largest)).round().astype(np.uint8)
     return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)
 
