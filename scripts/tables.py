@@ -166,13 +166,22 @@ def judge(result: dict) -> str:
             + markdown_table(["Images", "Number", "Recognised (%)", "Distance, minimum", "5 % quantile", "Median"], rows))
 
 
+def benchmark_distillation(result: dict) -> str:
+    """Speed and memory of stages 1 and 2 against the plain way."""
+    from scripts.benchmark_distillation import report
+    from scripts.page import markdown_table
+    return "\n\n".join(f"{section.says}\n\n{markdown_table(section.header, section.rows)}" if section.rows else section.says
+                       for section in report(result))
+
+
 TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.json", stages),
           "digits": ("digits.json", digits), "sweep": ("digits.json", sweep),
           "arms-hard": ("digits.json", every_arm("hard")), "arms-soft": ("digits.json", every_arm("soft")),
           "judge": ("judge_digits.json", judge),
           "continual-ipc2": ("continual_digits_ipc2.json", continual),
           "continual-ipc10": ("continual_digits_ipc10.json", continual),
-          "continual-same-steps": ("continual_digits_same_steps.json", continual)}
+          "continual-same-steps": ("continual_digits_same_steps.json", continual),
+          "benchmark-distillation": ("benchmark_distillation.json", benchmark_distillation)}
 
 
 if __name__ == "__main__":
