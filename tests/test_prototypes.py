@@ -171,3 +171,46 @@ def test_a_resolution_the_autoencoder_cannot_halve_is_refused(here, prototypes, 
 
 def test_the_seed_of_a_class_does_not_depend_on_the_others():
     assert len({seed_for(0, "kmeans", label) for label in range(1000)}) == 1000
+
+
+def test_damaged_images_end_the_run_or_are_left_out_and_listed(here, own_image_data, checkpoint, tmp_path):
+    damaged = [own_image_data / "train" / "bear" / name for name in ("00.png", "07.png")]
+    damaged[0].write_bytes(damaged[0].read_bytes()[:60])
+    damaged[1].write_text("no image")
+    flags = ["--dataset", "folder", "--data_dir", own_image_data, "--ipc", IPC, "--batch_size", 5, "--kmeans", "full",
+             "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path]
+    answer = here("distillation.gen_prototype", *flags)
+    assert answer.code == 2 and str(damaged[0]) in answer.err and answer.err.count("\n") == 1
+    answer = here("distillation.gen_prototype", *flags[:-1], tmp_path / "skip", "--on_bad_image", "skip")
+    assert answer.code == 0 and "2 unreadable images left out" in answer.out, answer.err
+    folder = tmp_path / "skip" / f"folder-ipc{IPC}-kmexpand1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [entry["file"] for entry in manifest["skipped"]] == ["bear/00.png", "bear/07.png"]
+    assert all(entry["reason"] for entry in manifest["skipped"])
+    assert manifest["counts"]["images"] == 12 * PER_CLASS - 2
+    _, found, _ = read_prototypes(folder)
+    assert [int(each.sizes.sum()) for each in found[:3]] == [PER_CLASS, PER_CLASS - 2, PER_CLASS]
+    assert found[1].skipped.tolist() == [0, 7] and not {0, 7} & set(found[1].nearest.tolist())
+
+    # the rest of the class has the latents it has among all
+    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
+    split = load_split("folder", own_image_data, "train", on_bad_image="skip")
+    (_, latents, rows), = encode_classes(pipeline, split, [1], SIZE, seed=0, batch_size=5)
+    noise = torch.randn(PER_CLASS, 4, 8, 8, generator=generator_for(0, "latent", 1))
+    readable = [place for place in range(PER_CLASS) if place not in (0, 7)]
+    assert rows.tolist() == split.rows_of(1)[readable].tolist()
+    torch.testing.assert_close(latents, pipeline(decode(split, rows, SIZE), noise[readable]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["random", "herding", "kcenter"])
+def test_real_images_are_chosen_among_the_readable(here, own_image_data, checkpoint, tmp_path, method):
+    names = sorted(path.name for path in (own_image_data / "train" / "bear").iterdir())
+    for name in names[:-4]:
+        (own_image_data / "train" / "bear" / name).write_text("no image")
+    flags = ["--dataset", "folder", "--data_dir", own_image_data, "--method", method, "--on_bad_image", "skip",
+             "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path]
+    answer = here("distillation.gen_syn_image", *flags, "--ipc", 4)
+    assert answer.code == 0, answer.err
+    assert len(list((tmp_path / f"folder_{method}_ipc4" / "00001_bear").iterdir())) == 4
+    answer = here("distillation.gen_syn_image", *flags, "--ipc", 5)
+    assert answer.code == 2 and "expected at most 4, the readable images of class bear" in answer.err

@@ -201,6 +201,16 @@ def test_webp_holds_the_pixels_of_png(make):
     assert ImageFolder(webp).targets == [row["label"] for row in rows]
 
 
+def test_prompts_given_to_stage_2_replace_the_stored_ones(make, tmp_path):
+    (tmp_path / "prompts.txt").write_text("".join(f"one {name}\n" for name in CLASSES))
+    plain, wrapped, other = (make("-s", 0.9, *flags) for flags in (
+        [], ["--prompt_template", "a photo of a {}"], ["--label_file_path", tmp_path / "prompts.txt"]))
+    prompts = [[entry["prompt"] for entry in read_distilled(folder)[0]] for folder in (plain, wrapped, other)]
+    assert [each[11] for each in prompts] == ["sea lion", "a photo of a sea lion", "one sea_lion"]
+    rows = json.loads((plain / "manifest.json").read_text())["rows"]
+    assert any(not np.array_equal(pixels(plain / row["file_name"]), pixels(wrapped / row["file_name"])) for row in rows)
+
+
 def test_images_are_saved_at_the_size_asked_for(make):
     assert {Image.open(path).size for path in make("--image_size", 20).glob("*/*.png")} == {(20, 20)}
 
