@@ -19,10 +19,10 @@ from continual.streams import Task, class_order, hold_out, make_tasks, merge_tas
 from continual.task_arithmetic import TaskArithmetic
 from continual.timing import Timers
 from continual.training import Recipe, Trainer
+from distillation.architectures import seeded
 from distillation.entry import InputError
 from distillation.manifest import begin, code_version, finish, hardware, package_versions, write_json
 from distillation.randomness import seed_for
-from matching.architectures import seeded
 from matching.image_set import ImageSet, check_same_classes
 
 

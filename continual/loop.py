@@ -7,7 +7,7 @@ from tqdm import tqdm
 from continual.metrics import masked_accuracy
 from continual.streams import Batch, Task, batches
 from continual.timing import Timers
-from matching.architectures import predict
+from distillation.architectures import predict
 
 
 class Learner(Protocol):

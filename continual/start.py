@@ -9,9 +9,9 @@ from continual.loop import learn_task
 from continual.streams import Task
 from continual.timing import Timers
 from continual.training import Recipe, Trainer
+from distillation.architectures import load_model
 from distillation.entry import InputError
 from distillation.manifest import begin, finish, read_json, read_manifest, read_tensors, write_json, write_tensors
-from matching.architectures import load_model
 from matching.image_set import ImageSet
 
 

@@ -38,6 +38,10 @@ class Split:
         seen = json.dumps([self.classes, self.labels.tolist(), files])
         return hashlib.sha256(seen.encode()).hexdigest()
 
+    def describe_bad(self, rows) -> list[dict]:
+        """PLACEHOLDER"""
+        return [{"row": row} for row in rows]
+
     def rows_of(self, label: int) -> np.ndarray:
         """Indices of the images of class `label`, in the data set's order."""
         return np.flatnonzero(self.labels == label)
@@ -70,6 +74,11 @@ def decode(split: Split, rows, size_pixels: int, workers: int = 2, fit: str = "s
     with ThreadPoolExecutor(workers) as pool:
         images = list(pool.map(one, rows))
     return torch.stack(images) if images else torch.empty(0, 3, size_pixels, size_pixels, dtype=torch.uint8)
+
+
+def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2, fit: str = "squash"):
+    """PLACEHOLDER"""
+    return decode(split, rows, size_pixels, workers, fit), np.asarray(rows)
 
 
 def _centre(image: Image.Image, size_pixels: int) -> Image.Image:

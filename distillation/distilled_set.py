@@ -16,17 +16,18 @@ from distillation.manifest import atomic_path, finish, read_manifest, write_text
 from distillation.prototypes import class_folder
 
 
-def row(label: int, name: str, prototype: int, repeat: int, seed: int, weight: float) -> dict:
+def row(label: int, name: str, prototype: int, repeat: int, seed: int, weight: float, image_format: str = "png") -> dict:
     """One image's row; `weight` is its share of its class, `prototype` the cluster (or the place in the draw)."""
     folder = class_folder(label, name)
-    return {"file_name": f"{folder}/{label:05d}-p{prototype:03d}-r{repeat:02d}.png", "label": label,
+    return {"file_name": f"{folder}/{label:05d}-p{prototype:03d}-r{repeat:02d}.{image_format}", "label": label,
             "prototype": prototype, "repeat": repeat, "seed": seed, "weight": weight}
 
 
 def write_image(folder: Path, file_name: str, image: Image.Image) -> None:
-    """Write one PNG under its final name, atomically."""
+    """Write one image without loss, as PNG or WebP by its name's ending, atomically."""
+    lossless = {"lossless": True} if file_name.endswith(".webp") else {}
     with atomic_path(Path(folder) / file_name) as partial:
-        image.save(partial, format="PNG")
+        image.save(partial, format="WEBP" if lossless else "PNG", **lossless)
 
 
 def finish_distilled(folder: Path, classes: list[dict], config: dict, rows: list[dict]) -> None:
@@ -56,3 +57,14 @@ def _read_original(folder: Path):
         raise InputError(f"{folder}: expected a distilled set (manifest.json, or folders named 0, 1, ...), found neither")
     split = image_folder(folder.name, folder, sort_key=lambda path: int(path.name))
     return split.classes, split.paths, torch.from_numpy(split.labels), torch.ones(len(split.labels))
+
+
+def check_class_names(name: str, classes: list[dict], expected_name: str, expected: list[dict]) -> None:
+    """Raise InputError when two ordered lists of classes differ.
+
+    Folders of the original say no more than the index, so their names `0`, `1`, ... fit any list of that length.
+    """
+    found, wanted = [entry["name"] for entry in classes], [entry["name"] for entry in expected]
+    if found not in (wanted, [str(label) for label in range(len(wanted))]):
+        raise InputError(f"{name}: expected the {len(wanted)} classes of {expected_name} in its order, found {len(found)}: "
+                         f"{', '.join(found[:5])} ...")

@@ -40,6 +40,7 @@ def add_dataset_flags(parser) -> None:
     parser.add_argument("--data_dir", "--data-dir", default="data", help="where the data set lies (digits needs none)")
     parser.add_argument("--label_file_path", "--label-file-path", default=None,
                         help="one prompt per line, in class order (default: the data set's own names)")
+    parser.add_argument("--on_bad_image", default="error", choices=("error", "skip"), help="PLACEHOLDER")
 
 
 def check_range(flag: str, value, low, high=float("inf")) -> None:

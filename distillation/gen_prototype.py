@@ -15,10 +15,24 @@ from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, check_
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    # data
     add_dataset_flags(parser)
-    parser.add_argument("--size", default=None, type=int, help="resolution to encode at (default: the checkpoint's)")
+    add_prototype_flags(parser)
+    parser.add_argument("--seed", default=0, type=int, help="seed of latents and clustering")
     parser.add_argument("--batch_size", default=64, type=int, help="images encoded at once")
+    parser.add_argument("--format", default="safetensors", choices=("safetensors", "json"),
+                        help="json: also the original's single file, <save_prototype_path>/<dataset>-ipc<N>-kmexpand<M>.json")
+    parser.add_argument("--save_prototype_path", default="prototypes", help="folder that gets one folder per run")
+    args = parser.parse_args()
+    check_prototype_flags(args)
+    return args
+
+
+def add_prototype_flags(parser) -> None:
+    """Flags that decide the prototypes, the same in gen_prototype and distill."""
+    # images
+    parser.add_argument("--size", default=None, type=int, help="resolution to encode at (default: the checkpoint's)")
+    parser.add_argument("--resize", default="squash", choices=("squash", "crop"),
+                        help="to a square: squash ignores the aspect ratio, as D4M does; crop takes the centre")
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
     # model
     parser.add_argument("--diffusion_checkpoints_path", default=DIGITS_LDM,
@@ -30,14 +44,18 @@ def parse_args():
     parser.add_argument("--ipc", default=10, type=int, help="prototypes (images) per class")
     parser.add_argument("--km_expand", default=1, type=int, help="mini-batches of km_expand * ipc latents, at least 1,024")
     parser.add_argument("--kmeans", default="minibatch", choices=("minibatch", "full"), help="scikit-learn's estimator")
-    parser.add_argument("--seed", default=0, type=int, help="seed of latents and clustering")
-    parser.add_argument("--save_prototype_path", default="prototypes", help="folder that gets one folder per run")
-    args = parser.parse_args()
+    parser.add_argument("--prototype", default="centroid", choices=("centroid", "medoid"),
+                        help="medoid: the real latent nearest to the centroid")
+    parser.add_argument("--outliers", default="none", choices=("none", "lof"),
+                        help="lof: drop a tenth of each class before clustering, by local outlier factor")
+
+
+def check_prototype_flags(args) -> None:
+    """Refuse numbers that cannot be."""
     for flag in ("ipc", "km_expand", "batch_size", "num_workers"):
         check_range(f"--{flag}", getattr(args, flag), 1)
     if args.size is not None:
         check_range("--size", args.size, 8)
-    return args
 
 
 def main(args):
@@ -46,81 +64,105 @@ def main(args):
     from distillation.checkpoints import load_pipeline
     from distillation.datasets import load_split
     from distillation.distribution import my_share
-    from distillation.manifest import begin, write_tensors
-    from distillation.prototypes import class_file, cluster
-    from distillation.randomness import seed_for
+    from distillation.manifest import begin
+    from distillation.prototypes import class_file, folder_name, write_class
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
     split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
-    smallest = min(range(len(split.classes)), key=lambda label: len(split.rows_of(label)))
-    if len(split.rows_of(smallest)) < args.ipc:
-        raise InputError(f"--ipc: expected at most {len(split.rows_of(smallest))}, the images of class "
-                         f"{split.classes[smallest]['name']} of {split.name}, found {args.ipc}")
+    check_enough_images(split, args.ipc)
     accelerator = Accelerator()
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, accelerator.device, args.dtype)
-    size = args.size or pipeline.size_pixels
-    folder = Path(args.save_prototype_path) / f"{args.dataset}-ipc{args.ipc}-kmexpand{args.km_expand}"
+    size = checked_size(pipeline, args.size)
+    name = folder_name(args.dataset, args.ipc, args.km_expand, args.prototype, args.outliers)
+    folder = Path(args.save_prototype_path) / name
     config = configuration(args, split, size)
     if begin(folder, "prototypes", config):
         print(f"{folder}: complete, nothing to do")
-        return
+    else:
+        seconds: dict[str, float] = {}
+        mine = my_share(list(range(len(split.classes))), accelerator)
+        todo = [label for label in mine if not (folder / class_file(label, split.classes[label]["name"])).exists()]
+        if len(todo) < len(mine):
+            print(f"{folder}: {len(mine) - len(todo)} of {len(mine)} classes are there already")
+        for label, found in prototypes_of(pipeline, split, todo, size, args, seconds):
+            write_class(folder, label, split.classes[label]["name"], found)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            complete(folder, split, config, pipeline.latent_shape(size), seconds)
+    if args.format == "json" and accelerator.is_main_process:
+        write_originals_file(folder)
 
-    seconds = {"encode": 0.0, "cluster": 0.0}
-    mine = my_share(list(range(len(split.classes))), accelerator)
-    todo = [label for label in mine if not (folder / class_file(label, split.classes[label]["name"])).exists()]
-    if len(todo) < len(mine):
-        print(f"{folder}: {len(mine) - len(todo)} of {len(mine)} classes are there already")
-    for label, latents in encode_classes(pipeline, split, todo, size, args, seconds):
+
+def checked_size(pipeline, size: int | None) -> int:
+    """The resolution to encode at; raises InputError for one that the autoencoder cannot halve as often as it must."""
+    size, factor = size or pipeline.size_pixels, pipeline.downsampling
+    if size % factor:
+        raise InputError(f"--size: expected a multiple of {factor}, by which the autoencoder shrinks an image, found {size}")
+    return size
+
+
+def check_enough_images(split, ipc: int) -> None:
+    """Raise InputError when a class has fewer images than it is to have prototypes."""
+    smallest = min(range(len(split.classes)), key=lambda label: len(split.rows_of(label)))
+    available = len(split.rows_of(smallest))
+    if available < ipc:
+        raise InputError(f"--ipc: expected at most {available}, the images of class {split.classes[smallest]['name']} of "
+                         f"{split.name}, found {ipc}")
+
+
+def prototypes_of(pipeline, split, labels: list[int], size: int, args, seconds: dict):
+    """Yield (label, Prototypes) class by class; adds to `seconds`."""
+    from distillation.encoding import encode_classes
+    from distillation.prototypes import find_prototypes
+    from distillation.randomness import seed_for
+    from distillation.real_subset import check_count
+    for label, latents, rows in encode_classes(pipeline, split, labels, size, seed=args.seed, latent=args.latent,
+                                               batch_size=args.batch_size, workers=args.num_workers, fit=args.resize,
+                                               seconds=seconds):
         started = time.perf_counter()
-        found = cluster(latents, args.ipc, args.km_expand, seed_for(args.seed, "kmeans", label), args.kmeans)
-        write_tensors(folder / class_file(label, split.classes[label]["name"]), vars(found))
-        seconds["cluster"] += time.perf_counter() - started
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        complete(folder, split, config, pipeline.latent_shape(size), seconds)
+        check_count(rows, args.ipc, split, label)
+        found = find_prototypes(latents, args.ipc, args.km_expand, seed_for(args.seed, "kmeans", label), kmeans=args.kmeans,
+                                prototype=args.prototype, outliers=args.outliers)
+        seconds["cluster"] = seconds.get("cluster", 0.0) + time.perf_counter() - started
+        yield label, found.over(split.rows_of(label), rows)
 
 
 def configuration(args, split, size: int) -> dict:
     """What decides the prototypes, whatever machine and path they are made on."""
     from distillation.checkpoints import checkpoint_identity
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
-    names = ("dataset", "ipc", "km_expand", "kmeans", "latent", "dtype", "batch_size", "seed")
+    names = ("dataset", "ipc", "km_expand", "kmeans", "prototype", "outliers", "latent", "dtype", "resize", "on_bad_image",
+             "batch_size", "seed")
     return {**{name: getattr(args, name) for name in names}, "size": size, "data": split.identity(),
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts)}
 
 
-def encode_classes(pipeline, split, labels: list[int], size: int, args, seconds: dict):
-    """Yield (label, latents [N, C, h, w]) class by class; adds to `seconds["encode"]`."""
-    import torch
-    from tqdm import tqdm
-
-    from distillation.datasets import decode
-    from distillation.randomness import generator_for
-    shape = pipeline.latent_shape(size)
-    with tqdm(total=sum(len(split.rows_of(label)) for label in labels), desc="encode and cluster", unit="img",
-              disable=None) as bar:
-        for label in labels:
-            started, parts = time.perf_counter(), []
-            rows = split.rows_of(label)
-            noise = torch.randn(len(rows), *shape, generator=generator_for(args.seed, "latent", label))
-            for first in range(0, len(rows), args.batch_size):
-                part = slice(first, first + args.batch_size)
-                images = decode(split, rows[part], size, args.num_workers)
-                parts.append(pipeline(images, noise[part] if args.latent == "sample" else None).cpu())
-                bar.update(len(images))
-            seconds["encode"] += time.perf_counter() - started
-            yield label, torch.cat(parts)
-
-
 def complete(folder: Path, split, config: dict, latent_shape: tuple, seconds: dict) -> None:
     """Write result and manifest."""
-    from distillation.manifest import finish, write_result
+    from distillation.manifest import finish, read_tensors, write_result
     from distillation.prototypes import class_file
     files = [class_file(label, entry["name"]) for label, entry in enumerate(split.classes)]
-    counts = {"classes": len(files), "prototypes": len(files) * config["ipc"], "images": len(split.labels)}
+    left_out = [int(split.rows_of(label)[place]) for label, file in enumerate(files)
+                for place in read_tensors(folder / file)["skipped"]]
+    skipped = split.describe_bad(left_out)
+    counts = {"classes": len(files), "prototypes": len(files) * config["ipc"], "images": len(split.labels) - len(skipped)}
     write_result(folder, "prototypes", config, counts, seconds)
-    finish(folder, "prototypes", split.classes, config, files, counts=counts, latent_shape=list(latent_shape))
-    print(f"{folder}: {counts['prototypes']} prototypes of {counts['images']} images in {sum(seconds.values()):.1f} s")
+    finish(folder, "prototypes", split.classes, config, files, counts=counts, latent_shape=list(latent_shape), skipped=skipped)
+    spent = sum(seconds.get(part, 0.0) for part in ("encode", "cluster"))
+    print(f"{folder}: {counts['prototypes']} prototypes of {counts['images']} images in {spent:.1f} s"
+          + (f"; {len(skipped)} unreadable images skipped, listed in manifest.json" if skipped else ""))
+
+
+def write_originals_file(folder: Path) -> None:
+    """Write the finished `folder` once more as the original's JSON, beside it."""
+    from distillation.prototypes import read_prototypes, write_json_file
+    path = folder.with_name(folder.name + ".json")
+    if path.exists():
+        print(f"{path}: there already, left as it is")
+        return
+    classes, found, _ = read_prototypes(folder)
+    write_json_file(path, classes, found)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB of JSON")
 
 
 if __name__ == "__main__":

@@ -13,183 +13,248 @@ from pathlib import Path
 
 from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, check_range, run
 
+REAL = ("random", "herding", "kcenter")  # methods that choose real images
+METHODS = ("d4m", "prototype", "noise", *REAL)
+
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # what
     add_dataset_flags(parser)
-    parser.add_argument("--method", default="d4m", choices=("d4m", "prototype", "noise", "random"),
-                        help="d4m; prototype: decoded centroids; noise: no prototype; random: real images")
+    parser.add_argument("--method", default="d4m", choices=METHODS,
+                        help="d4m; prototype: decoded centroids; noise: no prototype; random, herding, kcenter: real images")
     parser.add_argument("--prototype_path", default=None, help="folder of gen_prototype, or the original's JSON file")
     parser.add_argument("--ipc", default=None, type=int, help="images per class (default: one per prototype)")
     parser.add_argument("--km_expand", default=1, type=int, help="names the folder, as in the original")
     parser.add_argument("--seed", default=0, type=int, help="seed of the noise, or of the choice of real images")
+    parser.add_argument("--size", default=None, type=int, help="herding, kcenter: resolution to encode at")
+    parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images")
     # diffusion
     parser.add_argument("--diffusion_checkpoints_path", default=DIGITS_LDM,
                         help="Stable Diffusion checkpoint: folder or hub name")
     parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
                         help="default: float16 on an accelerator, float32 on the CPU")
+    parser.add_argument("--batch_size", default=50, type=int, help="images denoised at once, across classes")
+    add_synthesis_flags(parser)
+    parser.add_argument("--save_init_image_path", default="distilled", help="folder that gets one folder per run")
+    args = parser.parse_args()
+    check_synthesis_flags(args)
+    if args.method in ("d4m", "prototype") and not args.prototype_path:
+        raise InputError(f"--prototype_path: expected a folder of gen_prototype for --method {args.method}, found nothing")
+    if args.method in ("noise", *REAL) and args.ipc is None:
+        raise InputError(f"--ipc: expected a number of images per class for --method {args.method}, found nothing")
+    return args
+
+
+def add_synthesis_flags(parser) -> None:
+    """Flags that decide how a prototype becomes an image, the same in gen_syn_image and distill."""
     parser.add_argument("--strength", "-s", default=0.7, type=float, help="share of the noise schedule, 0 to 1")
     parser.add_argument("--guidance_scale", "-g", default=8, type=float, help="classifier-free guidance")
     parser.add_argument("--num_inference_steps", default=50, type=int, help="steps of the whole schedule")
+    parser.add_argument("--scheduler", default=None, help="diffusers' name, as DDIMScheduler (default: the checkpoint's)")
     parser.add_argument("--negative_prompt", default="cartoon, anime, painting", help="the original's; '' for other domains")
-    parser.add_argument("--batch_size", default=50, type=int, help="images denoised at once, across classes")
-    # output
+    parser.add_argument("--repeats", default=None, type=int, help="images per prototype (default: 1, or what --ipc asks for)")
+    parser.add_argument("--guidance", default="cfg", choices=("cfg", "mode"),
+                        help="mode: from noise, pulled towards the prototypes (MGD3), beside classifier-free guidance")
+    parser.add_argument("--mode_scale", default=0.1, type=float, help="strength of mode guidance")
+    parser.add_argument("--stop_t", default=None, type=int, help="steps of mode guidance (default: half of all)")
+    parser.add_argument("--filter_teacher", default=None,
+                        help="folder of train_teacher: that teacher chooses among candidates (CaO2)")
+    parser.add_argument("--candidates", default=2, type=int, help="images drawn for each one kept, with --filter_teacher")
+    parser.add_argument("--filter_keep", default=None, choices=("confident", "hard"),
+                        help="of those recognised, keep ... (default: confident up to 10 images per class, hard above)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet; pays on long runs on an accelerator")
     parser.add_argument("--image_size", default=None, type=int, help="pixels (default: what is made, at most 224)")
-    parser.add_argument("--save_init_image_path", default="distilled", help="folder that gets one folder per run")
-    args = parser.parse_args()
+    parser.add_argument("--image_format", default="png", choices=("png", "webp"), help="both without loss")
+
+
+def check_synthesis_flags(args) -> None:
+    """Refuse numbers that cannot be."""
     check_range("--strength", args.strength, 0, 1)
-    check_range("--batch_size", args.batch_size, 1)
-    check_range("--num_inference_steps", args.num_inference_steps, 1)
-    for flag in ("ipc", "image_size"):
+    check_range("--mode_scale", args.mode_scale, 0)
+    for flag in ("batch_size", "num_inference_steps", "num_workers", "ipc", "image_size", "repeats", "stop_t", "size"):
         if getattr(args, flag) is not None:
             check_range(f"--{flag}", getattr(args, flag), 1)
-    if args.method in ("d4m", "prototype") and not args.prototype_path:
-        raise InputError(f"--prototype_path: expected a folder of gen_prototype for --method {args.method}, found nothing")
-    if args.method in ("noise", "random") and args.ipc is None:
-        raise InputError(f"--ipc: expected a number of images per class for --method {args.method}, found nothing")
-    return args
+    check_range("--candidates", args.candidates, 2 if args.filter_teacher else 1)
 
 
 def main(args):
     from accelerate import Accelerator
     accelerator = Accelerator()
-    if args.method == "random":
+    if args.method in REAL:
         choose_real(args, accelerator)
     else:
         generate(args, accelerator)
 
 
 def choose_real(args, accelerator) -> None:
-    """The baseline every table needs: `ipc` real training images of each class, drawn without replacement."""
-    import numpy as np
-
-    from distillation.datasets import decode, load_split
+    """The baselines every table needs: `ipc` real training images of each class, by chance or by their latents."""
+    from distillation.datasets import load_split
     from distillation.distilled_set import row, write_image
+    from distillation.distribution import my_share
+    from distillation.gen_prototype import check_enough_images
     from distillation.manifest import begin
-    from distillation.randomness import seed_for
     from distillation.synthesis import to_pil
 
     split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
+    check_enough_images(split, args.ipc)
     size = args.image_size or split.native_size_pixels or 224
-    folder = Path(args.save_init_image_path) / f"{args.dataset}_random_ipc{args.ipc}"
-    config = {"method": "random", "dataset": args.dataset, "ipc": args.ipc, "image_size": size, "seed": args.seed,
-              "data": split.identity()}
+    folder = Path(args.save_init_image_path) / f"{args.dataset}_{args.method}_ipc{args.ipc}"
+    choose, settings = chooser(args, split, size, accelerator.device)
+    config = {**{name: getattr(args, name) for name in ("method", "dataset", "ipc", "seed", "image_format", "on_bad_image")},
+              "image_size": size, "data": split.identity(), **settings}
     if begin(folder, "distilled", config):
         print(f"{folder}: complete, nothing to do")
         return
-    started, rows = time.perf_counter(), []
-    for label, entry in enumerate(split.classes):
-        available = split.rows_of(label)
-        if len(available) < args.ipc:
-            raise InputError(f"--ipc: expected at most {len(available)}, the images of class {entry['name']} of {split.name}, "
-                             f"found {args.ipc}")
-        draw = np.random.default_rng(seed_for(args.seed, "random", label)).permutation(available)[:args.ipc]
-        new = [row(label, entry["name"], place, 0, args.seed, 1 / args.ipc) for place in range(args.ipc)]
-        if accelerator.is_main_process:
-            for image, this in zip(decode(split, draw, size, fit="centre"), new, strict=True):
-                write_image(folder, this["file_name"], to_pil(image))
-        rows += new
+    started = time.perf_counter()
+    rows = [[row(label, entry["name"], place, 0, args.seed, 1 / args.ipc, args.image_format) for place in range(args.ipc)]
+            for label, entry in enumerate(split.classes)]
+    todo = [label for label in my_share(list(range(len(rows))), accelerator)
+            if not all((folder / each["file_name"]).exists() for each in rows[label])]
+    for label, images in choose(todo):
+        for image, each in zip(images, rows[label], strict=True):
+            write_image(folder, each["file_name"], to_pil(image, size))
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        complete(folder, split.classes, config, rows, {"choose": time.perf_counter() - started})
+        complete(folder, split.classes, config, [each for group in rows for each in group],
+                 {"choose": time.perf_counter() - started})
+
+
+def chooser(args, split, size: int, device):
+    """What yields (label, uint8 images) for the labels it is given, and the settings that decide its choice."""
+    from distillation import real_subset
+    common = {"count": args.ipc, "size_pixels": size, "seed": args.seed, "workers": args.num_workers}
+    if args.method == "random":
+        return lambda labels: real_subset.at_random(split, labels, **common), {}
+    from distillation.checkpoints import checkpoint_identity, load_pipeline
+    from distillation.gen_prototype import checked_size
+    from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
+    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, device, args.dtype)
+    encoded = checked_size(pipeline, args.size)
+    settings = {"size": encoded, "dtype": args.dtype, "batch_size": args.batch_size, "checkpoint": checkpoint_identity(
+        args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts)}
+    return lambda labels: real_subset.by_latents(split, labels, pipeline=pipeline, method=args.method,
+                                                 encode_at_pixels=encoded, batch_size=args.batch_size, **common), settings
 
 
 def generate(args, accelerator) -> None:
     """Denoise (or only decode) every prototype `repeats` times."""
     from tqdm import tqdm
 
-    from distillation.checkpoints import load_pipeline
     from distillation.distribution import my_share
+    from distillation.image_maker import ImageMaker, plan_rows
     from distillation.manifest import begin
-    from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
-    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, accelerator.device,
-                             args.dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    classes, latents, rows, source = plan(args, pipeline)
-    made = latents.shape[-1] * pipeline.vae_scale_factor
-    folder = Path(args.save_init_image_path) / folder_name(args, len(rows) // len(classes), source)
-    config = configuration(args, args.image_size or min(made, 224), source)
+    pipeline = load_images_pipeline(args, accelerator.device)
+    classes, prototypes, source = starting_points(args, pipeline)
+    repeats = repeats_of(args, source["ipc"])
+    made = prototypes[0].centroids.shape[-1] * pipeline.vae_scale_factor
+    folder = Path(args.save_init_image_path) / folder_name(args, source["ipc"] * repeats, source)
+    config = configuration(args, args.image_size or min(made, 224), source, source["ipc"] * repeats)
     if begin(folder, "distilled", config):
         print(f"{folder}: complete, nothing to do")
         return
     started = time.perf_counter()
-    batches = [range(first, min(first + args.batch_size, len(rows))) for first in range(0, len(rows), args.batch_size)]
-    prompts = pipeline.embed([entry["prompt"] for entry in classes])
-    negative = pipeline.embed([args.negative_prompt])
+    rows = plan_rows(classes, [found.weights for found in prototypes], repeats, args.seed, args.image_format)
+    maker = ImageMaker(pipeline, classes, folder, config, load_filter(args, classes, config, accelerator.device),
+                       args.num_workers)
     with tqdm(total=len(rows), desc=f"synthesise ({args.method})", unit="img", disable=None) as bar:
-        for batch in my_share(batches, accelerator):
-            # whole batches are made again after an interruption: rounding may depend on a batch's size
-            if not all((folder / rows[place]["file_name"]).exists() for place in batch):
-                write_batch(pipeline, folder, [rows[place] for place in batch], latents[batch.start:batch.stop], prompts,
-                            negative, config)
+        for batch in my_share(maker.batches(rows), accelerator):
+            if not all(maker.made(each) for each in batch):
+                maker.make(batch, prototypes)
             bar.update(len(batch))
+    maker.wait()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        complete(folder, classes, config, rows, {"synthesise": time.perf_counter() - started})
+        complete(folder, classes, config, [maker.made(each) for each in rows],
+                 {"synthesise": time.perf_counter() - started})
 
 
-def plan(args, pipeline):
-    """Classes, latents [N, C, h, w] and rows of everything to make, in class order, and what is known of the source."""
+def load_images_pipeline(args, device):
+    """The pipeline that makes images, laid out and compiled for `device`."""
+    import torch
+
+    from distillation.checkpoints import load_pipeline
+    from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
+    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, device, args.dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    if torch.device(device).type != "cpu":
+        for part in (pipeline.unet, pipeline.vae):
+            part.to(memory_format=torch.channels_last)
+    if args.compile:
+        pipeline.unet.compile()
+    return pipeline
+
+
+def starting_points(args, pipeline):
+    """Classes, Prototypes per class (zeros for `noise`) and what is known of where they come from."""
     import torch
 
     from distillation.datasets import load_split
-    from distillation.distilled_set import row
     from distillation.manifest import identity
-    from distillation.prototypes import read_prototypes
-    from distillation.randomness import seed_for
+    from distillation.prototypes import Prototypes, read_prototypes
     from distillation.synthesis import check_latent_shape, latent_shape
 
     if args.method == "noise":
         split = load_split(args.dataset, args.data_dir, "train", args.label_file_path)
-        classes = split.classes
-        per_class = [torch.zeros(args.ipc, *latent_shape(pipeline))] * len(classes)
-        weights, source = [torch.full((args.ipc,), 1 / args.ipc)] * len(classes), {"ipc": args.ipc, "data": split.identity()}
-    else:
-        classes, prototypes, made_with = read_prototypes(args.prototype_path)
-        per_class, weights = [found.centroids for found in prototypes], [found.weights for found in prototypes]
-        check_latent_shape(pipeline, per_class[0].shape[1:], made_with.get("size"), args.prototype_path)
-        source = {"ipc": len(per_class[0]), "prototypes": identity(args.prototype_path)}
-    count = source["ipc"]
-    if args.ipc and args.ipc % count:
-        raise InputError(f"--ipc: expected a multiple of the {count} prototypes per class in {args.prototype_path}, "
+        nothing = Prototypes(torch.zeros(args.ipc, *latent_shape(pipeline)), torch.ones(args.ipc), torch.tensor(0.0))
+        return split.classes, [nothing] * len(split.classes), {"ipc": args.ipc, "data": split.identity()}
+    classes, prototypes, made_with = read_prototypes(args.prototype_path)
+    check_latent_shape(pipeline, prototypes[0].centroids.shape[1:], made_with.get("size"), args.prototype_path)
+    return classes, prototypes, {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),
+                                 "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers")}
+
+
+def repeats_of(args, prototypes: int) -> int:
+    """Images per prototype, from --repeats and --ipc; raises InputError where they do not fit."""
+    if args.repeats is not None and args.ipc not in (None, prototypes * args.repeats):
+        raise InputError(f"--ipc: expected {prototypes * args.repeats}, as --repeats {args.repeats} of {prototypes} prototypes "
+                         f"per class give, found {args.ipc}")
+    if args.ipc and args.ipc % prototypes:
+        raise InputError(f"--ipc: expected a multiple of the {prototypes} prototypes per class in {args.prototype_path}, "
                          f"found {args.ipc}")
-    repeats = (args.ipc or count) // count
-    rows = [row(label, entry["name"], prototype, repeat, seed_for(args.seed, "image", label, prototype, repeat),
-                round(weights[label][prototype].item() / repeats, 8))
-            for label, entry in enumerate(classes) for repeat in range(repeats) for prototype in range(count)]
-    return classes, torch.cat([latents for latents in per_class for _ in range(repeats)]), rows, source
+    return args.repeats or (args.ipc or prototypes) // prototypes
 
 
-def write_batch(pipeline, folder: Path, rows: list[dict], latents, prompts, negative, config: dict) -> None:
-    """Make and write the images of `rows`."""
-    from distillation.distilled_set import write_image
-    from distillation.synthesis import synthesize, to_pil
-    places = [(this["label"], this["prototype"], this["repeat"]) for this in rows]
-    images = synthesize(pipeline, latents, prompts[[this["label"] for this in rows]], negative, places, config["seed"],
-                        config["strength"], config["guidance_scale"], config["num_inference_steps"])
-    for image, this in zip(images, rows, strict=True):
-        write_image(folder, this["file_name"], to_pil(image, config["image_size"]))
+def load_filter(args, classes: list[dict], config: dict, device):
+    """The teacher that chooses among candidates, None without --filter_teacher."""
+    from distillation.teacher_filter import TeacherFilter
+    return TeacherFilter(args.filter_teacher, classes, config["filter_keep"], device) if args.filter_teacher else None
 
 
-def configuration(args, image_size: int, source: dict) -> dict:
+def configuration(args, image_size: int, source: dict, images_per_class: int) -> dict:
     """What decides the images, whatever machine and path they are made on."""
     from distillation.checkpoints import checkpoint_identity
+    from distillation.manifest import identity
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
-    names = ("method", "dataset", "ipc", "km_expand", "guidance_scale", "num_inference_steps", "negative_prompt", "dtype",
-             "batch_size", "seed")
-    strength = {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
+    names = ("method", "dataset", "ipc", "repeats", "km_expand", "guidance_scale", "num_inference_steps", "scheduler",
+             "negative_prompt", "guidance", "dtype", "batch_size", "seed", "image_format")
+    guided = args.guidance == "mode"
+    strength = 1.0 if guided else {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
+    filtered = args.filter_teacher is not None
+    keep = args.filter_keep or ("confident" if images_per_class <= 10 else "hard")
     return {**{name: getattr(args, name) for name in names}, "strength": strength, "image_size": image_size,
+            "mode_scale": args.mode_scale if guided else None, "stop_t": stop_of(args) if guided else None,
+            "filter_teacher": identity(args.filter_teacher) if filtered else None,
+            "candidates": args.candidates if filtered else None, "filter_keep": keep if filtered else None,
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionLatents2ImgPipeline.parts),
             "source": source}
 
 
+def stop_of(args) -> int:
+    """How many steps mode guidance takes part in."""
+    return args.stop_t or max(1, args.num_inference_steps // 2)
+
+
 def folder_name(args, ipc: int, source: dict) -> str:
-    """The original's name for D4M's own images, a plain one for the baselines."""
-    if args.method == "d4m":
-        settings = f"s{args.strength}_g{float(args.guidance_scale)}_kmexpand{args.km_expand}"
-        return f"{args.dataset}_ipc{source['ipc']}_{ipc}_{settings}"
-    return f"{args.dataset}_{args.method}_ipc{ipc}"
+    """The original's name for D4M's own images, a plain one for the baselines; an ending for what the original had not."""
+    from distillation.prototypes import ending
+    added = ending(source.get("prototype"), source.get("outliers"), "_")
+    added += (f"_{args.scheduler}" if args.scheduler else "") + (f"_filter{args.candidates}" if args.filter_teacher else "")
+    if args.method != "d4m":
+        return f"{args.dataset}_{args.method}_ipc{ipc}{added}"
+    how = f"mode{args.mode_scale}-{stop_of(args)}" if args.guidance == "mode" else f"s{args.strength}"
+    return f"{args.dataset}_ipc{source['ipc']}_{ipc}_{how}_g{float(args.guidance_scale)}_kmexpand{args.km_expand}{added}"
 
 
 def complete(folder: Path, classes: list[dict], config: dict, rows: list[dict], seconds: dict) -> None:

@@ -1,32 +1,46 @@
 """Prototypes: the k-means centroids of one class's latents, and the folder that keeps them."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.neighbors import LocalOutlierFactor
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from distillation.entry import InputError
-from distillation.manifest import read_json, read_manifest, read_tensors
+from distillation.manifest import atomic_path, read_json, read_manifest, read_tensors, write_tensors
 
 LEAST_BATCH = 1024  # scikit-learn's own default; batches of km_expand * ipc alone can be as small as the clusters are many
 
 
 @dataclass(frozen=True)
 class Prototypes:
-    """One class's `centroids` [IPC, C, h, w] (scaled latents), cluster `sizes` [IPC] in images, `inertia` (squared error)."""
+    """One class's `centroids` [IPC, C, h, w] (scaled latents; or the medoids), cluster `sizes` [IPC] in images, `inertia`
+    (squared error), `nearest` [IPC]: the place, among the class's images, of the one nearest to each, `skipped`: the places of
+    images that could not be read.
+    """
 
     centroids: Tensor
     sizes: Tensor
     inertia: Tensor
+    nearest: Tensor | None = None
+    skipped: Tensor | None = None
 
     @property
     def weights(self) -> Tensor:
         """Each cluster's share of the class [IPC], summing to 1."""
         return self.sizes / self.sizes.sum()
+
+    def over(self, rows: np.ndarray, kept: np.ndarray) -> "Prototypes":
+        """The same prototypes when only the images `kept` of the class's `rows` took part: places count all of them."""
+        read = np.isin(rows, kept)
+        places = torch.from_numpy(np.flatnonzero(read))
+        return replace(self, nearest=places[self.nearest], skipped=torch.from_numpy(np.flatnonzero(~read)))
 
 
 def cluster(latents: Tensor, ipc: int, km_expand: int, seed: int, kmeans: str = "minibatch") -> Prototypes:
@@ -43,8 +57,56 @@ def cluster(latents: Tensor, ipc: int, km_expand: int, seed: int, kmeans: str = 
     with threadpool_limits(1):  # sums in a fixed order: the same prototypes whatever the number of cores
         estimator.fit(flat)
     centroids = torch.from_numpy(estimator.cluster_centers_.astype(np.float32)).reshape(ipc, *latents.shape[1:])
-    sizes = torch.bincount(torch.from_numpy(estimator.labels_.astype(np.int64)), minlength=ipc)
-    return Prototypes(centroids, sizes, torch.tensor(float(estimator.inertia_)))
+    members = torch.from_numpy(estimator.labels_.astype(np.int64))
+    return Prototypes(centroids, torch.bincount(members, minlength=ipc), torch.tensor(float(estimator.inertia_)),
+                      nearest_members(latents, centroids, members))
+
+
+def nearest_members(latents: Tensor, centroids: Tensor, members: Tensor) -> Tensor:
+    """Of each cluster, the place [IPC] of the latent nearest to its centroid; of an empty cluster, the nearest of all."""
+    nearest = []
+    for place, centroid in enumerate(centroids):
+        candidates = (members == place).nonzero()[:, 0]
+        candidates = candidates if len(candidates) else torch.arange(len(latents))
+        distances = (latents[candidates] - centroid).flatten(1).pow(2).sum(1)
+        nearest.append(candidates[distances.argmin()])
+    return torch.stack(nearest)
+
+
+def inliers(latents: Tensor, at_least: int, neighbours: int = 10, contamination: float = 0.1) -> np.ndarray:
+    """Places of the latents [N, C, h, w] that are no outliers, in order (as VLCP does before k-means; Breunig et al. 2000).
+
+    scikit-learn's LocalOutlierFactor with its share `contamination` dropped; but the `at_least` least outlying always stay.
+    """
+    if len(latents) <= max(at_least, 2):
+        return np.arange(len(latents))
+    detector = LocalOutlierFactor(min(neighbours, len(latents) - 1), contamination=contamination)
+    kept = np.flatnonzero(detector.fit_predict(latents.flatten(1).numpy()) == 1)
+    if len(kept) < at_least:
+        kept = np.sort(np.argsort(-detector.negative_outlier_factor_, kind="stable")[:at_least])
+    return kept
+
+
+def find_prototypes(latents: Tensor, ipc: int, km_expand: int, seed: int, *, kmeans: str = "minibatch",
+                    prototype: str = "centroid", outliers: str = "none") -> Prototypes:
+    """One class's prototypes as asked for: outliers dropped or not, then clustered, then centroids or medoids.
+
+    `nearest` counts all latents given, whether dropped or not.
+    """
+    kept = inliers(latents, ipc) if outliers == "lof" else np.arange(len(latents))
+    found = cluster(latents[kept], ipc, km_expand, seed, kmeans)
+    nearest = torch.from_numpy(kept)[found.nearest]
+    return replace(found, nearest=nearest, centroids=latents[nearest] if prototype == "medoid" else found.centroids)
+
+
+def folder_name(dataset: str, ipc: int, km_expand: int, prototype: str = "centroid", outliers: str = "none") -> str:
+    """The original's name for a run, with an ending for what the original could not do."""
+    return f"{dataset}-ipc{ipc}-kmexpand{km_expand}" + ending(prototype, outliers, "-")
+
+
+def ending(prototype: str | None, outliers: str | None, mark: str) -> str:
+    """What a folder's name says of prototypes that are not plain centroids; nothing for those."""
+    return (f"{mark}medoid" if prototype == "medoid" else "") + (f"{mark}lof" if outliers == "lof" else "")
 
 
 def class_folder(label: int, name: str) -> str:
@@ -55,6 +117,27 @@ def class_folder(label: int, name: str) -> str:
 def class_file(label: int, name: str) -> str:
     """The file of class `label` in a prototypes folder."""
     return class_folder(label, name) + ".safetensors"
+
+
+def write_class(folder: Path, label: int, name: str, found: Prototypes) -> None:
+    """Write one class's file."""
+    tensors = {key: value for key, value in vars(found).items() if value is not None}
+    write_tensors(Path(folder) / class_file(label, name), tensors)
+
+
+def write_json_file(path: Path, classes: list[dict], found: Iterable[Prototypes]) -> None:
+    """Write the original's file, {prompt: [IPC][C][h][w]} as JSON text, class by class; it keeps neither names nor weights.
+
+    Raises InputError when two classes share a prompt, since the file has one entry per prompt.
+    """
+    prompts = [entry["prompt"] for entry in classes]
+    twice = next((prompt for prompt in prompts if prompts.count(prompt) > 1), None)
+    if twice is not None:
+        raise InputError(f"--format json: expected a prompt of its own for each class, found {twice} more than once")
+    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        for place, (prompt, each) in enumerate(zip(prompts, found, strict=True)):
+            file.write(f"{', ' if place else '{'}{json.dumps(prompt)}: {json.dumps(each.centroids.tolist())}")
+        file.write("}")
 
 
 def read_prototypes(path: str | Path) -> tuple[list[dict], list[Prototypes], dict]:

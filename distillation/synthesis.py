@@ -5,6 +5,7 @@ from PIL import Image
 from torch import Tensor
 
 from distillation.entry import InputError
+from distillation.mode_guidance import ModeGuidedScheduler
 from distillation.randomness import generator_for
 
 
@@ -24,17 +25,41 @@ def latent_shape(pipeline) -> tuple[int, int, int]:
 
 
 def synthesize(pipeline, latents: Tensor, prompts: Tensor, negative: Tensor, seeds: list[tuple], seed: int, strength: float,
-               guidance_scale: float, num_inference_steps: int) -> Tensor:
+               guidance_scale: float, num_inference_steps: int, mode: tuple[float, int] | None = None) -> Tensor:
     """Images uint8 [B, 3, H, W] on the CPU from prototype latents [B, C, h, w] and prompt embeddings [B, tokens, width].
 
-    D4M, section 3.3: noise to `strength`, denoise under the prompt with classifier-free guidance. Each image has its own
-    generator, a function of (seed, place in `seeds`), so it does not depend on what shares its batch.
+    D4M, section 3.3: noise to `strength`, denoise under the prompt with classifier-free guidance. With `mode` (scale, steps)
+    instead from noise, guided to the prototypes during the first steps (mode_guidance.py); the pipeline's scheduler must be a
+    ModeGuidedScheduler then. Each image has its own generator, a function of (seed, place in `seeds`), so it does not depend on
+    what shares its batch.
     """
     generators = [generator_for(seed, "image", *place) for place in seeds]
+    if mode is not None:
+        pipeline.scheduler.aim(latents, *mode)
+        latents, strength = torch.zeros_like(latents), 1.0
     images = pipeline(latents=latents, prompt_embeds=prompts, negative_prompt_embeds=negative.expand_as(prompts),
                       strength=strength, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps,
                       generator=generators)
     return to_uint8(images)
+
+
+def use_scheduler(pipeline, name: str | None, mode_guided: bool = False) -> None:
+    """Give `pipeline` diffusers' scheduler `name` (None: keep the checkpoint's), with the checkpoint's own noise schedule.
+
+    Raises InputError for a scheduler that does not fit, and for any but DDIM together with mode guidance.
+    """
+    if mode_guided:
+        if name not in (None, "DDIMScheduler"):
+            raise InputError(f"--scheduler: expected DDIMScheduler, which --guidance mode builds on, found {name}")
+        found = ModeGuidedScheduler
+    elif name is None:
+        return
+    else:
+        fitting = {each.__name__: each for each in pipeline.scheduler.compatibles}
+        if name not in fitting:
+            raise InputError(f"--scheduler: expected one of {', '.join(sorted(fitting))}, found {name}")
+        found = fitting[name]
+    pipeline.scheduler = found.from_config(pipeline.scheduler.config)
 
 
 def to_uint8(images: Tensor) -> Tensor:

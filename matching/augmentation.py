@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's pretrained models expect
+from distillation.architectures import normalise
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,3 @@ def mix(own: Tensor, other: Tensor, ratio: Tensor, box: Tensor) -> Tensor:
     boxed = (bottom > top) & (right > left)
     blend = torch.where(boxed[:, :, None], 1 - inside.float(), ratio[:, None, None])
     return torch.lerp(other, own, blend[:, None])
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Float [B, 3, H, W] in [0, 1] -> zero mean and unit variance by ImageNet's statistics."""
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
-    return (images - mean) / std

@@ -112,8 +112,8 @@ def main(args):
 
 def load_teacher(args, images):
     """The teacher and what to call it; raises InputError when it knows other classes."""
-    from matching.architectures import build, load_model
-    from matching.image_set import check_class_names
+    from distillation.architectures import build, load_model
+    from distillation.distilled_set import check_class_names
     if not args.teacher:
         return build(args.arch, len(images.classes), weights=args.weights), f"{args.arch} {args.weights}"
     network, manifest = load_model(args.teacher, "teacher")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distillation.datasets import Split, decode, open_image
-from distillation.distilled_set import read_distilled
+from distillation.distilled_set import check_class_names, read_distilled
 from distillation.entry import InputError
 
 
@@ -64,17 +64,6 @@ def distilled_images(folder: str | Path, workers: int = 2) -> ImageSet:
     if len(sizes) != 1 or len({side for size in sizes for side in size}) != 1:
         raise InputError(f"{folder}: expected square images of one size, found {sorted(sizes)[:3]}")
     return image_set(Path(folder).name, classes, torch.stack(images), labels, weights)
-
-
-def check_class_names(name: str, classes: list[dict], expected_name: str, expected: list[dict]) -> None:
-    """Raise InputError when two ordered lists of classes differ.
-
-    Folders of the original say no more than the index, so their names `0`, `1`, ... fit any list of that length.
-    """
-    found, wanted = [entry["name"] for entry in classes], [entry["name"] for entry in expected]
-    if found not in (wanted, [str(label) for label in range(len(wanted))]):
-        raise InputError(f"{name}: expected the {len(wanted)} classes of {expected_name} in its order, found {len(found)}: "
-                         f"{', '.join(found[:5])} ...")
 
 
 def check_same_classes(train: ImageSet, test: ImageSet) -> None:

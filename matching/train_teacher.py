@@ -45,11 +45,11 @@ def main(args):
     import torch
     from accelerate import Accelerator
 
+    from distillation.architectures import seeded
     from distillation.datasets import load_split
     from distillation.distribution import require_one_process
     from distillation.manifest import begin
     from distillation.optimisation import parameter_groups
-    from matching.architectures import seeded
     from matching.image_set import real_images
     from matching.training import STATE, drawn_views, finish_model, hard_loss_of, train, warm_cosine
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from distillation.architectures import accuracy, predict
 from distillation.manifest import finish, write_result, write_tensors
 from distillation.optimisation import optimise
 from distillation.randomness import seed_for
-from matching.architectures import accuracy, predict
 from matching.augmentation import Drawn, draw_epoch, views
 from matching.image_set import ImageSet
 from matching.soft_labels import hard_loss

@@ -24,9 +24,14 @@ class StableDiffusionGenLatentsPipeline(DiffusionPipeline):
         """The side of the images the autoencoder was trained on."""
         return self.vae.config.sample_size
 
+    @property
+    def downsampling(self) -> int:
+        """How many times smaller latents are than images, per side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     def latent_shape(self, size_pixels: int) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a square image."""
-        side = size_pixels // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = size_pixels // self.downsampling
         return self.vae.config.latent_channels, side, side
 
     @torch.inference_mode()

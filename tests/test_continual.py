@@ -27,9 +27,9 @@ from continual.streams import (
 from continual.task_arithmetic import TaskArithmetic, backbone_vector, reestimate_batchnorm
 from continual.timing import Timers
 from continual.training import Recipe, Trainer, only
+from distillation.architectures import seeded
 from distillation.entry import ROOT, InputError, run
 from distillation.randomness import generator_for
-from matching.architectures import seeded
 from matching.image_set import image_set
 
 CLASSES = [{"name": str(label), "prompt": str(label)} for label in range(4)]

@@ -16,11 +16,11 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as TF
 
+from distillation.architectures import accuracy, build, load_model, predict, seeded
 from distillation.datasets import load_split
 from distillation.entry import InputError
 from distillation.manifest import finish
 from distillation.optimisation import optimise, parameter_groups
-from matching.architectures import accuracy, build, load_model, predict, seeded
 from matching.augmentation import (
     Drawn,
     crop_resize,

@@ -71,9 +71,9 @@ def parse_args():
 def main(args):
     from accelerate import Accelerator
 
+    from distillation.architectures import seeded
     from distillation.distribution import require_one_process
     from distillation.manifest import begin
-    from matching.architectures import seeded
     from matching.image_set import check_same_classes, real_images
     from matching.training import STATE, cosine, finish_model, linear, train
 

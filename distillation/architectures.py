@@ -8,7 +8,8 @@ from torchvision import models
 
 from distillation.entry import InputError
 from distillation.manifest import read_manifest, read_tensors
-from matching.augmentation import normalise
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's pretrained models expect
 
 
 def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | None = None) -> nn.Module:
@@ -68,3 +69,9 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Top-1 accuracy in [0, 1]."""
     return (logits.argmax(1) == labels).float().mean().item()
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Float [B, 3, H, W] in [0, 1] -> zero mean and unit variance by ImageNet's statistics."""
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    return (images - mean) / std
