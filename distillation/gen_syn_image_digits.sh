@@ -1,5 +1,6 @@
 #!/bin/sh
-# Stage 2 on the embedded default: one image per prototype, or a baseline (METHOD=prototype, noise, random).
+# Stage 2 on the embedded default: one image per prototype, or a baseline (METHOD=prototype, noise, random,
+# herding, kcenter).
 # About 15 s for 100 images on 2 CPU cores.
 set -eu
 cd "$(dirname "$0")/.."

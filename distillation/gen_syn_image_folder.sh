@@ -2,7 +2,8 @@
 # Stage 2 on your own images: one 512-pixel image per prototype, 35 of 50 steps at strength 0.7, guidance 8, saved at 224
 # pixels. Needs a GPU. The paper has no figure for your data; for other domains than photographs sweep STRENGTH first.
 # Several GPUs: accelerate launch -m distillation.gen_syn_image ...
-# The paper states 2.7 s and 6.1 GB per 512-pixel image on a V100 at batch 1 (D4M, CVPR 2024).
+# The paper states 2.7 s and 6.1 GB per image on a V100 at batch 1 (D4M, CVPR 2024);
+# `python -m scripts.benchmark distillation` measures this code's rate on your GPU.
 set -eu
 cd "$(dirname "$0")/.."
 

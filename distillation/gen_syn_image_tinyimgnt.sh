@@ -3,7 +3,8 @@
 # Needs a GPU. D4M (CVPR 2024) reports, for ResNet-18 / 50 / 101, 46.2 / 51.8 / 51.0 % at IPC 50 and 51.4 / 54.8 / 55.3 % at
 # IPC 100 (61.9 / 62.0 / 62.3 % on all real images).
 # Several GPUs: accelerate launch -m distillation.gen_syn_image ...
-# The paper states 2.7 s and 6.1 GB per 512-pixel image on a V100 at batch 1 (D4M, CVPR 2024).
+# At the paper's rate, 2.7 s and 6.1 GB per image on a V100 at batch 1 (D4M, CVPR 2024): IPC 10 1.5 hours, IPC 50 7.5 hours.
+# `python -m scripts.benchmark distillation` measures this code's rate on your GPU.
 set -eu
 cd "$(dirname "$0")/.."
 
