@@ -12,7 +12,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode, load_split
 from distillation.encoding import encode_classes
-from distillation.prototypes import LEAST_BATCH, cluster, find_prototypes, inliers, read_prototypes
+from distillation.prototypes import LEAST_BATCH, cluster, find_prototypes, inliers, nearest_members, read_prototypes
 from distillation.randomness import generator_for, seed_for
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
@@ -104,7 +104,18 @@ def test_outliers_are_those_of_scikit_learn():
     assert int(found.sizes.sum()) == 108
     direct = KMeans(5, random_state=0, n_init="auto").fit(latents[kept].flatten(1).numpy())
     np.testing.assert_allclose(found.centroids.flatten(1), direct.cluster_centers_, atol=1e-4)
-    assert set(found.nearest.tolist()) <= set(kept.tolist())
+    within = cluster(latents[kept], 5, 1, 0, "full").nearest.numpy()
+    medoids = find_prototypes(latents, 5, 1, 0, kmeans="full", prototype="medoid", outliers="lof")
+    assert found.nearest.tolist() == medoids.nearest.tolist() == kept[within].tolist() != within.tolist()
+    assert torch.equal(medoids.centroids, latents[kept][within])
+
+
+def test_a_medoid_belongs_to_its_own_cluster():
+    line = torch.tensor([-10.0, 10.0, 3.0, 4.0])[:, None, None, None]
+    centroids, members = torch.tensor([0.0, 3.6])[:, None, None, None], torch.tensor([0, 0, 1, 1])
+    assert nearest_members(line, centroids, members).tolist() == [0, 3]     # 3.0 is nearer to 0.0, but of the other cluster
+    empty = nearest_members(line, torch.tensor([0.0, 3.6])[:, None, None, None], torch.tensor([0, 0, 0, 0]))
+    assert empty.tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 11])
