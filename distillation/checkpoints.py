@@ -28,18 +28,44 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
             raise InputError(f"{expected}, found no {missing[0]} in it")
     elif not _may_be_on_hub(checkpoint):
         raise InputError(f"{expected}, found nothing there")
+    else:
+        _fetch_description(checkpoint, expected)
     precision = getattr(torch, dtype or ("float32" if torch.device(device).type == "cpu" else "float16"))
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # a bar per weight file says nothing about the work
     try:
         return pipeline_class.from_pretrained(checkpoint, dtype=precision).to(device)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
-        raise InputError(f"{expected}, found {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{expected}, found {_one_line(error)}") from None
 
 
 def _may_be_on_hub(checkpoint: str) -> bool:
     """`owner/name`, unless a local folder `owner` says that a path was meant."""
     return bool(HUB_NAME.fullmatch(checkpoint)) and not Path(checkpoint).parent.is_dir()
+
+
+def _fetch_description(checkpoint: str, expected: str) -> None:
+    """Have `model_index.json` of a hub checkpoint in the cache, so that nothing is loaded from a name that is none.
+
+    The hub is asked once, for at most HF_HUB_ETAG_TIMEOUT seconds (10): diffusers would warn and ask again for half a minute.
+    Raises InputError when neither cache nor hub has it.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import logging as hub_logging
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()  # with a refusal some hubs send advice about accounts
+    try:
+        if not isinstance(try_to_load_from_cache(checkpoint, "model_index.json"), str):
+            get_hf_file_metadata(hf_hub_url(checkpoint, "model_index.json"))
+            hf_hub_download(checkpoint, "model_index.json")
+    except Exception as error:  # of the hub, the network, the name, or offline mode: all mean "not there"
+        raise InputError(f"{expected}, found none on the hub or in its cache: {_one_line(error)}") from None
+    finally:
+        hub_logging.set_verbosity(verbosity)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def checkpoint_identity(checkpoint: str, parts: tuple[str, ...]) -> str:

@@ -68,6 +68,25 @@ def new_scheduler(prediction_type: str) -> DDIMScheduler:
                          clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type)
 
 
+def stable_diffusion_v15() -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]:
+    """Stable Diffusion v1.5's own architecture with random weights (4.3 GB; none under `torch.device("meta")`).
+
+    Rombach et al. 2022; the text encoder is CLIP ViT-L/14's (Radford et al. 2021). For measuring speed and memory.
+    """
+    vae = AutoencoderKL(
+        sample_size=512, block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, scaling_factor=0.18215,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+    unet = UNet2DConditionModel(
+        sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768,
+        attention_head_dim=8, down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
+    text_encoder = CLIPTextModel(CLIPTextConfig(
+        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+        max_position_embeddings=PROMPT_TOKENS, hidden_act="quick_gelu", projection_dim=768, bos_token_id=49406,
+        eos_token_id=49407, pad_token_id=49407))
+    return vae, unet, text_encoder
+
+
 def to_signed(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] in [0, 255] -> float in [-1, 1]."""
     return images.float() / 127.5 - 1
@@ -105,5 +124,6 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 256) ->
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
-    """Token ids [B, 77], padded and truncated as the Stable Diffusion pipelines do."""
-    return tokenizer(prompts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt").input_ids
+    """Token ids [B, tokens], padded and truncated as the Stable Diffusion pipelines do (to 77, CLIP's number)."""
+    return tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                     return_tensors="pt").input_ids

@@ -50,9 +50,9 @@ class Stage:
     err: str           # stderr of the run that was left alone
 
 
-def start(module: str, *flags) -> subprocess.Popen:
+def start(module: str, *flags, **environment) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", module, *map(str, flags)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def kill_when(process: subprocess.Popen, root: Path, pattern: str, seconds: float = 120) -> None:

@@ -2,18 +2,22 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, SIZE, run_stage
+from conftest import CLASSES, SIZE, kill_when, run_stage, start
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from distillation.datasets import load_split
+from distillation.entry import DIGITS_LDM, ROOT, InputError
+from distillation.fine_tuning import add_lora, encode_split, fine_tune, load_source
 from distillation.ldm import diffusion_loss, draw_noising, new_scheduler, to_signed
+from distillation.ldm_training import warm_cosine
 from distillation.optimisation import averaged
 from distillation.randomness import generator_for
-from distillation.train_ldm import warm_cosine
 
 WEIGHTS = ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
            "text_encoder/model.safetensors"]
@@ -40,7 +44,6 @@ def test_the_command_says_nothing_on_stderr_but_bars(trained):
 
 
 def test_weights_are_half_precision(trained):
-    from safetensors.torch import load_file
     assert {tensor.dtype for name in WEIGHTS for tensor in load_file(trained.folder / name).values()
             if tensor.is_floating_point()} == {torch.float16}
 
@@ -86,10 +89,142 @@ def test_a_trained_checkpoint_makes_prototypes_and_images(here, trained, image_d
     assert len(list(Path(tmp_path).rglob("*.png"))) == 12
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--prompt_drop", 1.5), ("--size", 30)])
-def test_impossible_settings_are_refused(here, tmp_path, flag, value):
-    answer = here("distillation.train_ldm", flag, value, "--output_dir", tmp_path / "ldm")
+@pytest.mark.parametrize(("flag", "value", "others"), [
+    ("--prompt_drop", 1.5, []), ("--size", 30, []), ("--size", 30, ["--init", DIGITS_LDM]), ("--lora_rank", 4, []),
+    ("--vae_steps", 7, ["--init", DIGITS_LDM]), ("--kl_weight", 0, ["--init", DIGITS_LDM]),
+    ("--train_text_encoder", None, ["--init", DIGITS_LDM, "--lora_rank", 2]), ("--gradient_accumulation_steps", 65, [])])
+def test_impossible_settings_are_refused(here, tmp_path, flag, value, others):
+    given = [flag] if value is None else [flag, value]
+    answer = here("distillation.train_ldm", *others, *given, "--output_dir", tmp_path / "ldm")
     assert answer.code == 2 and answer.err.startswith(f"error: {flag}: expected") and answer.err.count("\n") == 1
+    assert not (tmp_path / "ldm").exists()
+
+
+# going on from a checkpoint
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, new_checkpoint_in):
+    return new_checkpoint_in(tmp_path_factory.mktemp("source") / "velocity", prediction_type="v_prediction")
+
+
+@pytest.fixture
+def fine_tune_flags(image_data, source):
+    return ["--init", source, "--dataset", "folder", "--data_dir", image_data, "--unet_steps", 20, "--unet_lr", 5e-3,
+            "--batch_size", 16, "--save_seconds", 0, "--output_dir"]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    return tmp_path_factory.mktemp("tuned")
+
+
+def same(one: dict, other: dict) -> set[str]:
+    """Names of tensors with the same type and bits."""
+    assert one.keys() == other.keys()
+    return {name for name in one if one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])}
+
+
+def test_killed_fine_tuning_ends_in_the_same_weights(here, fine_tune_flags, tuned, tmp_path):
+    process = start("distillation.train_ldm", *fine_tune_flags, tmp_path / "killed")
+    kill_when(process, tmp_path / "killed", "unet.pt")
+    assert not (tmp_path / "killed" / "manifest.json").exists()
+    for folder, said in ((tuned, "velocity"), (tmp_path / "killed", "continuing at step")):
+        answer = here("distillation.train_ldm", *fine_tune_flags, folder)
+        assert answer.code == 0 and said in answer.out + (folder / "README.md").read_text(), answer.err
+    for name in WEIGHTS:
+        assert (tuned / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_fine_tuning_changes_the_unet_alone(tuned, source):
+    unet, vae, text_encoder = WEIGHTS
+    for name in (vae, text_encoder):
+        assert same(load_file(tuned / name), load_file(source / name)) == load_file(source / name).keys()
+    before, after = load_file(source / unet), load_file(tuned / unet)
+    assert {tensor.dtype for tensor in after.values()} == {torch.float16}
+    assert not same({name: tensor.half() for name, tensor in before.items()}, after)
+    name = "scheduler/scheduler_config.json"
+    assert (tuned / name).read_bytes() == (source / name).read_bytes()
+    assert json.loads((source / name).read_text())["prediction_type"] == "v_prediction"
+
+
+def test_fine_tuning_lowers_the_loss(tuned, source, image_data):
+    """On the training images, with the same noise for both."""
+    split = load_split("folder", image_data, "train")
+    losses = {}
+    for folder in (source, tuned):
+        pipeline = load_source(str(folder), "cpu")
+        posteriors, rows = encode_split(pipeline.vae, split, SIZE)
+        assert rows.tolist() == list(range(168)) and posteriors.means.shape == (168, 4, 8, 8)
+        latents = posteriors.draw(torch.arange(168), generator_for(3))
+        noise, timesteps, _ = draw_noising(latents.shape, 1000, 0, generator_for(2))
+        text = pipeline.embed([entry["prompt"] for entry in split.classes])[split.labels].clone()
+        with torch.no_grad():
+            losses[folder] = float(diffusion_loss(pipeline.unet, pipeline.scheduler, latents, noise, timesteps, text))
+    assert losses[tuned] < 0.9 * losses[source]
+
+
+def test_the_card_says_what_the_model_comes_from(tuned):
+    card = (tuned / "README.md").read_text()
+    assert "`velocity " in card and "with its UNet trained further on the training split only: 168 images" in card
+    assert "| unet | 20 |" in card and "autoencoder |" not in card and "--init" in card
+
+
+def test_lora_changes_the_attentions_alone_and_by_its_rank(here, trained, image_data, tmp_path):
+    """From a checkpoint in half precision, at another resolution; what is written is a plain checkpoint."""
+    unet, vae, text_encoder = WEIGHTS
+    answer = here("distillation.train_ldm", "--init", trained.folder, "--lora_rank", 2, "--dataset", "folder", "--data_dir",
+                  image_data, "--size", 16, "--unet_steps", 12, "--unet_lr", 1e-2, "--batch_size", 8, "--output_dir", tmp_path)
+    assert answer.code == 0, answer.err
+    for name in (vae, text_encoder):
+        assert (tmp_path / name).read_bytes() == (trained.folder / name).read_bytes()
+    before, after = load_file(trained.folder / unet), load_file(tmp_path / unet)
+    changed = before.keys() - same(before, after)
+    assert changed == {name for name in before if name.endswith((
+        "to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"))}
+    for name in changed:
+        sizes = torch.linalg.svdvals(after[name].float() - before[name].float())
+        assert sizes[2:].max() < 0.1 * sizes[0], name  # not 0: rounding to half precision has every rank
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("ant", num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
+    assert "merged LoRA updates of rank 2" in (tmp_path / "README.md").read_text()
+
+
+def test_lora_without_peft_names_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match="--lora_rank: .*pip install peft"):
+        add_lora(torch.nn.Linear(1, 1), 2)
+
+
+def test_parts_of_a_batch_sum_to_it_and_the_text_encoder_learns_when_asked(trained, image_data, tmp_path):
+    """With and without activations computed twice."""
+    split = load_split("folder", image_data, "train")
+    settings = {"steps": 2, "batch_size": 8, "learning_rate": 1e-3, "prompt_drop": 0.1, "ema_decay": 0.9, "seed": 0,
+                "save_seconds": 9, "state_path": tmp_path / "state.pt", "lora_rank": None, "with_text_encoder": True}
+    runs = [fine_tune(load_source(str(trained.folder), "cpu"), split, SIZE, tmp_path / str(parts), workers=1,
+                      accumulation=parts, recompute=parts > 1, **settings) for parts in (1, 3)]
+    assert runs[0]["losses"] == pytest.approx(runs[1]["losses"], rel=1e-5)
+    unet, _, text_encoder = WEIGHTS
+    for name in (unet, text_encoder):
+        before, whole, parts = (load_file(folder / name) for folder in (trained.folder, tmp_path / "1", tmp_path / "3"))
+        moved = torch.cat([(whole[key].float() - before[key].float()).flatten() for key in before])
+        apart = torch.cat([(whole[key].float() - parts[key].float()).flatten() for key in before])
+        assert moved.norm() > 20 * apart.norm(), name
+
+
+@pytest.mark.parametrize("spoil", ["empty", "sample", "channels"])
+def test_what_cannot_be_gone_on_from_is_refused(here, source, tmp_path, spoil):
+    copy = tmp_path / "copy"
+    if spoil == "empty":
+        copy.mkdir()
+    else:
+        shutil.copytree(source, copy)
+    name, key, value = {"empty": (None,) * 3, "sample": ("scheduler/scheduler_config.json", "prediction_type", "sample"),
+                        "channels": ("unet/config.json", "in_channels", 9)}[spoil]
+    if name:
+        (copy / name).write_text(json.dumps({**json.loads((copy / name).read_text()), key: value}))
+    answer = here("distillation.train_ldm", "--init", copy, "--output_dir", tmp_path / "out")
+    assert answer.code == 2 and answer.err.startswith(f"error: {copy}: expected") and answer.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -139,7 +274,6 @@ def test_images_are_signed_as_stable_diffusion_has_them():
 
 
 def test_the_shipped_checkpoint_is_small_half_precision_and_names_its_training():
-    from distillation.entry import DIGITS_LDM, ROOT
     folder = ROOT / DIGITS_LDM
     if not (folder / "manifest.json").is_file():
         pytest.skip(f"{DIGITS_LDM} is not there: train it with distillation/train_ldm_digits.sh")

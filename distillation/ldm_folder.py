@@ -1,0 +1,87 @@
+"""A trained checkpoint on disk: Stable Diffusion's folder layout, a picture of samples, a model card, and last the manifest."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from transformers.utils.logging import disable_progress_bar
+
+from distillation.checkpoints import load_pipeline
+from distillation.datasets import Split
+from distillation.ldm_training import images_at_once
+from distillation.manifest import finish, write_text
+from distillation.synthesis import grid, latent_shape, synthesize
+from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
+
+COLUMNS, WIDEST_PIXELS = 20, 2560  # of the picture of samples
+
+
+def write_checkpoint(folder: Path, **parts) -> None:
+    """Write networks, tokenizer and scheduler as they are, as safetensors in Stable Diffusion's folder layout."""
+    disable_progress_bar()  # a bar per weight file says nothing about the work
+    StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None,
+                            requires_safety_checker=False).save_pretrained(folder)
+
+
+def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_factor: float, samples: Image.Image) -> None:
+    """Write the picture of samples, the model card and, last, the manifest. `runs` are what training each part returned."""
+    samples.save(folder / "samples.png")
+    rows = [f"| {name} | {len(run['losses'])} | {mean(run['losses'][:20]):.4f} | {mean(run['losses'][-200:]):.4f} "
+            f"| {run['seconds']:.0f} |" for name, run in runs.items()]
+    measured = "the source's" if "init" in config else "measured on the training split"
+    write_text(folder / "README.md", "\n".join([
+        f"# {folder.name}: a latent diffusion model of `{split.name}`",
+        f"Stable Diffusion's format (safetensors); {origin(config)} the training split only: "
+        f"{len(split.labels)} images of {len(split.classes)} classes at {config['size']} pixels.", "",
+        "Command:", "```", "python -m distillation.train_ldm " + " ".join(sys.argv[1:]), "```", "",
+        "| part | steps | loss, first 20 steps | loss, last 200 steps | seconds |", "|---|---|---|---|---|", *rows, "",
+        f"Latent scaling factor, {measured}: {scaling_factor:.4f}.", "",
+        "Prompts: " + ", ".join(entry["prompt"] for entry in split.classes[:COLUMNS])
+        + (" ..." if len(split.classes) > COLUMNS else "") + ".", "",
+        "Load it in single precision on a CPU (trained weights are stored in half):", "```python", "import torch",
+        "from diffusers import StableDiffusionPipeline", "",
+        f'pipeline = StableDiffusionPipeline.from_pretrained("{folder.as_posix()}", dtype=torch.float32, safety_checker=None)',
+        "```", "",
+        "Samples from pure noise, one column per class:", "", "![samples](samples.png)", ""]))
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
+                   if path.is_file() and path != folder / "config.json")
+    finish(folder, "ldm", split.classes, config, [name for name in files if not name.startswith("state")],
+           scaling_factor=scaling_factor, seconds={name: run["seconds"] for name, run in runs.items()})
+
+
+def origin(config: dict) -> str:
+    """What the card says before "the training split only"."""
+    if "init" not in config:
+        return "trained from scratch on"
+    if "lora_rank" in config:
+        return f"`{config['init']}` with merged LoRA updates of rank {config['lora_rank']} of its UNet, trained on"
+    parts = "UNet and text encoder" if "train_text_encoder" in config else "UNet"
+    return f"`{config['init']}` with its {parts} trained further on"
+
+
+def mean(values: list[float]) -> float:
+    """Arithmetic mean of a non-empty list."""
+    return sum(values) / len(values)
+
+
+def draw_samples(folder: Path, split: Split, device, *, rows: int, guidance_scale: float, steps: int) -> Image.Image:
+    """Images drawn from pure noise, `rows` per class, one column per class (at most 20), as one picture."""
+    started = time.perf_counter()
+    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(folder), device)
+    pipeline.set_progress_bar_config(disable=True)
+    classes = split.classes[:COLUMNS]
+    prompts = pipeline.embed([entry["prompt"] for entry in classes]).repeat(rows, 1, 1)
+    places = [("grid", place) for place in range(len(prompts))]
+    negative, shape = pipeline.embed([""]), latent_shape(pipeline)
+    at_once = images_at_once(shape[-1] * pipeline.vae_scale_factor)
+    images = torch.cat([
+        synthesize(pipeline, torch.zeros(len(part), *shape), part, negative, places[first:first + at_once], seed=0,
+                   strength=1.0, guidance_scale=guidance_scale, num_inference_steps=steps)
+        for first, part in zip(range(0, len(prompts), at_once), prompts.split(at_once), strict=True)])
+    picture = grid(images, len(classes))
+    picture.thumbnail((WIDEST_PIXELS, WIDEST_PIXELS))
+    print(f"{folder}: {len(images)} samples in {time.perf_counter() - started:.0f} s")
+    return picture
