@@ -28,7 +28,7 @@ def add_benchmark(benchmarks, name: str, sections: tuple[str, ...]):
     listed = ", ".join(sections)
     parser = benchmarks.add_parser(name, help=listed)
     parser.add_argument("--only", nargs="+", default=sections, choices=sections, metavar="NAME", help=f"of {listed}")
-    parser.add_argument("--repetitions", default=5, type=int, help="rounds that count, after one that does not")
+    parser.add_argument("--repetitions", default=5, type=int, help="rounds that count, after one that does not (memory: one)")
     parser.add_argument("--output", default=f"misc/results/benchmark_{name}.json", help="result file")
     return parser
 

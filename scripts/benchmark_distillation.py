@@ -73,7 +73,7 @@ def ratio_rows(sections: dict):
         encoded = sections.get(f"encoding{ending}")
         if ending and encoded is None and f"memory{ending}" not in sections:
             continue
-        yield speed_row(f"Files encoded, {model}, images/s", encoded, "decoding and encoding in turn", "above 1")
+        yield speed_row(f"Files encoded, {model}, images/s", encoded, "decoding and encoding in turn", NONE)
         waited = NOT_RUN if encoded is None else f"{100 * encoded['waiting_share']:.1f}"
         yield [f"Time waiting for files, {model} (%)", waited, NONE, NONE, "below 10 on an accelerator"]
         yield memory_row(f"Peak memory of gen_prototype, {model} (MB)", sections.get(f"memory{ending}"))

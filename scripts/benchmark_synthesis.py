@@ -9,16 +9,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionImg2ImgPipeline, UNet2DConditionModel
 from PIL import Image
 from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from distillation.datasets import decode, load_split
 from distillation.entry import DIGITS_LDM
 from distillation.gen_syn_image import load_images_pipeline
 from distillation.image_maker import SEED_PLACE, ImageMaker, plan_rows
-from distillation.ldm import PROMPT_TOKENS, byte_level_tokenizer, new_scheduler
+from distillation.ldm import PROMPT_TOKENS, byte_level_tokenizer, new_scheduler, stable_diffusion_v15
+from distillation.ldm_folder import write_checkpoint
 from distillation.prototypes import Prototypes
 from distillation.randomness import generator_for
 from scripts.measuring import (
@@ -132,24 +132,13 @@ def synthesis(folder: Path, device, repetitions: int, checkpoint: str = DIGITS_L
             **compared(seconds, {"ours": images, "stock": stock_images})}
 
 
-def stable_diffusion_parts() -> dict:
-    """Stable Diffusion v1.5's networks with random weights; sizes as in its published configuration files."""
-    levels = 4
-    return {
-        "vae": AutoencoderKL(sample_size=512, block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-                             down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels),
-        "unet": UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-                                                     num_attention_heads=12, projection_dim=768))}
-
-
 def write_stable_diffusion(folder: Path) -> Path:
     """Write a checkpoint of Stable Diffusion v1.5's architecture with random weights (2 GB, half precision)."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = {name: part.half() for name, part in stable_diffusion_parts().items()}
-    StableDiffusionPipeline(**parts, tokenizer=byte_level_tokenizer(folder / "tokenizer"), scheduler=new_scheduler("epsilon"),
-                            safety_checker=None, feature_extractor=None, requires_safety_checker=False).save_pretrained(folder)
+        vae, unet, text_encoder = (part.half() for part in stable_diffusion_v15())
+    write_checkpoint(folder, vae=vae, unet=unet, text_encoder=text_encoder, scheduler=new_scheduler("epsilon"),
+                     tokenizer=byte_level_tokenizer(folder / "tokenizer"))  # its ids are among CLIP's, and take any text
     return folder
 
 

@@ -23,7 +23,6 @@ from scripts.benchmark_synthesis import (
     make_stock,
     plan_images,
     stable_diffusion,
-    stable_diffusion_parts,
     synthesis,
 )
 from scripts.measuring import conditions, flops_of, interleaved, peak_memory_bytes, times_faster
@@ -69,7 +68,7 @@ def test_the_command_writes_every_number_and_the_table_shows_them(here, tmp_path
     assert here("scripts.tables", "--root", tmp_path).code == 0
     page = (tmp_path / "misc" / "benchmark.md").read_text()
     speeds = f"| {512 / ours:.1f} | {512 / stock:.1f}, decoding and encoding in turn |"
-    assert f"{speeds} {found['times_faster']:.2f} | above 1 |" in page
+    assert f"{speeds} {found['times_faster']:.2f} | – |" in page
     assert "| Digits made, images/s | not run |" in page and "MB) | not run |" in page
     assert "not run, needs an accelerator (`python -m scripts.benchmark distillation --only stable_diffusion`)" in page
     assert "needs an accelerator" in answer.out and f"{512 / ours:.1f}" in answer.out
@@ -128,13 +127,6 @@ def test_the_large_model_is_measured_by_the_same_code(checkpoint, tmp_path):
     assert batch["flops_per_second"] == pytest.approx(found["flops"]["image"] / each, rel=1e-2)
     assert found["flops"]["unet_evaluations"] == 2 and "2 UNet evaluations" in table.says   # 0.7 of 4 steps, rounded down
     assert (batch["peak_device_bytes"] is None) == (not torch.cuda.is_available())
-
-
-def test_the_large_architecture_is_stable_diffusions():
-    with torch.device("meta"):
-        parts = stable_diffusion_parts()
-    counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
-    assert counts == {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
 
 
 def test_operations_are_counted_as_by_hand():
