@@ -131,8 +131,8 @@ def configuration(args, split, size: int) -> dict:
     """What decides the prototypes, whatever machine and path they are made on."""
     from distillation.checkpoints import checkpoint_identity
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
-    names = ("dataset", "ipc", "km_expand", "kmeans", "prototype", "outliers", "latent", "dtype", "resize", "on_bad_image",
-             "batch_size", "seed")
+    names = ("dataset", "ipc", "km_expand", "kmeans", "prototype", "outliers", "latent", "dtype", "resize", "batch_size",
+             "seed")
     return {**{name: getattr(args, name) for name in names}, "size": size, "data": split.identity(),
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts)}
 

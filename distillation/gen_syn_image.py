@@ -101,7 +101,7 @@ def choose_real(args, accelerator) -> None:
     size = args.image_size or split.native_size_pixels or 224
     folder = Path(args.save_init_image_path) / f"{args.dataset}_{args.method}_ipc{args.ipc}"
     choose, settings = chooser(args, split, size, accelerator.device)
-    config = {**{name: getattr(args, name) for name in ("method", "dataset", "ipc", "seed", "image_format", "on_bad_image")},
+    config = {**{name: getattr(args, name) for name in ("method", "dataset", "ipc", "seed", "image_format")},
               "image_size": size, "data": split.identity(), **settings}
     if begin(folder, "distilled", config):
         print(f"{folder}: complete, nothing to do")

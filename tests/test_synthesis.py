@@ -226,22 +226,23 @@ def test_the_best_candidate_by_hand():
 
 
 def test_the_filter_keeps_what_its_teacher_prefers(make, teacher, prototypes):
-    candidates = make("--ipc", 3 * IPC, "-s", 0.8)      # repeats 0, 1, 2 are the three candidates
-    kept = make("-s", 0.8, "--filter_teacher", teacher.folder, "--candidates", 3)
+    candidates = make("--ipc", 6 * IPC, "-s", 0.8)      # repeats 0 to 2 are the first image's candidates, 3 to 5 the second's
+    kept = make("-s", 0.8, "--repeats", 2, "--filter_teacher", teacher.folder, "--candidates", 3)
     assert kept.name.endswith("_filter3")
     classes, _, labels, weights = read_distilled(kept)
     rows = json.loads((kept / "manifest.json").read_text())["rows"]
-    assert len(rows) == 12 * IPC and len({(row["label"], row["prototype"]) for row in rows}) == 12 * IPC
+    assert len(rows) == 24 * IPC and len({(row["label"], row["prototype"], row["repeat"] // 3) for row in rows}) == 24 * IPC
     judge = TeacherFilter(teacher.folder, classes, "confident", "cpu")
     for row in rows:
-        offered = [candidates / row["file_name"].replace(f"-r{row['repeat']:02d}", f"-r{place:02d}") for place in range(3)]
+        offered = [candidates / row["file_name"].replace(f"-r{row['repeat']:02d}", f"-r{place:02d}")
+                   for place in range(row["repeat"] // 3 * 3, row["repeat"] // 3 * 3 + 3)]
         images = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in offered])
-        assert int(judge.choose(images[None], torch.tensor([row["label"]]))[0]) == row["repeat"]
-        assert np.array_equal(pixels(kept / row["file_name"]), pixels(offered[row["repeat"]]))
-    assert {row["repeat"] for row in rows} == {0, 1, 2}
-    shares = {name: read_prototypes(prototypes.folder)[1][label].weights for label, name in enumerate(CLASSES)}
+        assert int(judge.choose(images[None], torch.tensor([row["label"]]))[0]) == row["repeat"] % 3
+        assert np.array_equal(pixels(kept / row["file_name"]), pixels(offered[row["repeat"] % 3]))
+    assert {row["repeat"] for row in rows} == set(range(6))
+    shares = [found.weights for found in read_prototypes(prototypes.folder)[1]]
     assert [row["weight"] for row in rows] == pytest.approx(
-        [float(shares[CLASSES[row["label"]]][row["prototype"]]) for row in rows], abs=1e-6)
+        [float(shares[row["label"]][row["prototype"]]) / 2 for row in rows], abs=1e-6)
 
 
 def test_a_filter_that_knows_other_classes_is_refused(here, checkpoint, teacher, tmp_path):
