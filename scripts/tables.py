@@ -84,7 +84,8 @@ def student_numbers(result: dict) -> dict:
 
 def digits(result: dict) -> str:
     """Student accuracy by IPC and labels for the default and its simplest rivals."""
-    return student_table(student_numbers(result), [f"d4m-s{DIGITS_STRENGTH}", "prototype", "random", "real"], ("hard", "soft"))
+    return student_table(student_numbers(result), [f"d4m-s{DIGITS_STRENGTH}", "weights", "prototype", "random", "herding",
+                                                    "real"], ("hard", "soft"))
 
 
 def sweep(result: dict) -> str:
