@@ -110,8 +110,16 @@ def decode_all(split: Split, size_pixels: int, workers: int = 2, fit: str = "squ
     Raises InputError for a class without a readable image, and as `decode_readable` does.
     """
     images, rows = decode_readable(split, range(len(split.labels)), size_pixels, workers, fit)
+    return images, readable_part(split, rows)
+
+
+def readable_part(split: Split, rows: np.ndarray) -> Split:
+    """The split of the images `rows`, which could be read; says on stderr what is left out.
+
+    Raises InputError for a class without a readable image.
+    """
     if len(rows) == len(split.labels):
-        return images, split
+        return split
     left = split.only(rows)
     for label, entry in enumerate(split.classes):
         if not len(left.rows_of(label)):
@@ -120,7 +128,7 @@ def decode_all(split: Split, size_pixels: int, workers: int = 2, fit: str = "squ
     bad = np.setdiff1d(np.arange(len(split.labels)), rows)
     print(f"{split.root}: {len(bad)} of {len(split.labels)} images cannot be read and are left out, the first "
           f"{split.paths[bad[0]]}", file=sys.stderr)
-    return images, left
+    return left
 
 
 def _digits(data_dir: Path, split: str) -> Split:

@@ -10,7 +10,7 @@ from diffusers import __version__ as diffusers_version
 from torch import Tensor, nn
 
 from distillation.checkpoints import load_pipeline
-from distillation.datasets import Split, decode_readable
+from distillation.datasets import Split, decode_readable, readable_part
 from distillation.encoding import ahead
 from distillation.entry import InputError
 from distillation.ldm import encode_moments, tokenize
@@ -43,8 +43,10 @@ def trained_size(source: StableDiffusionLatents2ImgPipeline) -> int:
 
 
 def fine_tune(source: StableDiffusionLatents2ImgPipeline, split: Split, size_pixels: int, folder: Path, *,
-              lora_rank: int | None, with_text_encoder: bool, workers: int, **training) -> dict:
-    """Train the UNet of `source` on `split` and write the checkpoint into `folder`; returns what training said.
+              lora_rank: int | None, with_text_encoder: bool, workers: int, **training) -> tuple[dict, Split]:
+    """Train the UNet of `source` on `split` and write the checkpoint into `folder`.
+
+    Returns what training said, and the split of the images that could be read.
 
     Autoencoder, scheduler and (unless trained) text encoder are written as they were. `training` goes to `train_unet`.
     """
@@ -52,10 +54,10 @@ def fine_tune(source: StableDiffusionLatents2ImgPipeline, split: Split, size_pix
     trained = add_lora(source.unet, lora_rank) if lora_rank else nn.ModuleDict({"unet": source.unet})
     if with_text_encoder:
         trained["text_encoder"] = source.text_encoder
-    posteriors, rows = encode_split(source.vae, split, size_pixels, workers)
-    print(f"{split.name}: {len(rows)} images as latents, {2 * posteriors.means.nbytes / 1e6:.1f} MB in memory")
+    posteriors, split = encode_split(source.vae, split, size_pixels, workers)
+    print(f"{split.name}: {len(split.labels)} images as latents, {2 * posteriors.means.nbytes / 1e6:.1f} MB in memory")
     run, best = train_unet(source.unet, trained, text_for(source, split, with_text_encoder),
-                           DDIMScheduler.from_config(source.scheduler.config), posteriors, torch.from_numpy(split.labels[rows]),
+                           DDIMScheduler.from_config(source.scheduler.config), posteriors, torch.from_numpy(split.labels),
                            len(split.classes), **training)
     if lora_rank:
         merge_lora(source.unet, trained, best)
@@ -66,13 +68,13 @@ def fine_tune(source: StableDiffusionLatents2ImgPipeline, split: Split, size_pix
     text_encoder = best["text_encoder"].half() if with_text_encoder else half_if_exact(source.text_encoder)
     write_checkpoint(folder, vae=half_if_exact(source.vae), unet=unet.half(), text_encoder=text_encoder,
                      tokenizer=source.tokenizer, scheduler=source.scheduler)
-    return run
+    return run, split
 
 
-def encode_split(vae: AutoencoderKL, split: Split, size_pixels: int, workers: int = 4) -> tuple[Posteriors, np.ndarray]:
-    """The posteriors of all images of `split`, on the CPU, and the rows they belong to; few images at a time are decoded.
+def encode_split(vae: AutoencoderKL, split: Split, size_pixels: int, workers: int = 4) -> tuple[Posteriors, Split]:
+    """The posteriors of all readable images of `split`, on the CPU, and the split of just these, as `decode_all` gives it.
 
-    Raises InputError when an image cannot be read (unless the split skips those).
+    Few images at a time are decoded.
     """
     at_once = images_at_once(size_pixels)
     chunks = np.split(np.arange(len(split.labels)), range(at_once, len(split.labels), at_once))
@@ -80,11 +82,10 @@ def encode_split(vae: AutoencoderKL, split: Split, size_pixels: int, workers: in
     for images, kept in ahead(lambda chunk: decode_readable(split, chunk, size_pixels, workers), chunks, {}):
         if len(kept):
             found.append([moments.cpu() for moments in encode_moments(vae, images.to(vae.device), at_once)])
-            rows.append(kept)
-    if not rows:
-        raise InputError(f"{split.name}: expected at least one readable image, found none")
+        rows.append(kept)
+    left = readable_part(split, np.concatenate(rows))
     means, stds = (torch.cat(moments) for moments in zip(*found, strict=True))
-    return Posteriors(means, stds, vae.config.scaling_factor), np.concatenate(rows)
+    return Posteriors(means, stds, vae.config.scaling_factor), left
 
 
 def text_for(source: StableDiffusionLatents2ImgPipeline, split: Split, learns: bool) -> Callable[[Tensor], Tensor]:

@@ -112,10 +112,10 @@ def main(args):
         print(f"{folder}: complete, nothing to do")
         return
     if args.init:
-        runs, scaling_factor = continue_training(source, split, config["size"], args)
+        runs, split, scaling_factor = continue_training(source, split, config["size"], args)
         samples = draw_samples(folder, split, accelerator.device, rows=2, guidance_scale=7.5, steps=25)
     else:
-        runs, scaling_factor = train_from_scratch(split, accelerator.device, args)
+        runs, split, scaling_factor = train_from_scratch(split, accelerator.device, args)
         samples = draw_samples(folder, split, accelerator.device, rows=8, guidance_scale=2, steps=50)
     write_card(folder, split, config, runs, scaling_factor, samples)
     print(f"{folder}: complete")
@@ -132,16 +132,16 @@ def configuration(args, split, source) -> dict:
     return {**config, "data": split.identity()}
 
 
-def continue_training(source, split, size: int, args) -> tuple[dict, float]:
-    """Train the UNet of `source` and write it; returns what training said, and the latents' scaling factor."""
+def continue_training(source, split, size: int, args) -> tuple:
+    """Train the UNet of `source` and write it; returns what `train_from_scratch` does."""
     from distillation.fine_tuning import fine_tune
-    run = fine_tune(source, split, size, Path(args.output_dir), lora_rank=args.lora_rank,
-                    with_text_encoder=args.train_text_encoder, workers=args.num_workers, **unet_settings(args))
-    return {"unet": run}, source.vae.config.scaling_factor
+    run, split = fine_tune(source, split, size, Path(args.output_dir), lora_rank=args.lora_rank,
+                           with_text_encoder=args.train_text_encoder, workers=args.num_workers, **unet_settings(args))
+    return {"unet": run}, split, source.vae.config.scaling_factor
 
 
-def train_from_scratch(split, device, args) -> tuple[dict, float]:
-    """Train and write all parts; returns what training each said, and the latents' scaling factor."""
+def train_from_scratch(split, device, args) -> tuple:
+    """Train and write all parts; returns what training each said, the readable part of the split, and the scaling factor."""
     import torch
 
     from distillation import ldm
@@ -171,7 +171,7 @@ def train_from_scratch(split, device, args) -> tuple[dict, float]:
                                 torch.from_numpy(split.labels), len(split.classes), **unet_settings(args))
     write_checkpoint(folder, vae=vae.half(), unet=best["unet"].half(), text_encoder=best["text_encoder"].half(),
                      tokenizer=tokenizer, scheduler=scheduler)
-    return {"autoencoder": vae_run, "unet": unet_run}, vae.config.scaling_factor
+    return {"autoencoder": vae_run, "unet": unet_run}, split, vae.config.scaling_factor
 
 
 def unet_settings(args) -> dict:

@@ -31,7 +31,7 @@ class Hub(http.server.SimpleHTTPRequestHandler):
         if name in ("404", "500"):
             self.send_error(int(name))
         elif name == "hangs":
-            time.sleep(3)
+            time.sleep(6)
         elif name == "there":
             super().do_HEAD()
         self.close_connection = True
@@ -69,7 +69,7 @@ def hub(checkpoint, tmp_path):
     asked = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, directory=checkpoint, asked=asked))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_HUB_ETAG_TIMEOUT": "1",
+    yield {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_HUB_ETAG_TIMEOUT": "4",
            "HF_HOME": str(tmp_path / "home")}, asked
     server.shutdown()
     server.server_close()

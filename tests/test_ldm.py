@@ -11,10 +11,10 @@ from conftest import CLASSES, SIZE, kill_when, run_stage, start
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from distillation.datasets import load_split
+from distillation.datasets import decode, load_split
 from distillation.entry import DIGITS_LDM, ROOT, InputError
 from distillation.fine_tuning import add_lora, encode_split, fine_tune, load_source
-from distillation.ldm import diffusion_loss, draw_noising, new_scheduler, to_signed
+from distillation.ldm import diffusion_loss, draw_noising, encode_moments, new_scheduler, to_signed
 from distillation.ldm_training import warm_cosine
 from distillation.optimisation import averaged
 from distillation.randomness import generator_for
@@ -153,14 +153,27 @@ def test_fine_tuning_lowers_the_loss(tuned, source, image_data):
     losses = {}
     for folder in (source, tuned):
         pipeline = load_source(str(folder), "cpu")
-        posteriors, rows = encode_split(pipeline.vae, split, SIZE)
-        assert rows.tolist() == list(range(168)) and posteriors.means.shape == (168, 4, 8, 8)
+        posteriors, readable = encode_split(pipeline.vae, split, SIZE)
+        assert readable is split and posteriors.means.shape == (168, 4, 8, 8)
         latents = posteriors.draw(torch.arange(168), generator_for(3))
         noise, timesteps, _ = draw_noising(latents.shape, 1000, 0, generator_for(2))
         text = pipeline.embed([entry["prompt"] for entry in split.classes])[split.labels].clone()
         with torch.no_grad():
             losses[folder] = float(diffusion_loss(pipeline.unet, pipeline.scheduler, latents, noise, timesteps, text))
     assert losses[tuned] < 0.9 * losses[source]
+
+
+def test_bad_images_are_left_out_of_fine_tuning_when_asked(source, own_image_data):
+    """Each latent keeps the label of its image."""
+    (own_image_data / "train" / CLASSES[1] / "03.png").write_bytes(b"nothing")
+    vae = load_source(str(source), "cpu").vae
+    split = load_split("folder", own_image_data, "train", on_bad_image="skip")
+    posteriors, readable = encode_split(vae, split, SIZE)
+    assert [len(readable.rows_of(label)) for label in range(12)] == [14, 13] + [14] * 10
+    image = decode(readable, [20], SIZE)
+    assert readable.labels[20] == 1 and torch.allclose(posteriors.means[20], encode_moments(vae, image)[0][0], atol=1e-5)
+    with pytest.raises(InputError, match="03.png"):
+        encode_split(vae, load_split("folder", own_image_data, "train"), SIZE)
 
 
 def test_the_card_says_what_the_model_comes_from(tuned):
@@ -202,7 +215,7 @@ def test_parts_of_a_batch_sum_to_it_and_the_text_encoder_learns_when_asked(train
     settings = {"steps": 2, "batch_size": 8, "learning_rate": 1e-3, "prompt_drop": 0.1, "ema_decay": 0.9, "seed": 0,
                 "save_seconds": 9, "state_path": tmp_path / "state.pt", "lora_rank": None, "with_text_encoder": True}
     runs = [fine_tune(load_source(str(trained.folder), "cpu"), split, SIZE, tmp_path / str(parts), workers=1,
-                      accumulation=parts, recompute=parts > 1, **settings) for parts in (1, 3)]
+                      accumulation=parts, recompute=parts > 1, **settings)[0] for parts in (1, 3)]
     assert runs[0]["losses"] == pytest.approx(runs[1]["losses"], rel=1e-5)
     unet, _, text_encoder = WEIGHTS
     for name in (unet, text_encoder):
