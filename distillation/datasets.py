@@ -88,7 +88,7 @@ def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2,
     An unreadable image raises BadImage, or is left out where the split's `on_bad_image` is "skip".
     """
     rows = np.asarray(rows, dtype=np.int64)
-    images = torch.empty(len(rows), 3, size_pixels, size_pixels, dtype=torch.uint8)
+    images = np.empty((len(rows), 3, size_pixels, size_pixels), dtype=np.uint8)  # torch would start threads in each worker
 
     def one(place: int) -> bool:
         try:
@@ -97,11 +97,11 @@ def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2,
             if split.on_bad_image == "skip":
                 return False
             raise
-        images[place] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        images[place] = np.asarray(image).transpose(2, 0, 1)
         return True
     with ThreadPoolExecutor(workers) as pool:
         readable = np.array(list(pool.map(one, range(len(rows)))), dtype=bool)
-    return (images if readable.all() else images[torch.from_numpy(readable)]), rows[readable]
+    return torch.from_numpy(images if readable.all() else images[readable]), rows[readable]
 
 
 def decode_all(split: Split, size_pixels: int, workers: int = 2, fit: str = "squash") -> tuple[torch.Tensor, Split]:

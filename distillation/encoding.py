@@ -15,7 +15,7 @@ from distillation.datasets import Split, decode_readable
 from distillation.entry import InputError
 from distillation.randomness import generator_for
 
-AHEAD = 3  # batches decoded before they are asked for
+AHEAD = 3  # batches decoded before they are asked for, beside an accelerator; a CPU is kept busy by either alone
 
 
 class ClassLatents(NamedTuple):
@@ -49,7 +49,7 @@ def encode_classes(pipeline, split: Split, labels: list[int], size_pixels: int, 
     current = None
     with tqdm(total=sum(len(places) for _, places in parts), desc="encode", unit="img", disable=None) as bar:
         began = time.perf_counter()
-        for batch, (label, places, images) in enumerate(ahead(decoded, parts, seconds)):
+        for batch, (label, places, images) in enumerate(ahead(decoded, parts, seconds, pipeline.device)):
             if label != current:
                 current = label
                 noise = torch.randn(len(split.rows_of(label)), *shape, generator=generator_for(seed, "latent", label))
@@ -66,13 +66,17 @@ def encode_classes(pipeline, split: Split, labels: list[int], size_pixels: int, 
                 found, rows, began = [], [], time.perf_counter()
 
 
-def ahead(work: Callable, items: Iterable, seconds: dict) -> Iterator:
-    """`work(item)` for each item in order, computed in a thread up to AHEAD items before it is asked for."""
+def ahead(work: Callable, items: Iterable, seconds: dict, device: torch.device) -> Iterator:
+    """`work(item)` for each item in order; beside an accelerator computed in a thread up to AHEAD items before it is asked for.
+
+    Adds to `seconds["wait"]` what was spent waiting for it.
+    """
     waiting: deque = deque()
+    depth = 0 if device.type == "cpu" else AHEAD
     with ThreadPoolExecutor(1) as pool:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) > AHEAD:
+            if len(waiting) > depth:
                 yield _taken(waiting, seconds)
         while waiting:
             yield _taken(waiting, seconds)

@@ -79,7 +79,7 @@ def encode_split(vae: AutoencoderKL, split: Split, size_pixels: int, workers: in
     at_once = images_at_once(size_pixels)
     chunks = np.split(np.arange(len(split.labels)), range(at_once, len(split.labels), at_once))
     found, rows = [], []
-    for images, kept in ahead(lambda chunk: decode_readable(split, chunk, size_pixels, workers), chunks, {}):
+    for images, kept in ahead(lambda chunk: decode_readable(split, chunk, size_pixels, workers), chunks, {}, vae.device):
         if len(kept):
             found.append([moments.cpu() for moments in encode_moments(vae, images.to(vae.device), at_once)])
         rows.append(kept)
