@@ -76,6 +76,11 @@ def check_synthesis_flags(args) -> None:
         if getattr(args, flag) is not None:
             check_range(f"--{flag}", getattr(args, flag), 1)
     check_range("--candidates", args.candidates, 2 if args.filter_teacher else 1)
+    if args.guidance == "mode" and args.method != "d4m":
+        raise InputError(f"--guidance mode: expected --method d4m, whose prototypes it guides to, found {args.method}")
+    for flag in ("filter_teacher", "repeats"):
+        if args.method in REAL and getattr(args, flag) is not None:
+            raise InputError(f"--{flag}: expected a method that makes images, found --method {args.method}")
 
 
 def main(args):
