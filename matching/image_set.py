@@ -44,10 +44,11 @@ class ImageSet:
 def image_set(name: str, classes: list[dict], images: Tensor, labels: Tensor, weights: Tensor | None = None) -> ImageSet:
     """Build a set; weights default to one each and are scaled to mean 1."""
     labels = labels.long()
-    weights = torch.ones(len(labels), device=labels.device) if weights is None else weights.float()
+    weights = torch.ones(len(labels), device=labels.device) if weights is None else weights
     mark = hashlib.sha256(images.cpu().numpy().tobytes())
     mark.update(labels.cpu().numpy().tobytes())
-    return ImageSet(name, classes, images, labels, weights / weights.mean(), mark.hexdigest())
+    exact = weights.cpu().double()  # equal weights become 1 to the last bit
+    return ImageSet(name, classes, images, labels, (exact / exact.mean()).float().to(labels.device), mark.hexdigest())
 
 
 def real_images(split: Split, size_pixels: int, workers: int = 2, fit: str = "squash") -> ImageSet:

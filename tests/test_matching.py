@@ -243,6 +243,14 @@ def test_hard_loss_is_cross_entropy_with_mixed_labels(smoothing):
 
 # networks and training
 
+@pytest.mark.parametrize("count", [3, 10, 70, 100])
+def test_equal_weights_are_one_to_the_last_bit_and_others_have_mean_one(count):
+    images, labels = torch.zeros(count, 3, 2, 2, dtype=torch.uint8), torch.zeros(count)
+    assert image_set("x", [], images, labels, torch.full((count,), 1 / count)).weights.tolist() == [1.0] * count
+    weights = image_set("x", [], images, labels, torch.arange(1.0, count + 1)).weights
+    torch.testing.assert_close(weights, torch.arange(1.0, count + 1) * 2 / (count + 1))
+
+
 def test_weight_decay_spares_biases_and_normalisation():
     network = build("resnet18", 7)
     decayed, spared = parameter_groups(network, 0.3)
