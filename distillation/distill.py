@@ -67,6 +67,8 @@ def main(args):
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
     config = configuration(args, args.image_size or min(size, 224), source, images_per_class)
     if begin(folder, "distilled", config):
+        if accelerator.is_main_process:
+            clear_parts(folder)
         print(f"{folder}: complete, nothing to do")
         return
     seconds: dict[str, float] = {}
@@ -76,7 +78,7 @@ def main(args):
     if accelerator.is_main_process:
         rows = [each for label in range(len(split.classes)) for each in read_json(part_file(folder, label))]
         complete(folder, split.classes, config, rows, {name: seconds.get(name, 0.0) for name in ("encode", "cluster", "make")})
-        shutil.rmtree(part_file(folder, 0).parent)  # the manifest holds the rows now
+        clear_parts(folder)
 
 
 def distil(encoder, maker, split, size: int, args, accelerator, seconds: dict) -> None:
@@ -121,6 +123,11 @@ def classes_together(args) -> int:
 def part_file(folder: Path, label: int) -> Path:
     """Where the rows of a class wait for the manifest."""
     return folder / "parts" / f"{label:05d}.json"
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what waited for the manifest, also after a run killed in between: readers would take its folder for a class."""
+    shutil.rmtree(part_file(folder, 0).parent, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -52,10 +52,14 @@ def fill(text: str, name: str, table: str) -> str:
 
 def shown(result: dict, *titles: str) -> str:
     """Tables of a report as it showed them."""
+    return "\n\n".join(with_table(part["says"], part["header"], part["rows"])
+                       for part in result["tables"] if part["title"] in titles)
+
+
+def with_table(says: str, header: list[str], rows: list[list[str]]) -> str:
+    """A text and, where there are rows, the table below it."""
     from scripts.page import markdown_table
-    parts = [part for part in result["tables"] if part["title"] in titles]
-    return "\n\n".join(f"{part['says']}\n\n{markdown_table(part['header'], part['rows'])}" if part["rows"] else part["says"]
-                       for part in parts)
+    return f"{says}\n\n{markdown_table(header, rows)}" if rows else says
 
 
 def quickstart(result: dict) -> str:
@@ -170,9 +174,7 @@ def judge(result: dict) -> str:
 def benchmark_distillation(result: dict) -> str:
     """Speed and memory of stages 1 and 2 against the plain way."""
     from scripts.benchmark_distillation import report
-    from scripts.page import markdown_table
-    return "\n\n".join(f"{section.says}\n\n{markdown_table(section.header, section.rows)}" if section.rows else section.says
-                       for section in report(result))
+    return "\n\n".join(with_table(section.says, section.header, section.rows) for section in report(result))
 
 
 TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.json", stages),

@@ -92,7 +92,10 @@ def test_one_command_makes_what_the_two_stages_make(here, distil_flags, distille
     assert same_pictures(folder, distilled.folder) <= 1     # other batches
     assert read_distilled(folder)[3].tolist() == read_distilled(distilled.folder)[3].tolist()
     assert not (folder / "parts").exists()
+    (folder / "parts").mkdir()      # as a kill after the manifest leaves it
+    (folder / "parts" / "00000.json").write_text("[]")
     assert "complete, nothing to do" in here("distillation.distill", *distil_flags, "--save_init_image_path", tmp_path).out
+    assert not (folder / "parts").exists()
 
 
 def test_one_command_killed_and_continued_equals_one_go(here, distil_flags, tmp_path):
