@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from distillation.architectures import accuracy, predict
@@ -14,10 +15,11 @@ from distillation.optimisation import optimise
 from distillation.randomness import seed_for
 from matching.augmentation import Drawn, draw_epoch, views
 from matching.image_set import ImageSet
-from matching.soft_labels import hard_loss
+from matching.soft_labels import SoftLabels, hard_loss
 
 STATE = "state.pt"  # the resume point in a model's folder
-EpochOf = Callable[[int], tuple[Drawn, Tensor | None]]  # epoch -> draws and, with soft labels, logits [N, K]
+Ask = Callable[[Tensor, Tensor], Tensor]  # rows [B] and their views -> the teacher's logits [B, K]
+EpochOf = Callable[[int], tuple[Drawn, Ask | None]]  # epoch -> draws and, with soft labels, whom to ask
 
 
 def drawn_views(images: ImageSet, size: int, seed: int, **settings) -> EpochOf:
@@ -28,6 +30,22 @@ def drawn_views(images: ImageSet, size: int, seed: int, **settings) -> EpochOf:
         rng = np.random.default_rng(seed_for(seed, "views", epoch))
         return draw_epoch(len(images), tuple(images.images.shape[-2:]), size, rng, **settings).to(device), None
     return epoch_of
+
+
+def stored_labels(store: SoftLabels, device) -> EpochOf:
+    """Views and answers as they are stored."""
+    def epoch_of(epoch: int):
+        drawn, answers = store.epoch(epoch, device)
+        return drawn, lambda rows, _views: answers[rows]
+    return epoch_of
+
+
+def asked_labels(epoch_of: EpochOf, teacher: nn.Module) -> EpochOf:
+    """The views of `epoch_of`, each answered by `teacher` when it is trained on."""
+    @torch.no_grad()
+    def ask(_rows, seen: Tensor) -> Tensor:
+        return teacher(seen).float()
+    return lambda epoch: (epoch_of(epoch)[0], ask)
 
 
 def train(network: nn.Module, images: ImageSet, epoch_of: EpochOf, loss_of: Callable, optimizer, *, epochs: int,
@@ -43,11 +61,11 @@ def train(network: nn.Module, images: ImageSet, epoch_of: EpochOf, loss_of: Call
 
     def parts_at(step: int):
         epoch, place = divmod(step, per_epoch)
-        drawn, teacher = cached(epoch)
+        drawn, ask = cached(epoch)
         rows = drawn.order.long().tensor_split(per_epoch)[place]
         for part in rows.tensor_split(min(chunks, len(rows))):
-            logits = network(views(images.images, drawn, part, size))
-            yield loss_of(logits, None if teacher is None else teacher[part], drawn, part) * (len(part) / len(rows))
+            seen = views(images.images, drawn, part, size)
+            yield loss_of(network(seen), ask and ask(part, seen), drawn, part) * (len(part) / len(rows))
     return optimise(network, parts_at, epochs * per_epoch, optimizer, lambda step: schedule(step // per_epoch / epochs),
                     state_path, name=name, images_per_step=round(len(images) / per_epoch), save_seconds=save_seconds)
 
@@ -65,6 +83,11 @@ def cosine(share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * share))
 
 
+def half_cosine(share: float) -> float:
+    """The first half of half a cosine, from 1 to 0.5 (RDED, arXiv 2312.03526, released code)."""
+    return cosine(share / 2)
+
+
 def linear(share: float) -> float:
     """A straight line from 1 to 0."""
     return 1 - share
@@ -73,6 +96,9 @@ def linear(share: float) -> float:
 def warm_cosine(share: float, warm_up: float = 0.1) -> float:
     """Linear up during the first `warm_up` of training, then half a cosine to 0."""
     return (share + 0.02) / (warm_up + 0.02) if share < warm_up else cosine((share - warm_up) / (1 - warm_up))
+
+
+SCHEDULES = {"linear": linear, "cosine": cosine, "half-cosine": half_cosine}
 
 
 def finish_model(folder: Path, kind: str, network: nn.Module, images: ImageSet, test: ImageSet, config: dict,
