@@ -20,7 +20,7 @@ from matching.augmentation import Drawn, draw_epoch, views
 from matching.image_set import ImageSet
 from matching.soft_labels import hard_loss
 
-STATE = "state.pt"  # the resume point in a model's folder
+STATE, METRICS = "state.pt", "metrics.jsonl"  # in a model's folder: the resume point, and a line per epoch
 EpochOf = Callable[[int], tuple[Drawn, Tensor | None]]  # epoch -> draws and, with soft labels, logits [N, K]
 
 
@@ -113,6 +113,11 @@ def linear(share: float) -> float:
 def warm_cosine(share: float, warm_up: float = 0.1) -> float:
     """Linear up during the first `warm_up` of training, then half a cosine to 0."""
     return (share + 0.02) / (warm_up + 0.02) if share < warm_up else cosine((share - warm_up) / (1 - warm_up))
+
+
+def one_cycle(share: float, rise: float = 0.25, start: float = 0.04) -> float:
+    """Linear from `start` up to 1 during the first `rise` of training, then linear down to 0 (Smith & Topin 2017)."""
+    return start + (1 - start) * share / rise if share < rise else (1 - share) / (1 - rise)
 
 
 def finish_model(folder: Path, kind: str, network: nn.Module, images: ImageSet, test: ImageSet, config: dict,
