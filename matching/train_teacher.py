@@ -34,7 +34,7 @@ def parse_args():
                         help="none on biases and normalisation (default: AdamW 0.01, SGD 5e-4)")
     parser.add_argument("--schedule", default="warm-cosine", choices=SCHEDULES,
                         help="learning rate per epoch; one-cycle: per step, up during the first quarter, then down to zero")
-    parser.add_argument("--ema", default=0.0, type=float, help="decay per step of averaged weights to keep (0: the last weights)")
+    parser.add_argument("--ema", default=0.0, type=float, help="decay of averaged weights, to be kept (0: the last weights)")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe; weights stay float32")
     parser.add_argument("--label-smoothing", default=0.0, type=float)
     parser.add_argument("--seed", default=0, type=int, help="seed of weights and views")
@@ -75,11 +75,11 @@ def main(args):
                     for split in (train_split, test_split))
     folder, config = Path(args.output_dir), configuration(args, images, test)
     network = seeded(args.arch, len(images.classes), args.stem, args.seed, args.input_size).to(accelerator.device)
+    seen, epoch_of, alter = views_of(args, images)
     if begin(folder, "teacher", config):
         print(f"{folder}: complete, nothing to do")
         return
     average = averaged(network, args.ema) if args.ema else None
-    seen, epoch_of, alter = views_of(args, images)
     done = train(network, seen, epoch_of, hard_loss_of(images, images.weights, args.label_smoothing),
                  make_optimizer(network, args.optimizer, config["learning_rate"], config["weight_decay"], args.momentum),
                  epochs=args.epochs, batch_size=args.batch_size, size=args.input_size, schedule=schedule_named(args.schedule),
