@@ -27,9 +27,10 @@ def parse_args():
     add_dataset_flags(parser)
     parser.add_argument("-j", "--workers", default=4, type=int, help="threads decoding images")
     # teacher
-    parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, with --weights")
+    parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, with --weights or a checkpoint")
+    parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="of a checkpoint's --arch")
     parser.add_argument("--weights", default="IMAGENET1K_V1", help="torchvision's weights (V1 is the paper's family)")
-    parser.add_argument("--teacher", metavar="DIR", default=None, help="folder of train_teacher, instead of --weights")
+    parser.add_argument("--teacher", default=None, help="instead of --weights: folder of train_teacher, or a checkpoint file")
     parser.add_argument("-b", "--batch-size", default=256, type=int, help="views the teacher sees at once")
     # labels
     parser.add_argument("--fkd-path", default="./FKD_soft_label", help="folder of the soft labels")
@@ -92,7 +93,7 @@ def main(args):
     else:
         images = real_images(load_split(split="train", **dataset_flags(args)), args.input_size, args.workers, "centre")
     images = images.to(accelerator.device)
-    teacher, teacher_name = load_teacher(args.teacher, args.arch, args.weights, images, args.input_size)
+    teacher, teacher_name = load_teacher(args.teacher, args.arch, args.stem, args.weights, images, args.input_size)
     folder, config = Path(args.fkd_path), configuration(args, images, teacher_name)
     if begin(folder, "soft_labels", config):
         print(f"{folder}: complete, nothing to do")

@@ -1,6 +1,8 @@
 """Training a classifier on an image set that lies on the device: what teacher and student have in common."""
 
+import json
 import math
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -8,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from distillation.architectures import accuracy, predict
-from distillation.manifest import finish, write_result, write_tensors
+from distillation.manifest import finish, write_result, write_tensors, write_text
 from distillation.optimisation import optimise
 from distillation.randomness import seed_for
 from matching.augmentation import Drawn, draw_epoch, views
 from matching.image_set import ImageSet
 from matching.soft_labels import SoftLabels, hard_loss
 
-STATE = "state.pt"  # the resume point in a model's folder
+STATE, METRICS = "state.pt", "metrics.jsonl"  # in a model's folder: the resume point, and a line per epoch
 Ask = Callable[[Tensor, Tensor], Tensor]  # rows [B] and their views -> the teacher's logits [B, K]
 EpochOf = Callable[[int], tuple[Drawn, Ask | None]]  # epoch -> draws and, with soft labels, whom to ask
 
@@ -50,14 +53,23 @@ def asked_labels(epoch_of: EpochOf, teacher: nn.Module) -> EpochOf:
 
 def train(network: nn.Module, images: ImageSet, epoch_of: EpochOf, loss_of: Callable, optimizer, *, epochs: int,
           batch_size: int, size: int, schedule: Callable[[float], float], state_path: Path, name: str, chunks: int = 1,
-          save_seconds: float = 20) -> dict:
+          save_seconds: float = 20, rate_per_step: bool = False, bf16: bool = False, average: AveragedModel | None = None,
+          alter: Callable[[Tensor, int, Tensor], Tensor] | None = None, metrics_path: Path | None = None,
+          log: Callable[[dict], None] | None = None) -> dict:
     """Train for `epochs`; `loss_of(logits, teacher logits or None, draws, rows)` is the mean loss of a batch.
 
     Each epoch's order is cut into equal batches of at most `batch_size` images, each batch into `chunks` for the memory's sake.
-    `schedule` maps the share of epochs done, in [0, 1), to the learning-rate factor. Returns what `optimise` returns.
+    `schedule` maps the share of epochs done (with `rate_per_step`, of steps), in [0, 1), to the learning-rate factor.
+    `bf16` computes the network in bfloat16 where that is safe (autocast); weights and loss stay float32. `average` follows
+    the weights. `alter(views, epoch, rows)` changes the normalised views [B, 3, S, S] of a batch. `metrics_path` gets one JSON
+    line per epoch (see `write_metrics`), which `log` is given too. Returns what `optimise` returns.
     """
     per_epoch = math.ceil(len(images) / batch_size)
+    steps = epochs * per_epoch
     cached = lru_cache(1)(epoch_of)
+
+    def rate_at(step: int) -> float:
+        return schedule(step / steps if rate_per_step else step // per_epoch / epochs)
 
     def parts_at(step: int):
         epoch, place = divmod(step, per_epoch)
@@ -65,9 +77,41 @@ def train(network: nn.Module, images: ImageSet, epoch_of: EpochOf, loss_of: Call
         rows = drawn.order.long().tensor_split(per_epoch)[place]
         for part in rows.tensor_split(min(chunks, len(rows))):
             seen = views(images.images, drawn, part, size)
-            yield loss_of(network(seen), ask and ask(part, seen), drawn, part) * (len(part) / len(rows))
-    return optimise(network, parts_at, epochs * per_epoch, optimizer, lambda step: schedule(step // per_epoch / epochs),
-                    state_path, name=name, images_per_step=round(len(images) / per_epoch), save_seconds=save_seconds)
+            seen = seen if alter is None else alter(seen, epoch, part)
+            with torch.autocast(seen.device.type, torch.bfloat16, enabled=bf16):
+                logits = network(seen)
+                answers = ask and ask(part, seen)
+            yield loss_of(logits.float(), answers, drawn, part) * (len(part) / len(rows))
+    after = metrics_path and write_metrics(metrics_path, per_epoch, len(images), lambda: optimizer.param_groups[0]["lr"], log)
+    return optimise(network, parts_at, steps, optimizer, rate_at, state_path, name=name, average=average, after=after,
+                    images_per_step=round(len(images) / per_epoch), save_seconds=save_seconds)
+
+
+def write_metrics(path: Path, per_epoch: int, images: int, rate: Callable[[], float],
+                  log: Callable[[dict], None] | None) -> Callable[[int, list, float], None]:
+    """An `after` for `optimise` that gives `path` one JSON line at the end of each epoch of `per_epoch` steps.
+
+    A line has epoch, step (both counted from 1), the epoch's mean loss, the last learning rate, seconds of training so far and
+    images_per_second since the last line. A run that continues writes the epochs after its resume point again, none twice.
+    """
+    marked, begun = time.perf_counter(), None
+
+    def after(step: int, losses: list, seconds: float) -> None:
+        nonlocal marked, begun
+        begun = step if begun is None else begun
+        epoch, place = divmod(step + 1, per_epoch)
+        if place:
+            return
+        loss = sum(float(value) for value in losses[-per_epoch:]) / per_epoch
+        now, share = time.perf_counter(), (step + 1 - begun) / per_epoch
+        line = {"epoch": epoch, "step": step + 1, "loss": loss, "lr": rate(), "seconds": round(seconds, 3),
+                "images_per_second": round(share * images / (now - marked), 1)}
+        earlier = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        write_text(path, "\n".join([*earlier[:epoch - 1], json.dumps(line)]) + "\n")
+        if log is not None:
+            log(line)
+        marked, begun = now, step + 1
+    return after
 
 
 def hard_loss_of(images: ImageSet, weights: Tensor, smoothing: float = 0.0) -> Callable:
@@ -98,7 +142,13 @@ def warm_cosine(share: float, warm_up: float = 0.1) -> float:
     return (share + 0.02) / (warm_up + 0.02) if share < warm_up else cosine((share - warm_up) / (1 - warm_up))
 
 
-SCHEDULES = {"linear": linear, "cosine": cosine, "half-cosine": half_cosine}
+def one_cycle(share: float, rise: float = 0.25, start: float = 0.04) -> float:
+    """Linear from `start` up to 1 during the first `rise` of training, then linear down to 0 (Smith & Topin 2017)."""
+    return start + (1 - start) * share / rise if share < rise else (1 - share) / (1 - rise)
+
+
+SCHEDULES = {"linear": linear, "cosine": cosine, "half-cosine": half_cosine, "warm-cosine": warm_cosine,
+             "one-cycle": one_cycle}
 
 
 def finish_model(folder: Path, kind: str, network: nn.Module, images: ImageSet, test: ImageSet, config: dict,

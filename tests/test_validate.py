@@ -1,5 +1,6 @@
 """Stage 4: students from soft and hard labels, and what they refuse."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -85,10 +86,10 @@ def test_val_dir_names_other_test_images(here, image_data, tmp_path, hard):
     assert read(tmp_path / "student", "result.json")["metrics"]["test_images"] == 168
 
 
-def test_a_student_that_asks_the_teacher_learns_what_stored_labels_teach(here, tmp_path, soft, image_data, distilled, teacher):
+def test_a_student_that_asks_the_teacher_learns_what_stored_labels_teach(here, tmp_path, soft, teacher):
     """Same draws, same teacher: what is left is the rounding of float16 and of batches put together in another way."""
-    asking = ["--train-dir", distilled.folder, "--dataset", "folder", "--data_dir", image_data, "--batch-size", 36, "--epochs", 1,
-              "--mode", "on-the-fly", "--teacher", teacher.folder, "--input-size", SIZE, "--mix-type", "cutmix", "--fkd_seed", 42]
+    asking = [*soft[:2], *soft[4:], "--mode", "on-the-fly", "--teacher", teacher.folder, "--input-size", SIZE, "--mix-type",
+              "cutmix", "--fkd_seed", 42]
     lost = []
     for name, flags in (("stored", soft), ("asked", asking), ("other", [*asking, "--fkd_seed", 43])):
         answer = here("validate.train_FKD", *flags, "--adamw-lr", 1e-6, "--output-dir", tmp_path / name)
@@ -116,8 +117,9 @@ def test_how_labels_are_read_does_not_change_the_student(here, tmp_path, soft, s
     ("rded", ["--epochs", 1, "--adamw-lr", 0.002], {
         "epochs": 1, "batch_size": 50, "gradient_accumulation_steps": 1, "lr_schedule": "half-cosine", "adamw_lr": 0.002})])
 def test_a_protocol_fills_what_is_not_given_and_says_so(here, image_data, distilled, tmp_path, protocol, flags, expected):
-    answer = here("validate.train_FKD", "--protocol", protocol, "--labels", "hard", "--train-dir", distilled.folder, "--dataset",
-                  "folder", "--data_dir", image_data, "--input-size", SIZE, *flags, "--output-dir", tmp_path / "student")
+    answer = here("validate.train_FKD", "--protocol", protocol, "--labels", "hard", "--train-dir", distilled.folder,
+                  "--dataset", "folder", "--data_dir", image_data, "--input-size", SIZE, *flags, "--output-dir",
+                  tmp_path / "student")
     assert answer.code == 0, answer.err
     config = read(tmp_path / "student", "manifest.json")["config"]
     assert {name: config[name] for name in expected} == expected and config["mode"] == "hard"
@@ -151,6 +153,42 @@ def test_small_labels_train_a_student(here, soft, distilled, teacher, tmp_path):
     assert here("validate.train_FKD", *soft[:2], *soft[4:], "--fkd-path", tmp_path / "small", "--epochs", 5, "--output-dir",
                 tmp_path / "student").code == 0
     assert read(tmp_path / "student", "result.json")["metrics"]["steps"] == 10
+
+
+def test_metrics_are_lines_and_the_average_is_kept_in_bfloat16(here, hard, tmp_path):
+    flags = [*hard[:-2], "--epochs", 3, "--bf16"]
+    for name, more in (("last", []), ("average", ["--ema", 0.9])):
+        assert here("validate.train_FKD", *flags, *more, "--output-dir", tmp_path / name).code == 0
+    lines = [json.loads(line) for line in (tmp_path / "last" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 2), (2, 4), (3, 6)]
+    assert all(line["lr"] > 0 and line["images_per_second"] > 0 for line in lines)
+    last, average = (load_file(tmp_path / name / "model.safetensors") for name in ("last", "average"))
+    assert last["conv1.weight"].dtype == torch.float32 and last.keys() == average.keys()
+    assert not torch.equal(last["conv1.weight"], average["conv1.weight"])
+
+
+@pytest.mark.parametrize(("flags", "name"), [(["--tensorboard"], "tensorboard"), (["--wandb-project", "x"], "wandb")])
+def test_what_is_asked_to_be_logged_elsewhere_needs_its_package(here, hard, tmp_path, flags, name):
+    answer = here("validate.train_FKD", *hard, *flags, "--output-dir", tmp_path / "student")
+    if importlib.util.find_spec(name):
+        assert name != "tensorboard" or answer.code == 0 and next(tmp_path.rglob("events.*"))
+    else:
+        assert answer.code == 2 and answer.err.startswith(f"error: {name}: expected to be installed")
+        assert not (tmp_path / "student").exists()
+
+
+def test_a_hostile_checkpoint_is_refused_without_running_it(here, soft, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+    torch.save({"conv1.weight": Hostile()}, tmp_path / "teacher.pt")
+    for module, flags in (("validate.train_FKD", [*soft[:2], *soft[4:], "--mode", "on-the-fly"]),
+                          ("matching.generate_soft_label", ["--data", soft[1], "--fkd-path", tmp_path / "labels"])):
+        answer = here(module, *flags, "--teacher", tmp_path / "teacher.pt", "--input-size", SIZE)
+        assert answer.code == 2 and answer.err.count("\n") == 1 and "not run" in answer.err
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "teacher.pt", weights_only=False)  # it is hostile indeed
+    assert (tmp_path / "ran").exists()
 
 
 def test_seeds_decide_the_student(here, tmp_path, soft):

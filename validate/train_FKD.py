@@ -34,6 +34,7 @@ def parse_args():
     parser.add_argument("--teacher", default=None, help="on the fly: folder of train_teacher, or a checkpoint of --arch")
     parser.add_argument("-a", "--arch", dest="teacher_arch", default="resnet18",
                         help="on the fly: torchvision's teacher, with --weights")
+    parser.add_argument("--teacher-stem", default="imagenet", choices=("imagenet", "cifar"), help="of a checkpoint's --arch")
     parser.add_argument("--weights", default="IMAGENET1K_V1", help="on the fly: torchvision's weights")
     parser.add_argument("-T", "--temperature", default=None, type=float, help="of the distillation loss (default: 3)")
     parser.add_argument("--keep-topk", default=1000, type=int, help="teacher probabilities kept, the rest spread evenly")
@@ -54,6 +55,8 @@ def parse_args():
     parser.add_argument("-lr", "--learning-rate", default=1.024, type=float, help="of SGD")
     parser.add_argument("--momentum", default=0.875, type=float, help="of SGD")
     parser.add_argument("--weight-decay", default=3e-5, type=float, help="of SGD")
+    parser.add_argument("--ema", default=0.0, type=float, help="decay of averaged weights, to be tested and kept (0: the last)")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe; weights stay float32")
     parser.add_argument("--adamw-lr", default=None, type=float, help="default: 0.001")
     parser.add_argument("--adamw-weight-decay", default=None, type=float, help="default: 0.01")
     # views, stored with soft labels: what is given here must agree with them
@@ -83,6 +86,7 @@ def check(args) -> None:
             check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
     if args.temperature is not None:
         check_range("--temperature", args.temperature, 1e-3)
+    check_range("--ema", args.ema, 0, 0.999999)
     check_views(args)
     if args.cos and args.lr_schedule not in (None, "cosine"):
         raise InputError(f"--cos: expected no other --lr-schedule beside it, found {args.lr_schedule}")
@@ -109,11 +113,12 @@ def main(args):
     from distillation.architectures import seeded
     from distillation.distribution import require_one_process
     from distillation.manifest import begin
+    from distillation.optimisation import averaged
     from matching.image_set import check_same_classes, real_images
-    from matching.training import SCHEDULES, STATE, finish_model, train
+    from matching.training import METRICS, SCHEDULES, STATE, finish_model, train
     from validate.protocols import ORIGINAL, resolve
 
-    accelerator = Accelerator()
+    accelerator = Accelerator(log_with=trackers(args), project_dir=args.output_dir)
     require_one_process(accelerator, "train_FKD")
     stored = stored_views(args)
     size = stored.get("input_size") or args.input_size or ORIGINAL["input_size"]
@@ -130,12 +135,32 @@ def main(args):
     test = real_images(test_split, size, args.workers, "centre").to(accelerator.device)
     check_same_classes(images, test)
     epoch_of, loss_of = labelled(settings, images)
-    network = seeded(args.model, len(images.classes), args.stem, args.seed).to(accelerator.device)
+    network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
+    average = averaged(network, args.ema) if args.ema else None
+    accelerator.init_trackers(args.wandb_project or "train_FKD", plain(config))
     done = train(network, images, epoch_of, loss_of, make_optimizer(settings, network), epochs=settings.epochs,
                  batch_size=settings.batch_size, size=size, schedule=SCHEDULES[settings.lr_schedule],
-                 state_path=folder / STATE, name="student", chunks=settings.gradient_accumulation_steps,
+                 state_path=folder / STATE, name="student", chunks=settings.gradient_accumulation_steps, bf16=args.bf16,
+                 average=average, metrics_path=folder / METRICS, log=lambda line: accelerator.log(line, step=line["epoch"]),
                  save_seconds=args.save_seconds)
-    finish_model(folder, "student", network, images, test, config, done)
+    top1 = finish_model(folder, "student", average.module if average else network, images, test, config, done)
+    accelerator.log({"test_accuracy": top1}, step=settings.epochs)
+    accelerator.end_training()
+
+
+def trackers(args) -> list[str]:
+    """Where to log beside metrics.jsonl. Raises InputError for what is not installed."""
+    from importlib.util import find_spec
+    asked = [name for name, flag in (("tensorboard", args.tensorboard), ("wandb", args.wandb_project)) if flag]
+    for name in asked:
+        if find_spec(name) is None:
+            raise InputError(f"{name}: expected to be installed (pip install {name}), found nothing; metrics.jsonl needs none")
+    return asked
+
+
+def plain(config: dict) -> dict:
+    """A configuration as trackers take it."""
+    return {name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in config.items()}
 
 
 def stored_views(args) -> dict:
@@ -187,7 +212,8 @@ def labelled(settings, images):
     def loss_of(logits, teacher, _drawn, rows):
         return soft_loss(logits, teacher, settings.temperature, weights[rows], settings.keep_topk)
     if settings.mode == "on-the-fly":
-        teacher, _ = load_teacher(settings.teacher, settings.teacher_arch, settings.weights, images, settings.input_size)
+        teacher, _ = load_teacher(settings.teacher, settings.teacher_arch, settings.teacher_stem, settings.weights, images,
+                                  settings.input_size)
         views = drawn_views(images, settings.input_size, settings.fkd_seed, scale=scale, flip=settings.flip, mix=mix)
         return asked_labels(views, teacher), loss_of
     store = SoftLabels(settings.fkd_path, images)
