@@ -1,8 +1,8 @@
-"""Training a classifier on an image set that lies on the device: what teacher and student have in common."""
+"""Training a classifier on an image set: what teacher and student have in common."""
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from distillation.architectures import accuracy, predict
 from distillation.manifest import finish, write_result, write_tensors
 from distillation.optimisation import optimise
 from distillation.randomness import seed_for
-from matching.augmentation import Drawn, draw_epoch, views
+from matching.augmentation import Drawn, draw_epoch
+from matching.file_images import FileImages
 from matching.image_set import ImageSet
 from matching.soft_labels import hard_loss
 
@@ -20,17 +21,15 @@ STATE = "state.pt"  # the resume point in a model's folder
 EpochOf = Callable[[int], tuple[Drawn, Tensor | None]]  # epoch -> draws and, with soft labels, logits [N, K]
 
 
-def drawn_views(images: ImageSet, size: int, seed: int, **settings) -> EpochOf:
+def drawn_views(images: ImageSet | FileImages, size: int, seed: int, **settings) -> EpochOf:
     """Views drawn anew every epoch, a function of (seed, epoch); `settings` as in `draw_epoch`."""
-    device = images.images.device
-
     def epoch_of(epoch: int):
         rng = np.random.default_rng(seed_for(seed, "views", epoch))
-        return draw_epoch(len(images), tuple(images.images.shape[-2:]), size, rng, **settings).to(device), None
+        return draw_epoch(len(images), images.source, size, rng, **settings).to(images.device), None
     return epoch_of
 
 
-def train(network: nn.Module, images: ImageSet, epoch_of: EpochOf, loss_of: Callable, optimizer, *, epochs: int,
+def train(network: nn.Module, images: ImageSet | FileImages, epoch_of: EpochOf, loss_of: Callable, optimizer, *, epochs: int,
           batch_size: int, size: int, schedule: Callable[[float], float], state_path: Path, name: str, chunks: int = 1,
           save_seconds: float = 20) -> dict:
     """Train for `epochs`; `loss_of(logits, teacher logits or None, draws, rows)` is the mean loss of a batch.
@@ -39,15 +38,22 @@ def train(network: nn.Module, images: ImageSet, epoch_of: EpochOf, loss_of: Call
     `schedule` maps the share of epochs done, in [0, 1), to the learning-rate factor. Returns what `optimise` returns.
     """
     per_epoch = math.ceil(len(images) / batch_size)
-    cached = lru_cache(1)(epoch_of)
+    opened: dict = {}  # the epoch at hand, with its views in the order in which they will be asked for
+
+    def open_epoch(epoch: int, place: int):
+        drawn, teacher = epoch_of(epoch)
+        batches = [rows.tensor_split(min(chunks, len(rows))) for rows in drawn.order.long().tensor_split(per_epoch)]
+        return drawn, teacher, batches, images.in_turn(drawn, chain.from_iterable(batches[place:]), size)
 
     def parts_at(step: int):
         epoch, place = divmod(step, per_epoch)
-        drawn, teacher = cached(epoch)
-        rows = drawn.order.long().tensor_split(per_epoch)[place]
-        for part in rows.tensor_split(min(chunks, len(rows))):
-            logits = network(views(images.images, drawn, part, size))
-            yield loss_of(logits, None if teacher is None else teacher[part], drawn, part) * (len(part) / len(rows))
+        if epoch not in opened:
+            opened.clear()
+            opened[epoch] = open_epoch(epoch, place)
+        drawn, teacher, batches, in_turn = opened[epoch]
+        for part in batches[place]:
+            share = len(part) / sum(map(len, batches[place]))
+            yield loss_of(network(next(in_turn)), None if teacher is None else teacher[part], drawn, part) * share
     return optimise(network, parts_at, epochs * per_epoch, optimizer, lambda step: schedule(step // per_epoch / epochs),
                     state_path, name=name, images_per_step=round(len(images) / per_epoch), save_seconds=save_seconds)
 
