@@ -89,10 +89,10 @@ def views(images: Tensor, drawn: Drawn, rows: Tensor, size: int) -> Tensor:
     """The normalised, mixed views [B, 3, size, size] of images `rows` [B] as `drawn` says; `images` uint8 [N, 3, H, W]."""
     own = crop_resize(images[rows], drawn.crop[rows], drawn.flip[rows], size)
     partner = drawn.partner[rows].long()
-    if not torch.equal(partner, rows):
-        other = crop_resize(images[partner], drawn.crop[partner], drawn.flip[partner], size)
-        own = mix(own, other, drawn.ratio[rows], drawn.box[rows])
-    return normalise(own)
+    if torch.equal(partner, rows):
+        return normalise(own)
+    other = crop_resize(images[partner], drawn.crop[partner], drawn.flip[partner], size)
+    return normalise(mix(own, other, drawn.ratio[rows], drawn.box[rows]))
 
 
 def crop_resize(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:

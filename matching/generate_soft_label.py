@@ -26,6 +26,8 @@ def parse_args():
                         help="distilled set (default: the real training split of --dataset)")
     add_dataset_flags(parser)
     parser.add_argument("-j", "--workers", default=4, type=int, help="threads decoding images")
+    parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
+                        help="keep all images decoded on the device, or read them by Pillow for every batch (auto: if too many)")
     # teacher
     parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, with --weights or a checkpoint")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="of a checkpoint's --arch")
@@ -89,10 +91,10 @@ def main(args):
 
     accelerator = Accelerator()
     if args.data:
-        images = distilled_images(args.data, args.workers)
+        images = distilled_images(args.data, args.workers, args.data_path, accelerator.device)
     else:
-        images = real_images(load_split(split="train", **dataset_flags(args)), args.input_size, args.workers, "centre")
-    images = images.to(accelerator.device)
+        images = real_images(load_split(split="train", **dataset_flags(args)), args.input_size, args.workers, "centre",
+                             args.data_path, accelerator.device)
     teacher, teacher_name = load_teacher(args.teacher, args.arch, args.stem, args.weights, images, args.input_size)
     folder, config = Path(args.fkd_path), configuration(args, images, teacher_name)
     if begin(folder, "soft_labels", config):

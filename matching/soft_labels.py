@@ -18,7 +18,8 @@ from torch import Tensor
 from distillation.entry import InputError
 from distillation.manifest import read_manifest, read_tensors, write_tensors
 from distillation.randomness import seed_for
-from matching.augmentation import Drawn, views
+from matching.augmentation import Drawn
+from matching.file_images import FileImages
 from matching.image_set import ImageSet
 
 STORED = {"order": torch.int32, "crop": torch.int16, "flip": torch.bool, "partner": torch.int32, "ratio": torch.float32,
@@ -95,7 +96,7 @@ def read_store(folder: str | Path) -> dict:
 class SoftLabels:
     """A finished soft-label folder. `epoch(e)` gives what was drawn and the teacher's answers by image row."""
 
-    def __init__(self, folder: str | Path, images: ImageSet):
+    def __init__(self, folder: str | Path, images: ImageSet | FileImages):
         """Raises InputError when the folder belongs to other images than `images`, or is none."""
         self.folder, self.manifest = Path(folder), read_store(folder)
         if self.manifest["images"] != images.digest:
@@ -118,11 +119,10 @@ class SoftLabels:
 
 
 @torch.inference_mode()
-def relabel(teacher, images: ImageSet, drawn: Drawn, size: int, batch_size: int) -> Tensor:
+def relabel(teacher, images: ImageSet | FileImages, drawn: Drawn, size: int, batch_size: int) -> Tensor:
     """The teacher's logits [N, K] for the view of every image, by row, on the CPU."""
-    rows = torch.arange(len(images), device=images.images.device)
-    on_device = drawn.to(rows.device)
-    return torch.cat([teacher(views(images.images, on_device, part, size)).cpu() for part in rows.split(batch_size)])
+    parts = torch.arange(len(images), device=images.device).split(batch_size)
+    return torch.cat([teacher(seen).cpu() for seen in images.in_turn(drawn.to(images.device), parts, size)])
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float, weights: Tensor, keep_topk: int) -> Tensor:

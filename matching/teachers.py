@@ -8,10 +8,11 @@ from distillation.architectures import build, load_checkpoint, load_model
 from distillation.distilled_set import check_class_names
 from distillation.entry import InputError
 from distillation.manifest import identity
+from matching.file_images import FileImages
 from matching.image_set import ImageSet
 
 
-def load_teacher(folder: str | Path | None, arch: str, stem: str, weights: str, images: ImageSet,
+def load_teacher(folder: str | Path | None, arch: str, stem: str, weights: str, images: ImageSet | FileImages,
                  size: int) -> tuple[nn.Module, str]:
     """The teacher for views of `size` pixels, in evaluation mode on the images' device, and what names it beyond doubt.
 
@@ -29,4 +30,4 @@ def load_teacher(folder: str | Path | None, arch: str, stem: str, weights: str, 
         if trained != size:
             raise InputError(f"--input-size: expected {trained}, which {folder} was trained at, found {size}")
         name = identity(folder)
-    return network.to(images.images.device).eval(), name
+    return network.to(images.device).eval(), name

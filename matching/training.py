@@ -1,10 +1,10 @@
-"""Training a classifier on an image set that lies on the device: what teacher and student have in common."""
+"""Training a classifier on an image set: what teacher and student have in common."""
 
 import json
 import math
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from distillation.architectures import accuracy, predict
 from distillation.manifest import finish, write_result, write_tensors, write_text
 from distillation.optimisation import optimise
 from distillation.randomness import seed_for
-from matching.augmentation import Drawn, draw_epoch, views
+from matching.augmentation import Drawn, draw_epoch
+from matching.file_images import FileImages
 from matching.image_set import ImageSet
 from matching.soft_labels import SoftLabels, hard_loss
 
@@ -25,13 +26,11 @@ Ask = Callable[[Tensor, Tensor], Tensor]  # rows [B] and their views -> the teac
 EpochOf = Callable[[int], tuple[Drawn, Ask | None]]  # epoch -> draws and, with soft labels, whom to ask
 
 
-def drawn_views(images: ImageSet, size: int, seed: int, **settings) -> EpochOf:
+def drawn_views(images: ImageSet | FileImages, size: int, seed: int, **settings) -> EpochOf:
     """Views drawn anew every epoch, a function of (seed, epoch); `settings` as in `draw_epoch`."""
-    device = images.images.device
-
     def epoch_of(epoch: int):
         rng = np.random.default_rng(seed_for(seed, "views", epoch))
-        return draw_epoch(len(images), tuple(images.images.shape[-2:]), size, rng, **settings).to(device), None
+        return draw_epoch(len(images), images.source, size, rng, **settings).to(images.device), None
     return epoch_of
 
 
@@ -51,7 +50,7 @@ def asked_labels(epoch_of: EpochOf, teacher: nn.Module) -> EpochOf:
     return lambda epoch: (epoch_of(epoch)[0], ask)
 
 
-def train(network: nn.Module, images: ImageSet, epoch_of: EpochOf, loss_of: Callable, optimizer, *, epochs: int,
+def train(network: nn.Module, images: ImageSet | FileImages, epoch_of: EpochOf, loss_of: Callable, optimizer, *, epochs: int,
           batch_size: int, size: int, schedule: Callable[[float], float], state_path: Path, name: str, chunks: int = 1,
           save_seconds: float = 20, rate_per_step: bool = False, bf16: bool = False, average: AveragedModel | None = None,
           alter: Callable[[Tensor, int, Tensor], Tensor] | None = None, metrics_path: Path | None = None,
@@ -66,22 +65,27 @@ def train(network: nn.Module, images: ImageSet, epoch_of: EpochOf, loss_of: Call
     """
     per_epoch = math.ceil(len(images) / batch_size)
     steps = epochs * per_epoch
-    cached = lru_cache(1)(epoch_of)
+    opened: dict = {}  # the epoch at hand, with its views in the order in which they will be asked for
+
+    def open_epoch(epoch: int, place: int):
+        drawn, ask = epoch_of(epoch)
+        batches = [rows.tensor_split(min(chunks, len(rows))) for rows in drawn.order.long().tensor_split(per_epoch)]
+        return drawn, ask, batches, images.in_turn(drawn, chain.from_iterable(batches[place:]), size)
 
     def rate_at(step: int) -> float:
         return schedule(step / steps if rate_per_step else step // per_epoch / epochs)
 
     def parts_at(step: int):
         epoch, place = divmod(step, per_epoch)
-        drawn, ask = cached(epoch)
-        rows = drawn.order.long().tensor_split(per_epoch)[place]
-        for part in rows.tensor_split(min(chunks, len(rows))):
-            seen = views(images.images, drawn, part, size)
-            seen = seen if alter is None else alter(seen, epoch, part)
+        if epoch not in opened:
+            opened.clear()
+            opened[epoch] = open_epoch(epoch, place)
+        drawn, ask, batches, in_turn = opened[epoch]
+        for part in batches[place]:
+            seen = next(in_turn) if alter is None else alter(next(in_turn), epoch, part)
             with torch.autocast(seen.device.type, torch.bfloat16, enabled=bf16):
-                logits = network(seen)
-                answers = ask and ask(part, seen)
-            yield loss_of(logits.float(), answers, drawn, part) * (len(part) / len(rows))
+                logits, answers = network(seen), ask and ask(part, seen)
+            yield loss_of(logits.float(), answers, drawn, part) * (len(part) / sum(map(len, batches[place])))
     after = metrics_path and write_metrics(metrics_path, per_epoch, len(images), lambda: optimizer.param_groups[0]["lr"], log)
     return optimise(network, parts_at, steps, optimizer, rate_at, state_path, name=name, average=average, after=after,
                     images_per_step=round(len(images) / per_epoch), save_seconds=save_seconds)

@@ -25,6 +25,8 @@ def parse_args():
     add_dataset_flags(parser)
     parser.add_argument("--val-dir", default=None, help="real test images, one folder per class (default: of --dataset)")
     parser.add_argument("-j", "--workers", default=4, type=int, help="threads decoding images")
+    parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
+                        help="keep all images decoded on the device, or read them by Pillow for every batch (auto: if too many)")
     parser.add_argument("--output-dir", default="./save/student", help="folder of the model")
     # labels
     parser.add_argument("--labels", default="soft", choices=("soft", "hard"), help="the teacher's, or the images' classes")
@@ -122,7 +124,7 @@ def main(args):
     require_one_process(accelerator, "train_FKD")
     stored = stored_views(args)
     size = stored.get("input_size") or args.input_size or ORIGINAL["input_size"]
-    images, test_split = training_images(args, size).to(accelerator.device), load_test(args)
+    images, test_split = training_images(args, size, accelerator.device), load_test(args)
     given = {**vars(args), **stored, "lr_schedule": "cosine" if args.cos else args.lr_schedule, "mode": label_mode(args)}
     filled, chosen = resolve(given, args.protocol, len(images.classes), len(images))
     settings = argparse.Namespace(**filled)
@@ -177,13 +179,13 @@ def stored_views(args) -> dict:
     return stored
 
 
-def training_images(args, size: int):
-    """The set to train on."""
+def training_images(args, size: int, device):
+    """The set to train on, on the device or to be read from its files."""
     from distillation.datasets import load_split
     from matching.image_set import distilled_images, real_images
     if args.train_dir:
-        return distilled_images(args.train_dir, args.workers)
-    return real_images(load_split(split="train", **dataset_flags(args)), size, args.workers, "centre")
+        return distilled_images(args.train_dir, args.workers, args.data_path, device)
+    return real_images(load_split(split="train", **dataset_flags(args)), size, args.workers, "centre", args.data_path, device)
 
 
 def load_test(args):
@@ -219,7 +221,7 @@ def labelled(settings, images):
     store = SoftLabels(settings.fkd_path, images)
     if store.epochs < settings.epochs:
         raise InputError(f"--epochs: expected at most {store.epochs}, which {settings.fkd_path} holds, found {settings.epochs}")
-    return stored_labels(store, images.images.device), loss_of
+    return stored_labels(store, images.device), loss_of
 
 
 def make_optimizer(settings, network):
