@@ -27,7 +27,7 @@ def parse_args():
     add_dataset_flags(parser)
     parser.add_argument("-j", "--workers", default=4, type=int, help="threads decoding images")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
-                        help="keep all images decoded on the device, or read them by Pillow for every batch (auto: if too many)")
+                        help="images decoded on the device, or read by Pillow for every batch (auto: if too many)")
     # teacher
     parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, with --weights or a checkpoint")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="of a checkpoint's --arch")
@@ -128,8 +128,8 @@ def main(args):
 
 def configuration(args, images, teacher: str) -> dict:
     """What decides the labels."""
-    names = ("epochs", "batch_size", "fkd_seed", "use_fp16", "keep_topk", "temperature", "keep_epochs", "input_size",
-             "min_scale_crops", "max_scale_crops", "flip", "mix_type", "mixup", "cutmix")
+    names = ("data_path", "epochs", "batch_size", "fkd_seed", "use_fp16", "keep_topk", "temperature", "keep_epochs",
+             "input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "mixup", "cutmix")
     return {**{name: getattr(args, name) for name in names}, "images": images.name, "teacher": teacher}
 
 

@@ -26,7 +26,7 @@ def parse_args():
     parser.add_argument("--val-dir", default=None, help="real test images, one folder per class (default: of --dataset)")
     parser.add_argument("-j", "--workers", default=4, type=int, help="threads decoding images")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
-                        help="keep all images decoded on the device, or read them by Pillow for every batch (auto: if too many)")
+                        help="images decoded on the device, or read by Pillow for every batch (auto: if too many)")
     parser.add_argument("--output-dir", default="./save/student", help="folder of the model")
     # labels
     parser.add_argument("--labels", default="soft", choices=("soft", "hard"), help="the teacher's, or the images' classes")
@@ -120,7 +120,7 @@ def main(args):
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, train
     from validate.protocols import ORIGINAL, resolve
 
-    accelerator = Accelerator(log_with=trackers(args), project_dir=args.output_dir)
+    accelerator = Accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
     require_one_process(accelerator, "train_FKD")
     stored = stored_views(args)
     size = stored.get("input_size") or args.input_size or ORIGINAL["input_size"]
