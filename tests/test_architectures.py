@@ -193,8 +193,8 @@ class Marker:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("saved_by", ["torch", "torch before 1.6", "pickle"])
+@pytest.mark.parametrize("hidden", [False, True])
 def test_a_hostile_checkpoint_is_refused_without_running_its_code(trained, tmp_path, capsys, recwarn, saved_by, hidden):
     path, marker = tmp_path / "model.pt", tmp_path / "marker"
     content = {**trained.state_dict(), "fc.bias": Marker(marker)} if hidden else Marker(marker)

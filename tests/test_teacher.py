@@ -210,7 +210,8 @@ def test_a_convnet_teacher_is_rebuilt_from_its_manifest(here, image_data, tmp_pa
 
 @pytest.mark.parametrize(("flags", "words"), [
     (["--crop", "pad", "--pad", SIZE], ("--pad", SIZE)), (["--arch", "convnet_d6_w8"], ("convnet_d6_w8", 64, SIZE)),
-    (["--ema", 1], ("--ema", 1)), (["--cutout", -1], ("--cutout", -1)), (["--stem", "cifar", "--arch", "mobilenet_v2"], ("mobilenet_v2",))])
+    (["--ema", 1], ("--ema", 1)), (["--cutout", -1], ("--cutout", -1)),
+    (["--stem", "cifar", "--arch", "mobilenet_v2"], ("mobilenet_v2",))])
 def test_a_recipe_that_cannot_be_is_refused_before_its_folder_is_claimed(here, image_data, tmp_path, flags, words):
     assert refused(here("matching.train_teacher", "--dataset", "folder", "--data_dir", image_data, "--output-dir",
                         tmp_path / "out", *flags), *words)
