@@ -1,6 +1,7 @@
 """Networks by name, and models on disk: ours as safetensors + JSON, and checkpoint files of others."""
 
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -93,6 +94,15 @@ def seeded(arch: str, num_classes: int, stem: str, seed: int, size: int | None =
         return build(arch, num_classes, stem, size=size)
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with its kernels laid out for fast bfloat16 convolutions; as it is where it has no BatchNorm.
+
+    Group norm, which a ConvNet has, is slower in this layout than convolutions gain.
+    """
+    normalised = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    return network.to(memory_format=torch.channels_last) if normalised else network
+
+
 def load_checkpoint(path: str | Path, arch: str, num_classes: int, stem: str = "imagenet",
                     size: int | None = None) -> nn.Module:
     """`build(arch, ...)` with the weights of a file, in evaluation mode on the CPU.
@@ -130,9 +140,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    named = isinstance(content, dict) and content and all(isinstance(name, str) for name in content)
-    if not named or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path}: expected a state dict, named tensors, found {_describe(content)}")
+    if problem := _no_state_dict(content):
+        raise InputError(f"{path}: expected a state dict, named tensors, found {problem}")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): value for name, value in content.items()}
@@ -143,7 +152,9 @@ def _read_torch(path: Path):
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint file, found {'a folder' if path.is_dir() else 'nothing'}")
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's, about files that it refuses next
+            return torch.load(path, weights_only=True, map_location="cpu")
     except OSError:
         raise
     except Exception as error:  # what a damaged file raises depends on where it is damaged
@@ -152,11 +163,16 @@ def _read_torch(path: Path):
         raise InputError(f"{path}: expected a state dict saved by torch.save, found {found}") from None
 
 
-def _describe(content) -> str:
+def _no_state_dict(content) -> str | None:
+    """What `content` is instead of a state dict."""
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
-    other = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
-    return f"{other} of type {type(content[other]).__name__}" if content and other is not None else "an empty one"
+    for name, value in content.items():
+        if not isinstance(name, str):
+            return f"a key that is no text, {name}"
+        if not isinstance(value, Tensor):
+            return f"{name} of type {type(value).__name__}"
+    return None if content else "an empty one"
 
 
 def load_model(folder: str | Path, kind: str) -> tuple[nn.Module, dict]:

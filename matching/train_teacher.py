@@ -59,7 +59,7 @@ def parse_args():
 def main(args):
     from accelerate import Accelerator
 
-    from distillation.architectures import seeded
+    from distillation.architectures import channels_last, seeded
     from distillation.datasets import load_split
     from distillation.distribution import require_one_process
     from distillation.manifest import begin
@@ -78,6 +78,7 @@ def main(args):
     if begin(folder, "teacher", config):
         print(f"{folder}: complete, nothing to do")
         return
+    network = channels_last(network) if args.bf16 else network
     average = averaged(network, args.ema) if args.ema else None
     done = train(network, seen, epoch_of, hard_loss_of(images, images.weights, args.label_smoothing),
                  make_optimizer(network, args.optimizer, config["learning_rate"], config["weight_decay"], args.momentum),
