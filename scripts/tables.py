@@ -1,4 +1,4 @@
-"""Write the tables of README.md and misc/*.md from the result files in misc/results/.
+"""Write the tables of README.md and misc/*.md, and figures of misc/, from the result files in misc/results/.
 
     python -m scripts.tables
 
@@ -41,6 +41,11 @@ def main(args):
             text = fill(text, name, make(read_json(source)) if source.exists() else f"Not run: misc/results/{file}.")
         write_text(page, text)
         print(f"{page}: written")
+    for name, (file, draw) in FIGURES.items():
+        source = root / "misc" / "results" / file
+        if source.exists():
+            draw(read_json(source), root / "misc" / name)
+            print(f"{root / 'misc' / name}: drawn")
 
 
 def fill(text: str, name: str, table: str) -> str:
@@ -177,9 +182,27 @@ def benchmark_distillation(result: dict) -> str:
     return "\n\n".join(with_table(section.says, section.header, section.rows) for section in report(result))
 
 
+def matching(name: str):
+    """A table of misc/matching.md."""
+    def make(result: dict) -> str:
+        from scripts import matching_tables
+        return getattr(matching_tables, name)(result)
+    return make
+
+
+def draw_storage(result: dict, path: Path) -> None:
+    """Accuracy against bytes of labels."""
+    from scripts import matching_tables
+    matching_tables.draw_storage(result, path)
+
+
+FIGURES = {"label_bytes.png": ("matching_digits.json", draw_storage)}
 TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.json", stages),
           "digits": ("digits.json", digits), "sweep": ("digits.json", sweep),
           "arms-hard": ("digits.json", every_arm("hard")), "arms-soft": ("digits.json", every_arm("soft")),
+          "protocols": ("matching_digits.json", matching("protocols")),
+          "protocols-cifar10": ("matching_cifar10.json", matching("protocols")),
+          "storage": ("matching_digits.json", matching("storage")), "cross": ("matching_digits.json", matching("cross")),
           "judge": ("judge_digits.json", judge),
           "continual-ipc2": ("continual_digits_ipc2.json", continual),
           "continual-ipc10": ("continual_digits_ipc10.json", continual),
