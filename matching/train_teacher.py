@@ -50,8 +50,10 @@ def parse_args():
     args = parser.parse_args()
     for flag in ("batch_size", "epochs", "input_size", "workers"):
         check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
-    for flag, low, high in (("pad", 0, 1000), ("cutout", 0, 10_000), ("ema", 0, 0.999999), ("label_smoothing", 0, 1)):
-        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), low, high)
+    for flag, high in (("pad", 1000), ("cutout", 10_000), ("ema", 0.999999), ("label_smoothing", 1), ("momentum", 0.999999),
+                       ("learning_rate", 1000), ("weight_decay", 1000)):
+        if getattr(args, flag) is not None:
+            check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0, high)
     check_views(args)
     return args
 
