@@ -1,5 +1,7 @@
-"""Networks by name, and models on disk as safetensors + JSON."""
+"""Networks by name, and models on disk: ours as safetensors + JSON, and checkpoint files of others."""
 
+import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -10,23 +12,36 @@ from distillation.entry import InputError
 from distillation.manifest import read_manifest, read_tensors
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's pretrained models expect
+CONVNET = re.compile(r"convnet_d(?P<depth>[1-9])_w(?P<width>[1-9]\d{0,3})")
+AUXILIARY = ("googlenet", "inception_v3")  # have a second output while training unless told not to
+WRAPPERS = ("model", "net", "state_dict", "model_state_dict")  # keys under which training scripts keep a state dict
+PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
 
 
-def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | None = None) -> nn.Module:
-    """torchvision's `arch` with `num_classes` outputs.
+def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | None = None,
+          size: int | None = None) -> nn.Module:
+    """torchvision's `arch`, or `convnet_d<depth>_w<width>`, with `num_classes` outputs for images of `size` pixels.
 
     `stem="cifar"` replaces the 7x7 stride-2 convolution and the pooling of a ResNet by one 3x3 convolution, for images of 32 or
-    64 pixels (He et al. 2016, section 4.2). `weights` names torchvision weights, such as IMAGENET1K_V1. Raises InputError for
-    an unknown architecture, a stem it does not have, or weights of another number of classes.
+    64 pixels (He et al. 2016, section 4.2). `weights` names torchvision weights, such as IMAGENET1K_V1. The size matters to
+    ConvNets (their last layer) and vision transformers (their positions; 224 where none is given). Raises InputError for an
+    unknown architecture, a stem or a size it cannot have, and weights it does not have or of another number of classes.
     """
+    if convnet := CONVNET.fullmatch(arch):
+        if stem != "imagenet" or weights:
+            raise InputError(f"{arch}: expected no --stem and no pretrained weights, which a ConvNet does not have, found "
+                             f"{weights or stem}")
+        return new_convnet(num_classes, depth=int(convnet["depth"]), width=int(convnet["width"]), size=size)
     if arch not in models.list_models(module=models):
-        raise InputError(f"architecture: expected one of torchvision's models (resnet18, ...), found {arch}")
-    try:
-        network = models.get_model(arch, weights=weights, **({} if weights else {"num_classes": num_classes}))
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{arch}: expected weights torchvision knows, found {weights} ({error})") from None
-    if weights and _outputs(network) != num_classes:
-        raise InputError(f"{arch} {weights}: expected {num_classes} outputs, found {_outputs(network)}")
+        raise InputError(f"architecture: expected convnet_d3_w128 or one of torchvision's models (resnet18, ...), found {arch}")
+    if weights:
+        _check_weights(arch, weights, num_classes)
+    options = {} if weights else {"num_classes": num_classes}
+    if arch in AUXILIARY:
+        options |= {"aux_logits": False} if weights else {"aux_logits": False, "init_weights": True}
+    if arch.startswith("vit_"):
+        options["image_size"] = _check_positions(arch, weights, size)
+    network = models.get_model(arch, weights=weights, **options)
     if stem == "cifar":
         if not isinstance(network, models.ResNet) or weights:
             raise InputError(f"{arch}: expected a ResNet without pretrained weights for --stem cifar")
@@ -35,22 +50,136 @@ def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | No
     return network
 
 
-def _outputs(network: nn.Module) -> int:
-    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1].out_features
+def _check_weights(arch: str, weights: str, num_classes: int) -> None:
+    """Before anything is downloaded. DEFAULT changes with torchvision's version and from one network to the next."""
+    choices = models.get_model_weights(arch)
+    if weights not in (choice.name for choice in choices):
+        means = f", which means {choices.DEFAULT.name} in this torchvision" if weights == "DEFAULT" else ""
+        raise InputError(f"{arch}: expected weights by name, one of {', '.join(choice.name for choice in choices)}, found "
+                         f"{weights}{means}")
+    outputs = len(choices[weights].meta["categories"] or ())
+    if outputs != num_classes:
+        raise InputError(f"{arch} {weights}: expected {num_classes} outputs, found {outputs}")
 
 
-def seeded(arch: str, num_classes: int, stem: str, seed: int) -> nn.Module:
+def _check_positions(arch: str, weights: str | None, size: int | None) -> int:
+    """The size for which to make a vision transformer's position embedding."""
+    patch = int(arch.rpartition("_")[2])
+    trained = models.get_model_weights(arch)[weights].meta["min_size"][0] if weights else None
+    size = size or trained or 224
+    if size % patch or size != (trained or size):
+        raise InputError(f"{arch}: expected images of {trained or f'a multiple of {patch}'} pixels, found {size}")
+    return size
+
+
+def new_convnet(num_classes: int, *, depth: int, width: int, size: int | None) -> nn.Sequential:
+    """The ConvNet of data set condensation (Zhao et al. 2021, arXiv 2006.05929) for images of `size` pixels.
+
+    `depth` blocks of a 3x3 convolution with `width` filters, instance norm with scale and shift, ReLU and 2x2 average pooling,
+    then one linear layer. Raises InputError without a size, or where nothing is left of one after pooling.
+    """
+    if size is None or size < 2 ** depth:
+        raise InputError(f"convnet_d{depth}_w{width}: expected images of at least {2 ** depth} pixels, found {size}")
+    layers = []
+    for channels in (3, *[width] * (depth - 1)):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU(inplace=True),
+                   nn.AvgPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (size // 2 ** depth) ** 2, num_classes))
+
+
+def seeded(arch: str, num_classes: int, stem: str, seed: int, size: int | None = None) -> nn.Module:
     """A network whose initial weights are a function of `seed`, leaving the global generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(arch, num_classes, stem)
+        return build(arch, num_classes, stem, size=size)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with its kernels laid out for fast bfloat16 convolutions; as it is where it has no BatchNorm.
+
+    Group norm, which a ConvNet has, is slower in this layout than convolutions gain.
+    """
+    normalised = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    return network.to(memory_format=torch.channels_last) if normalised else network
+
+
+def load_checkpoint(path: str | Path, arch: str, num_classes: int, stem: str = "imagenet",
+                    size: int | None = None) -> nn.Module:
+    """`build(arch, ...)` with the weights of a file, in evaluation mode on the CPU.
+
+    The file is safetensors or what torch.save wrote: a state dict, alone or under a key such as "state_dict", also of
+    DistributedDataParallel or torch.compile. Nothing in it is run. Raises InputError when it is missing or something else,
+    and when it does not fit: the first parameter that is missing, one too many or of another shape, the number of classes.
+    """
+    network, state = build(arch, num_classes, stem, size=size), read_state_dict(path)
+    expected = network.state_dict()
+    for name in expected:
+        if name not in state and not name.endswith("num_batches_tracked"):
+            raise InputError(f"{path}: expected the weights of a {arch}, found none named {name}")
+    for name in state:
+        if name not in expected:
+            raise InputError(f"{path}: expected the weights of a {arch}, found {name}, which it does not have")
+    differ = [name for name in state if state[name].shape != expected[name].shape]
+    if differ and all(_same_but_classes(state[name], expected[name], num_classes) for name in differ):
+        raise InputError(f"{path}: expected {num_classes} classes, found {len(state[differ[0]])}")
+    if differ:
+        raise InputError(f"{path}: expected {differ[0]} of {arch} (stem {stem}, {size} pixels) to be "
+                         f"{list(expected[differ[0]].shape)}, found {list(state[differ[0]].shape)}")
+    network.load_state_dict(state, strict=False)  # without the counters, which old files do not have
+    return network.eval()
+
+
+def _same_but_classes(found: Tensor, expected: Tensor, num_classes: int) -> bool:
+    return found.ndim == expected.ndim > 0 and found.shape[1:] == expected.shape[1:] and len(expected) == num_classes
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Named tensors of a checkpoint file, whatever it is wrapped in; raises InputError as `load_checkpoint` does."""
+    path = Path(path)
+    content = read_tensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if problem := _no_state_dict(content):
+        raise InputError(f"{path}: expected a state dict, named tensors, found {problem}")
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return content
+
+
+def _read_torch(path: Path):
+    if not path.is_file():
+        raise InputError(f"{path}: expected a checkpoint file, found {'a folder' if path.is_dir() else 'nothing'}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's, about files that it refuses next
+            return torch.load(path, weights_only=True, map_location="cpu")
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        calls = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found = f"a pickle that asks for {calls[1]}, which was not run" if calls else "another or a damaged file"
+        raise InputError(f"{path}: expected a state dict saved by torch.save, found {found}") from None
+
+
+def _no_state_dict(content) -> str | None:
+    """What `content` is instead of a state dict."""
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    for name, value in content.items():
+        if not isinstance(name, str):
+            return f"a key that is no text, {name}"
+        if not isinstance(value, Tensor):
+            return f"{name} of type {type(value).__name__}"
+    return None if content else "an empty one"
 
 
 def load_model(folder: str | Path, kind: str) -> tuple[nn.Module, dict]:
     """Read a trained network and its manifest (kind "teacher" or "student"), in evaluation mode on the CPU."""
     manifest = read_manifest(folder, kind)
     config = manifest["config"]
-    network = build(config["arch"], len(manifest["classes"]), config["stem"])
+    network = build(config["arch"], len(manifest["classes"]), config["stem"], size=config["input_size"])
     path = Path(folder) / "model.safetensors"
     try:
         network.load_state_dict(read_tensors(path))

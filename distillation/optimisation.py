@@ -21,22 +21,28 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def averaged(module: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of weights; early on it follows faster, so that no start-up weights remain."""
-    def follow(average, current, updates):
-        return average.lerp(current, max(1 - decay, 9 / (10 + int(updates))))
-    return AveragedModel(module, avg_fn=follow)
+    """Exponential moving average of weights; early on it follows faster, so that no start-up weights remain.
+
+    BatchNorm's running statistics are averaged with the weights, since those of the last weights do not fit the average.
+    """
+    def follow(averages, currents, updates):
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, currents, max(1 - decay, 9 / (10 + int(updates))))
+        else:
+            torch._foreach_copy_(averages, currents)  # counters
+    return AveragedModel(module, multi_avg_fn=follow, use_buffers=True)
 
 
 def optimise(module: nn.Module, parts_at: Callable[[int], Iterable[Tensor]], steps: int, optimizer: torch.optim.Optimizer,
              schedule: Callable[[int], float], state_path: Path, *, name: str, images_per_step: int,
              save_seconds: float = 20, average: AveragedModel | None = None,
-             after: Callable[[int], None] | None = None) -> dict:
+             after: Callable[[int, list, float], None] | None = None) -> dict:
     """Take `steps` optimiser steps, with the learning rate scaled by `schedule(step)`.
 
     `parts_at(step)` yields the loss in parts that sum to it, each freed before the next (gradient accumulation is more than
     one). Everything random in it must be a function of the step, so that a run continued from `state_path` (written every
-    `save_seconds`) ends in the same weights. `after(step)` runs once a step is done. Returns {"losses": [steps],
-    "seconds": time spent in steps over all runs}. Raises InputError when the loss stops being finite.
+    `save_seconds`) ends in the same weights. `after(step, losses so far, seconds so far)` runs once a step is done. Returns
+    {"losses": [steps], "seconds": time spent in steps over all runs}. Raises InputError when the loss stops being finite.
     """
     base_rates = [group["lr"] for group in optimizer.param_groups]
     losses, done, seconds = _load(state_path, module, optimizer, average)
@@ -54,7 +60,7 @@ def optimise(module: nn.Module, parts_at: Callable[[int], Iterable[Tensor]], ste
                 average.update_parameters(module)
             bar.update(images_per_step)
             if after is not None:
-                after(step)
+                after(step, losses, seconds + time.perf_counter() - started)
             now = time.perf_counter()
             if now - saved >= save_seconds and step + 1 < steps:
                 losses = _finite(losses, name)

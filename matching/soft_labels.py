@@ -1,20 +1,25 @@
 """FKD soft labels: per epoch, what was drawn and what the teacher said, addressed by image row.
 
-One safetensors file per epoch with `order`, `crop`, `flip`, `partner`, `ratio`, `box` (see augmentation.Drawn) and `logits`
-[N, K]. A reader makes the same views again from them; it shares no sampler, batch size or library version with the writer.
-FKD: Shen & Xing 2022 (arXiv 2112.01528).
+One safetensors file per epoch with `order`, `crop`, `flip`, `partner`, `ratio`, `box` (see augmentation.Drawn) and the answers:
+`logits` [N, C], or of the k classes that lead `logits` [N, k], `leading` [N, k] and `rest` [N], one logit for all others. A
+reader makes the same views again; it shares no sampler, batch size or library version with the writer.
+FKD: Shen & Xing 2022 (arXiv 2112.01528). Fewer epochs, used again: LPLD, Xiao & He 2024 (arXiv 2410.15919).
 """
 
-from dataclasses import fields
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from distillation.entry import InputError
 from distillation.manifest import read_manifest, read_tensors, write_tensors
-from matching.augmentation import Drawn, views
+from distillation.randomness import seed_for
+from matching.augmentation import Drawn
+from matching.file_images import FileImages
 from matching.image_set import ImageSet
 
 STORED = {"order": torch.int32, "crop": torch.int16, "flip": torch.bool, "partner": torch.int32, "ratio": torch.float32,
@@ -26,10 +31,58 @@ def epoch_file(epoch: int) -> str:
     return f"epoch_{epoch:04d}.safetensors"
 
 
-def write_epoch(folder: Path, epoch: int, drawn: Drawn, logits: Tensor) -> None:
-    """Write one epoch; `logits` [N, K] by image row, in the precision to store."""
+@dataclass(frozen=True)
+class Answers:
+    """A teacher's logits for N views, whole or of the leading classes; `answers[rows]` is float32 [B, classes].
+
+    `logits` [N, k] belong to the classes `leading` [N, k]; every other class has the logit `rest` [N]. Whole logits have
+    neither and k = classes.
+    """
+
+    classes: int
+    logits: Tensor
+    leading: Tensor | None = None
+    rest: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        if self.leading is None:
+            return self.logits[rows].float()
+        spread = self.rest[rows].float()[:, None].expand(-1, self.classes)
+        return spread.scatter(1, self.leading[rows].long(), self.logits[rows].float())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored, by name."""
+        return {name: value for name in ("logits", "leading", "rest") if (value := getattr(self, name)) is not None}
+
+
+def leading_answers(logits: Tensor, k: int, temperature: float) -> Answers:
+    """Keep the `k` largest logits of each row [N, C].
+
+    The others share one logit, such that at `temperature` the softmax gives the leading classes the probabilities they had and
+    spreads what is left evenly. At another temperature that holds approximately.
+    """
+    classes = logits.shape[1]
+    if k >= classes:
+        return Answers(classes, logits)
+    values, places = logits.sort(dim=1, descending=True)
+    rest = temperature * (torch.logsumexp(values[:, k:] / temperature, dim=1) - math.log(classes - k))
+    return Answers(classes, values[:, :k], places[:, :k].to(torch.uint8 if classes <= 256 else torch.int16), rest)
+
+
+def write_epoch(folder: Path, epoch: int, drawn: Drawn, answers: Answers, precision: torch.dtype = torch.float16) -> None:
+    """Write one epoch, logits by image row in `precision`."""
+    stored = {name: value if name == "leading" else value.to(precision) for name, value in answers.tensors().items()}
     write_tensors(folder / epoch_file(epoch),
-                  {**{name: getattr(drawn, name).to(dtype) for name, dtype in STORED.items()}, "logits": logits})
+                  {**{name: getattr(drawn, name).to(dtype) for name, dtype in STORED.items()}, **stored})
+
+
+def stored_epochs(epochs: int, share: float) -> int:
+    """How many of `epochs` are stored when `share` of them is kept, at least one.
+
+    LPLD keeps a random share of the batches; since draws of epochs are independent and views are addressed by image row, whole
+    epochs are as random a share, and each time one is used again its batches are cut from another order.
+    """
+    return max(1, round(epochs * share))
 
 
 def read_store(folder: str | Path) -> dict:
@@ -41,29 +94,35 @@ def read_store(folder: str | Path) -> dict:
 
 
 class SoftLabels:
-    """A finished soft-label folder. `epoch(e)` gives what was drawn and the logits, float32 [N, K]."""
+    """A finished soft-label folder. `epoch(e)` gives what was drawn and the teacher's answers by image row."""
 
-    def __init__(self, folder: str | Path, images: ImageSet):
+    def __init__(self, folder: str | Path, images: ImageSet | FileImages):
         """Raises InputError when the folder belongs to other images than `images`, or is none."""
         self.folder, self.manifest = Path(folder), read_store(folder)
         if self.manifest["images"] != images.digest:
             raise InputError(f"{folder}: expected soft labels of {images.name} ({images.digest[:12]}), found those of "
                              f"{self.manifest['config']['images']} ({self.manifest['images'][:12]})")
-        self.epochs, self.size = self.manifest["config"]["epochs"], self.manifest["config"]["input_size"]
+        config = self.manifest["config"]
+        self.epochs, self.size, self.seed = config["epochs"], config["input_size"], config["fkd_seed"]
+        self.stored, self.classes = len(self.manifest["files"]), len(self.manifest["classes"])
 
-    def epoch(self, epoch: int, device) -> tuple[Drawn, Tensor]:
-        """Draws and logits of one epoch on `device`."""
-        stored = read_tensors(self.folder / epoch_file(epoch))
+    def epoch(self, epoch: int, device) -> tuple[Drawn, Answers]:
+        """Draws and answers of one epoch on `device`; where fewer are stored they take turns, each time in another order."""
+        turn, place = divmod(epoch, self.stored)
+        stored = read_tensors(self.folder / epoch_file(place))
+        if turn:
+            order = np.random.default_rng(seed_for(self.seed, "order", epoch)).permutation(len(stored["order"]))
+            stored["order"] = torch.from_numpy(order)
         drawn = Drawn(**{field.name: stored[field.name].to(device) for field in fields(Drawn)})
-        return drawn, stored["logits"].to(device).float()
+        answers = {name: stored[name].to(device) for name in ("logits", "leading", "rest") if name in stored}
+        return drawn, Answers(self.classes, **answers)
 
 
 @torch.inference_mode()
-def relabel(teacher, images: ImageSet, drawn: Drawn, size: int, batch_size: int) -> Tensor:
+def relabel(teacher, images: ImageSet | FileImages, drawn: Drawn, size: int, batch_size: int) -> Tensor:
     """The teacher's logits [N, K] for the view of every image, by row, on the CPU."""
-    rows = torch.arange(len(images), device=images.images.device)
-    on_device = drawn.to(rows.device)
-    return torch.cat([teacher(views(images.images, on_device, part, size)).cpu() for part in rows.split(batch_size)])
+    parts = torch.arange(len(images), device=images.device).split(batch_size)
+    return torch.cat([teacher(seen).cpu() for seen in images.in_turn(drawn.to(images.device), parts, size)])
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float, weights: Tensor, keep_topk: int) -> Tensor:

@@ -32,8 +32,18 @@ from matching.augmentation import (
     views,
 )
 from matching.image_set import distilled_images, image_set, real_images
-from matching.soft_labels import SoftLabels, hard_loss, keep_largest, relabel, soft_loss, write_epoch
-from matching.training import cosine, linear, train, warm_cosine
+from matching.soft_labels import (
+    Answers,
+    SoftLabels,
+    hard_loss,
+    keep_largest,
+    leading_answers,
+    relabel,
+    soft_loss,
+    stored_epochs,
+    write_epoch,
+)
+from matching.training import cosine, half_cosine, linear, train, warm_cosine
 
 
 @pytest.fixture(scope="module")
@@ -161,14 +171,64 @@ def test_draws_are_a_function_of_the_generator_and_half_are_flipped():
 @pytest.mark.parametrize("kind", ["none", "cutmix", "mixup"])
 def test_stored_draws_give_the_same_views_to_the_bit(digits, tmp_path, kind):
     drawn = draw_epoch(64, (SIZE, SIZE), SIZE, np.random.default_rng(0), mix=kind)
-    write_epoch(tmp_path, 0, drawn, logits(64, 10))
-    finish(tmp_path, "soft_labels", digits.classes, {"epochs": 1, "input_size": SIZE}, ["epoch_0000.safetensors"],
-           images=digits.digest)
-    read, teacher = SoftLabels(tmp_path, digits).epoch(0, "cpu")
+    write_epoch(tmp_path, 0, drawn, Answers(10, logits(64, 10)), torch.float32)
+    read, teacher = finished_store(tmp_path, digits, 1, 1).epoch(0, "cpu")
     rows = drawn.order[:20].long()
     assert torch.equal(read.order.long(), drawn.order.long())
     assert torch.equal(views(digits.images, read, rows, SIZE), views(digits.images, drawn, rows, SIZE))
-    assert torch.equal(teacher, logits(64, 10))
+    assert torch.equal(teacher[rows], logits(64, 10)[rows])
+
+
+def finished_store(folder, images, epochs: int, stored: int) -> SoftLabels:
+    finish(folder, "soft_labels", images.classes, {"epochs": epochs, "input_size": SIZE, "fkd_seed": 42},
+           [f"epoch_{epoch:04d}.safetensors" for epoch in range(stored)], images=images.digest)
+    return SoftLabels(folder, images)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 20.0])
+@pytest.mark.parametrize("k", [1, 3, 9, 10, 1000])
+def test_stored_leading_logits_give_what_keeping_the_largest_probabilities_gives(digits, tmp_path, k, temperature):
+    """At the temperature they were stored for; the reference keeps all logits and cuts the probabilities."""
+    teacher, student, weights = logits(64, 10), logits(64, 10, seed=1), torch.ones(64)
+    write_epoch(tmp_path, 0, draw_epoch(64, (SIZE, SIZE), SIZE, np.random.default_rng(0)),
+                leading_answers(teacher, k, temperature), torch.float32)
+    _, read = finished_store(tmp_path, digits, 1, 1).epoch(0, "cpu")
+    rows = torch.randperm(64)
+    expected = keep_largest(F.softmax(teacher[rows] / temperature, 1), k)
+    torch.testing.assert_close(F.softmax(read[rows] / temperature, 1), expected)
+    torch.testing.assert_close(soft_loss(student[rows], read[rows], temperature, weights, 1000),
+                               soft_loss(student[rows], teacher[rows], temperature, weights, k))
+
+
+@pytest.mark.parametrize(("classes", "bytes_each"), [(10, 1), (256, 1), (257, 2), (1000, 2)])
+def test_leading_logits_take_the_bytes_they_should(digits, tmp_path, classes, bytes_each):
+    drawn = draw_epoch(64, (SIZE, SIZE), SIZE, np.random.default_rng(0))
+    write_epoch(tmp_path, 0, drawn, leading_answers(logits(64, classes), 5, 20.0))
+    stored = load_file(tmp_path / "epoch_0000.safetensors")
+    assert stored["leading"].nbytes == 64 * 5 * bytes_each and stored["logits"].nbytes == 64 * 5 * 2
+    assert stored["rest"].nbytes == 64 * 2
+    assert torch.equal(stored["leading"].long(), logits(64, classes).topk(5, dim=1).indices)
+
+
+def test_kept_epochs_take_turns_in_a_new_order_each_time(digits, tmp_path):
+    written = []
+    for epoch in range(2):
+        written.append((draw_epoch(64, (SIZE, SIZE), SIZE, np.random.default_rng(epoch)), logits(64, 10, seed=epoch)))
+        write_epoch(tmp_path, epoch, written[-1][0], Answers(10, written[-1][1]), torch.float32)
+    store, orders = finished_store(tmp_path, digits, 7, 2), set()
+    for epoch in range(7):
+        drawn, answers = store.epoch(epoch, "cpu")
+        again, _ = store.epoch(epoch, "cpu")
+        assert torch.equal(drawn.crop, written[epoch % 2][0].crop.to(drawn.crop.dtype))
+        assert torch.equal(answers[torch.arange(64)], written[epoch % 2][1])
+        assert sorted(drawn.order.tolist()) == list(range(64)) and torch.equal(drawn.order, again.order)
+        orders.add(tuple(drawn.order.tolist()))
+    assert len(orders) == 7
+
+
+@pytest.mark.parametrize(("epochs", "share", "stored"), [(300, 1, 300), (300, 0.025, 8), (10, 0.5, 5), (4, 0.01, 1)])
+def test_a_share_of_the_epochs(epochs, share, stored):
+    assert stored_epochs(epochs, share) == stored
 
 
 def test_the_students_views_are_what_the_teacher_was_asked(soft_labels, distilled, teacher):
@@ -182,7 +242,7 @@ def test_the_students_views_are_what_the_teacher_was_asked(soft_labels, distille
         drawn, stored = store.epoch(epoch, "cpu")
         with torch.inference_mode():
             asked = network(views(images.images, drawn, torch.arange(len(images)), SIZE))
-        torch.testing.assert_close(asked, stored, atol=2e-3 * float(stored.abs().max()), rtol=2e-3)
+        torch.testing.assert_close(asked, stored[torch.arange(len(images))], atol=2e-3 * float(asked.abs().max()), rtol=2e-3)
         assert (drawn.ratio < 1).float().mean() > 0.5  # CutMix took place
         seen.append(drawn.crop)
     assert not torch.equal(*seen)
@@ -334,6 +394,7 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path):
 
 def test_learning_rates_rise_and_fall():
     assert (cosine(0), cosine(0.5), linear(0), linear(0.25)) == pytest.approx((1, 0.5, 1, 0.75))
+    assert [half_cosine(share) for share in (0, 0.5, 1)] == pytest.approx([1, 0.5 * (1 + math.cos(math.pi / 4)), 0.5])
     assert warm_cosine(0) < warm_cosine(0.05) < warm_cosine(0.1) == pytest.approx(1) and warm_cosine(0.99) < 0.01
 
 

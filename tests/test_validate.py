@@ -1,5 +1,6 @@
 """Stage 4: students from soft and hard labels, and what they refuse."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from torchvision.transforms import functional as TF
 from distillation.architectures import load_model
 from distillation.datasets import load_split
 from matching.image_set import real_images
+from validate.protocols import preset
 
 
 def read(folder: Path, name: str) -> dict:
@@ -84,6 +86,111 @@ def test_val_dir_names_other_test_images(here, image_data, tmp_path, hard):
     assert read(tmp_path / "student", "result.json")["metrics"]["test_images"] == 168
 
 
+def test_a_student_that_asks_the_teacher_learns_what_stored_labels_teach(here, tmp_path, soft, teacher):
+    """Same draws, same teacher: what is left is the rounding of float16 and of batches put together in another way."""
+    asking = [*soft[:2], *soft[4:], "--mode", "on-the-fly", "--teacher", teacher.folder, "--input-size", SIZE, "--mix-type",
+              "cutmix", "--fkd_seed", 42]
+    lost = []
+    for name, flags in (("stored", soft), ("asked", asking), ("other", [*asking, "--fkd_seed", 43])):
+        answer = here("validate.train_FKD", *flags, "--adamw-lr", 1e-6, "--output-dir", tmp_path / name)
+        assert answer.code == 0, answer.err
+        lost.append(read(tmp_path / name, "result.json")["metrics"]["last_loss"])
+    assert lost[1] == pytest.approx(lost[0], rel=2e-3) and abs(lost[2] - lost[0]) > 2e-3 * lost[0]
+
+
+def test_how_labels_are_read_does_not_change_the_student(here, tmp_path, soft, soft_labels, distilled):
+    """Another number of threads, the label files and the images at another place and written in another order."""
+    labels, images = tmp_path / "labels", tmp_path / distilled.folder.name
+    for source, copy in ((soft_labels.folder, labels), (distilled.folder, images)):
+        for path in sorted((path for path in source.rglob("*") if path.is_file()), reverse=True):
+            (copy / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy / path.relative_to(source))
+    assert here("validate.train_FKD", *soft, "-j", 4, "--output-dir", tmp_path / "a").code == 0
+    assert here("validate.train_FKD", *soft, "--train-dir", images, "--fkd-path", labels, "-j", 1, "--save-seconds", 0,
+                "--output-dir", tmp_path / "b").code == 0
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("protocol", "flags", "expected"), [
+    ("d4m", ["--epochs", 2], {"epochs": 2, "batch_size": 1024, "gradient_accumulation_steps": 2, "lr_schedule": "cosine",
+                              "adamw_lr": 1e-3, "adamw_weight_decay": 0.01, "mix_type": "cutmix", "min_scale_crops": 0.08}),
+    ("rded", ["--epochs", 1, "--adamw-lr", 0.002], {
+        "epochs": 1, "batch_size": 50, "gradient_accumulation_steps": 1, "lr_schedule": "half-cosine", "adamw_lr": 0.002})])
+def test_a_protocol_fills_what_is_not_given_and_says_so(here, image_data, distilled, tmp_path, protocol, flags, expected):
+    answer = here("validate.train_FKD", "--protocol", protocol, "--labels", "hard", "--train-dir", distilled.folder,
+                  "--dataset", "folder", "--data_dir", image_data, "--input-size", SIZE, *flags, "--output-dir",
+                  tmp_path / "student")
+    assert answer.code == 0, answer.err
+    config = read(tmp_path / "student", "manifest.json")["config"]
+    assert {name: config[name] for name in expected} == expected and config["mode"] == "hard"
+    said = next(line for line in answer.out.splitlines() if line.startswith(f"protocol {protocol} sets"))
+    assert f"batch_size {expected['batch_size']}" in said and "epochs" not in said and "temperature 20" in said
+
+
+@pytest.mark.parametrize(("classes", "images", "batch_size"), [(10, 10, 50), (10, 100, 50), (10, 500, 100), (1000, 10_000, 100),
+                                                               (1000, 50_000, 200), (200, 2000, 100)])
+def test_the_batch_size_of_rded_follows_ipc_and_classes(classes, images, batch_size):
+    assert preset("rded", classes, images)["batch_size"] == batch_size
+
+
+def test_a_protocol_says_where_labels_come_from(here, soft, tmp_path):
+    answer = here("validate.train_FKD", *soft, "--protocol", "rded", "--output-dir", tmp_path / "student")
+    assert answer.code == 2 and "--fkd-path" in answer.err and "on-the-fly" in answer.err
+    assert here("validate.train_FKD", *soft, "--protocol", "rded", "--mode", "fkd_load", "--output-dir",
+                tmp_path / "student").code == 0
+    assert read(tmp_path / "student", "manifest.json")["config"]["lr_schedule"] == "half-cosine"
+
+
+def test_small_labels_train_a_student(here, soft, distilled, teacher, tmp_path):
+    """A fifth of the epochs and two logits of twelve: a tenth of the bytes; more epochs than are stored can be trained."""
+    flags = ["--data", distilled.folder, "--teacher", teacher.folder, "--epochs", 10, "--input-size", SIZE, "--use-fp16"]
+    for name, kept in (("whole", []), ("small", ["--keep-topk", 2, "--keep-epochs", 0.2])):
+        assert here("matching.generate_soft_label", *flags, *kept, "--fkd-path", tmp_path / name).code == 0
+    whole, small = (read(tmp_path / name, "manifest.json")["kept"] for name in ("whole", "small"))
+    assert (small["stored_epochs"], small["epochs"], small["stored_logits"], small["classes"]) == (2, 10, 2, 12)
+    assert small["bytes"] == sum(path.stat().st_size for path in (tmp_path / "small").glob("*.safetensors"))
+    assert small["bytes"] < 0.2 * whole["bytes"]
+    assert here("validate.train_FKD", *soft[:2], *soft[4:], "--fkd-path", tmp_path / "small", "--epochs", 5, "--output-dir",
+                tmp_path / "student").code == 0
+    assert read(tmp_path / "student", "result.json")["metrics"]["steps"] == 10
+
+
+def test_metrics_are_lines_and_the_average_is_kept_in_bfloat16(here, hard, tmp_path):
+    flags = [*hard[:-2], "--epochs", 3, "--bf16"]
+    for name, more in (("last", []), ("average", ["--ema", 0.9])):
+        assert here("validate.train_FKD", *flags, *more, "--output-dir", tmp_path / name).code == 0
+    lines = [json.loads(line) for line in (tmp_path / "last" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 2), (2, 4), (3, 6)]
+    assert all(line["lr"] > 0 and line["images_per_second"] > 0 for line in lines)
+    last, average = (load_file(tmp_path / name / "model.safetensors") for name in ("last", "average"))
+    assert last["conv1.weight"].dtype == torch.float32 and last.keys() == average.keys()
+    assert not torch.equal(last["conv1.weight"], average["conv1.weight"])
+
+
+@pytest.mark.parametrize(("flags", "name"), [(["--tensorboard"], "tensorboard"), (["--wandb-project", "x"], "wandb")])
+def test_what_is_asked_to_be_logged_elsewhere_needs_its_package(here, hard, tmp_path, flags, name):
+    answer = here("validate.train_FKD", *hard, *flags, "--output-dir", tmp_path / "student")
+    if importlib.util.find_spec(name):
+        assert name != "tensorboard" or answer.code == 0 and next(tmp_path.rglob("events.*"))
+    else:
+        assert answer.code == 2 and answer.err.startswith(f"error: {name}: expected to be installed")
+        assert not (tmp_path / "student").exists()
+
+
+def test_a_hostile_checkpoint_is_refused_without_running_it(here, soft, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+    torch.save({"conv1.weight": Hostile()}, tmp_path / "teacher.pt")
+    for module, flags in (("validate.train_FKD", [*soft[:2], *soft[4:], "--mode", "on-the-fly"]),
+                          ("matching.generate_soft_label", ["--data", soft[1], "--fkd-path", tmp_path / "labels"])):
+        answer = here(module, *flags, "--teacher", tmp_path / "teacher.pt", "--input-size", SIZE)
+        assert answer.code == 2 and answer.err.count("\n") == 1 and "not run" in answer.err
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "teacher.pt", weights_only=False)  # it is hostile indeed
+    assert (tmp_path / "ran").exists()
+
+
 def test_seeds_decide_the_student(here, tmp_path, soft):
     made = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -113,7 +220,6 @@ def test_more_epochs_than_stored_are_refused(here, tmp_path, soft):
 
 @pytest.mark.parametrize(("module", "flags"), [
     ("validate.train_FKD", ["--wandb-api-key", "x", "--labels", "hard"]),
-    ("validate.train_FKD", ["--wandb-project", "x", "--labels", "hard"]),
     ("validate.train_FKD", ["--start-epoch", 3, "--labels", "hard"]),
     ("matching.generate_soft_label", ["--world-size", 4]),
     ("matching.generate_soft_label", ["--multiprocessing-distributed"]),

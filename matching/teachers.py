@@ -1,0 +1,33 @@
+"""The teacher of soft labels: torchvision's weights, or a network trained here."""
+
+from pathlib import Path
+
+from torch import nn
+
+from distillation.architectures import build, load_checkpoint, load_model
+from distillation.distilled_set import check_class_names
+from distillation.entry import InputError
+from distillation.manifest import identity
+from matching.file_images import FileImages
+from matching.image_set import ImageSet
+
+
+def load_teacher(folder: str | Path | None, arch: str, stem: str, weights: str, images: ImageSet | FileImages,
+                 size: int) -> tuple[nn.Module, str]:
+    """The teacher for views of `size` pixels, in evaluation mode on the images' device, and what names it beyond doubt.
+
+    `folder` is train_teacher's, or a checkpoint file of `arch`; without one, torchvision's `arch` with `weights`. Raises
+    InputError when it knows other classes, was trained at another size, or does not fit.
+    """
+    if folder is None:
+        network, name = build(arch, len(images.classes), weights=weights), f"{arch} {weights}"
+    elif not Path(folder).is_dir():
+        network, name = load_checkpoint(folder, arch, len(images.classes), stem, size), f"{arch} {stem} {identity(folder)}"
+    else:
+        network, manifest = load_model(folder, "teacher")
+        check_class_names(images.name, images.classes, folder, manifest["classes"])
+        trained = manifest["config"]["input_size"]
+        if trained != size:
+            raise InputError(f"--input-size: expected {trained}, which {folder} was trained at, found {size}")
+        name = identity(folder)
+    return network.to(images.device).eval(), name
