@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distillation.architectures import MEAN, STD, normalise
 
-LARGE = 48  # pixels: views beyond this are made one by one on the CPU, where that is faster
+LARGE = 32  # pixels: views beyond this are made one by one on the CPU, where that is faster
 
 
 @dataclass(frozen=True)
