@@ -93,11 +93,11 @@ def views(images: Tensor, drawn: Drawn, rows: Tensor, size: int) -> Tensor:
     """The normalised, mixed views [B, 3, size, size] of images `rows` [B] as `drawn` says; `images` uint8 [N, 3, H, W]."""
     if _large_on_cpu(images, size):
         return _views_one_by_one(images, drawn, rows, size)
-    own = crop_resize(images[rows], drawn.crop[rows], drawn.flip[rows], size)
     partner = drawn.partner[rows].long()
     if torch.equal(partner, rows):
-        return normalise(own)
-    other = crop_resize(images[partner], drawn.crop[partner], drawn.flip[partner], size)
+        return normalise(crop_resize(images[rows], drawn.crop[rows], drawn.flip[rows], size))
+    both = torch.cat([rows, partner])
+    own, other = crop_resize(images[both], drawn.crop[both], drawn.flip[both], size).chunk(2)
     return normalise(mix(own, other, drawn.ratio[rows], drawn.box[rows]))
 
 
@@ -114,7 +114,7 @@ def crop_resize(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor
     place = torch.arange(0, count * channels * height, height, device=images.device).view(count, channels, 1)
     shares = (y_share / 255)[:, :, None].expand(-1, -1, channels, -1)
     rows = _weighted(images.reshape(-1, width), (y[:, :, None] + place).flatten(1), shares.flatten(1)[:, :, None],
-                     lambda source, at: source[at].float()).view(count, -1, width)
+                     lambda source, at: source.index_select(0, at).float()).view(count, -1, width)
     columns = x[:, :, None].expand(-1, -1, rows.shape[1], -1)
     return _weighted(rows, columns, x_share[:, :, None], lambda source, at: source.gather(2, at)).view(count, -1, size, size)
 
@@ -150,11 +150,11 @@ def _views_one_by_one(images: Tensor, drawn: Drawn, rows: Tensor, size: int) -> 
     """`views` image after image, in 8 bits until the last step: what is worked on stays in the processor's cache."""
     mean, std = (torch.tensor(values).repeat(size) for values in (MEAN, STD))  # of a row of pixels, channels innermost
     scale, shift = 1 / (255 * std), -mean / std
-
-    def crop_of(row: int) -> Tensor:
-        return crop_one(images[row], drawn.crop[row].tolist(), drawn.flip[row].item(), size)
-    made = torch.empty(len(rows), size, size, 3)
-    for view, pixels in zip(made, mixed_one_by_one(crop_of, drawn, rows), strict=True):
+    needed = torch.cat([rows, drawn.partner[rows]])
+    how = dict(zip(needed.tolist(), zip(drawn.crop[needed].tolist(), drawn.flip[needed].tolist(), strict=True), strict=True))
+    made = torch.from_numpy(np.empty((len(rows), size, size, 3), dtype=np.float32))  # numpy asks for large memory pages
+    pixels_of = mixed_one_by_one(lambda row: crop_one(images[row], *how[row], size), drawn, rows)
+    for view, pixels in zip(made, pixels_of, strict=True):
         flat = view.copy_(pixels.permute(1, 2, 0)).view(size, -1)
         torch.addcmul(shift, flat, scale, out=flat)
     return made.permute(0, 3, 1, 2)
@@ -163,7 +163,7 @@ def _views_one_by_one(images: Tensor, drawn: Drawn, rows: Tensor, size: int) -> 
 def crop_one(image: Tensor, crop: list[int], flip: bool, size: int) -> Tensor:
     """`crop_resize` of one image uint8 [3, H, W], rounded to uint8 [3, S, S]; fast where channels lie innermost."""
     top, left, height, width = crop
-    cut = image[None, :, top:top + height, left:left + width].contiguous(memory_format=torch.channels_last)
+    cut = image.narrow(1, top, height).narrow(2, left, width)[None].contiguous(memory_format=torch.channels_last)
     view = F.interpolate(cut, size=(size, size), mode="bilinear", antialias=True)[0]
     return view.flip(2) if flip else view
 
@@ -182,10 +182,9 @@ def mixed_one_by_one(crop_of: Callable[[int], Tensor], drawn: Drawn, rows: Tenso
 
 def mix(own: Tensor, other: Tensor, ratio: Tensor, box: Tensor) -> Tensor:
     """Paste `other` into `own` [B, 3, S, S] inside `box` [B, 4]; where the box is empty, blend by `ratio` [B]."""
-    size = own.shape[-1]
-    place = torch.arange(size, device=own.device)
+    place = torch.arange(own.shape[-1], device=own.device)
     top, left, bottom, right = (edge[:, None] for edge in box.unbind(1))
-    inside = ((place >= top) & (place < bottom))[:, :, None] & ((place >= left) & (place < right))[:, None, :]
-    boxed = (bottom > top) & (right > left)
-    blend = torch.where(boxed[:, :, None], 1 - inside.float(), ratio[:, None, None])
-    return torch.lerp(other, own, blend[:, None])
+    inside = ((place >= top) & (place < bottom)).float()[:, :, None] * ((place >= left) & (place < right)).float()[:, None, :]
+    boxed = ((bottom > top) & (right > left))[:, 0]
+    share = torch.where(boxed, 1.0, ratio)[:, None, None] - inside
+    return torch.lerp(other, own, share[:, None])
