@@ -4,6 +4,8 @@ What is random is drawn first and can be stored (`draw_*`, numpy on the CPU); ap
 this code, so a view can be made again from what was drawn.
 """
 
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillation.architectures import normalise
+from distillation.architectures import MEAN, STD, normalise
+
+LARGE = 32  # pixels: views beyond this are made one by one on the CPU, where that is faster
 
 
 @dataclass(frozen=True)
@@ -87,38 +91,100 @@ def draw_mix(count: int, size: int, rng: np.random.Generator, kind: str, alpha: 
 
 def views(images: Tensor, drawn: Drawn, rows: Tensor, size: int) -> Tensor:
     """The normalised, mixed views [B, 3, size, size] of images `rows` [B] as `drawn` says; `images` uint8 [N, 3, H, W]."""
-    own = crop_resize(images[rows], drawn.crop[rows], drawn.flip[rows], size)
+    if _large_on_cpu(images, size):
+        return _views_one_by_one(images, drawn, rows, size)
     partner = drawn.partner[rows].long()
     if torch.equal(partner, rows):
-        return normalise(own)
-    other = crop_resize(images[partner], drawn.crop[partner], drawn.flip[partner], size)
+        return normalise(crop_resize(images[rows], drawn.crop[rows], drawn.flip[rows], size))
+    both = torch.cat([rows, partner])
+    own, other = crop_resize(images[both], drawn.crop[both], drawn.flip[both], size).chunk(2)
     return normalise(mix(own, other, drawn.ratio[rows], drawn.box[rows]))
 
 
 def crop_resize(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Crop uint8 [B, 3, H, W] to `crop` [B, 4], resize bilinearly (no antialias), flip: float [B, 3, S, S] in [0, 1]."""
-    height, width = images.shape[-2:]
-    top, left, h, w = crop.float().unbind(1)
-    place = (torch.arange(size, device=images.device) + 0.5) / size
-    y = _within(top, h, place) / max(height - 1, 1)
-    x = _within(left, w, place) / max(width - 1, 1)
-    x = torch.where(flip[:, None], x.flip(1), x)
-    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1) * 2 - 1
-    return F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    """Crop uint8 [B, 3, H, W] to `crop` [B, 4], resize bilinearly with antialias, flip: float [B, 3, S, S] in [0, 1].
+
+    What torchvision's functions make of Pillow images, to 1.5/255: Pillow rounds to 8 bits twice.
+    """
+    if _large_on_cpu(images, size):
+        return torch.stack([crop_one(*each, size) for each in zip(images, crop.tolist(), flip.tolist(), strict=True)]) / 255
+    count, channels, height, width = images.shape
+    (y, x), (y_share, x_share) = _taps(crop.T[:2].float(), crop.T[2:].float(), max(height, width), size)
+    x, x_share = (torch.where(flip[:, None], each.flip(2), each) for each in (x, x_share))
+    place = torch.arange(0, count * channels * height, height, device=images.device).view(count, channels, 1)
+    shares = (y_share / 255)[:, :, None].expand(-1, -1, channels, -1)
+    rows = _weighted(images.reshape(-1, width), (y[:, :, None] + place).flatten(1), shares.flatten(1)[:, :, None],
+                     lambda source, at: source.index_select(0, at).float()).view(count, -1, width)
+    columns = x[:, :, None].expand(-1, -1, rows.shape[1], -1)
+    return _weighted(rows, columns, x_share[:, :, None], lambda source, at: source.gather(2, at)).view(count, -1, size, size)
 
 
-def _within(start: Tensor, length: Tensor, place: Tensor) -> Tensor:
-    """Source coordinates [B, S] of output pixel centres; clamped to the crop, whose outside a cropped image cannot see."""
-    coordinates = start[:, None] + place[None] * length[:, None] - 0.5
-    return coordinates.clamp(min=start[:, None]).minimum((start + length - 1)[:, None])
+def _taps(start: Tensor, length: Tensor, longest: int, size: int) -> tuple[Tensor, Tensor]:
+    """Pixels and their shares in `size` outputs of a crop from `start` [2, B] of `length` [2, B]: each [2, K, B, S].
+
+    A triangle as wide as two source or two output pixels, whichever are larger, over the crop's pixels alone.
+    """
+    count = 2 if longest <= size else 2 * math.ceil(longest / size) + 1
+    step = (length / size)[:, None, :, None]
+    support = step.clamp(min=1)
+    centre = (torch.arange(size, device=start.device) + 0.5) * step
+    pixel = (centre - support + 0.5).floor() + torch.arange(count, device=start.device)[:, None, None]
+    within = pixel.clamp(min=0).minimum(length[:, None, :, None] - 1)
+    share = (1 - (pixel + 0.5 - centre).abs() / support).clamp(min=0) * (within == pixel)
+    return (within + start[:, None, :, None]).long(), share / share.sum(1, keepdim=True)
+
+
+def _weighted(source: Tensor, places: Tensor, shares: Tensor, take: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The sum of what `take` finds at each of `places` [K, ...], times its share."""
+    total = take(source, places[0]).mul_(shares[0])
+    for at, share in zip(places[1:], shares[1:], strict=True):
+        total.addcmul_(take(source, at), share)
+    return total
+
+
+def _large_on_cpu(images: Tensor, size: int) -> bool:
+    return images.device.type == "cpu" and size > LARGE
+
+
+def _views_one_by_one(images: Tensor, drawn: Drawn, rows: Tensor, size: int) -> Tensor:
+    """`views` image after image, in 8 bits until the last step: what is worked on stays in the processor's cache."""
+    mean, std = (torch.tensor(values).repeat(size) for values in (MEAN, STD))  # of a row of pixels, channels innermost
+    scale, shift = 1 / (255 * std), -mean / std
+    needed = torch.cat([rows, drawn.partner[rows]])
+    how = dict(zip(needed.tolist(), zip(drawn.crop[needed].tolist(), drawn.flip[needed].tolist(), strict=True), strict=True))
+    made = torch.from_numpy(np.empty((len(rows), size, size, 3), dtype=np.float32))  # numpy asks for large memory pages
+    pixels_of = mixed_one_by_one(lambda row: crop_one(images[row], *how[row], size), drawn, rows)
+    for view, pixels in zip(made, pixels_of, strict=True):
+        flat = view.copy_(pixels.permute(1, 2, 0)).view(size, -1)
+        torch.addcmul(shift, flat, scale, out=flat)
+    return made.permute(0, 3, 1, 2)
+
+
+def crop_one(image: Tensor, crop: list[int], flip: bool, size: int) -> Tensor:
+    """`crop_resize` of one image uint8 [3, H, W], rounded to uint8 [3, S, S]; fast where channels lie innermost."""
+    top, left, height, width = crop
+    cut = image.narrow(1, top, height).narrow(2, left, width)[None].contiguous(memory_format=torch.channels_last)
+    view = F.interpolate(cut, size=(size, size), mode="bilinear", antialias=True)[0]
+    return view.flip(2) if flip else view
+
+
+def mixed_one_by_one(crop_of: Callable[[int], Tensor], drawn: Drawn, rows: Tensor) -> Iterator[Tensor]:
+    """What `mix` makes of crops [3, S, S] (0 to 255, `crop_of(row)`), image after image; uint8 but where it blends."""
+    partner, ratio, box = (each[rows].tolist() for each in (drawn.partner, drawn.ratio, drawn.box))
+    for row, other, share, (top, left, bottom, right) in zip(rows.tolist(), partner, ratio, box, strict=True):
+        if bottom > top and right > left:
+            pasted = crop_of(row).clone()
+            pasted[:, top:bottom, left:right] = crop_of(other)[:, top:bottom, left:right]
+            yield pasted
+        else:
+            yield crop_of(row) if share == 1 else torch.lerp(crop_of(other).float(), crop_of(row).float(), share)
 
 
 def mix(own: Tensor, other: Tensor, ratio: Tensor, box: Tensor) -> Tensor:
     """Paste `other` into `own` [B, 3, S, S] inside `box` [B, 4]; where the box is empty, blend by `ratio` [B]."""
-    size = own.shape[-1]
-    place = torch.arange(size, device=own.device)
+    place = torch.arange(own.shape[-1], device=own.device)
     top, left, bottom, right = (edge[:, None] for edge in box.unbind(1))
-    inside = ((place >= top) & (place < bottom))[:, :, None] & ((place >= left) & (place < right))[:, None, :]
-    boxed = (bottom > top) & (right > left)
-    blend = torch.where(boxed[:, :, None], 1 - inside.float(), ratio[:, None, None])
-    return torch.lerp(other, own, blend[:, None])
+    inside = ((place >= top) & (place < bottom)).float()[:, :, None] * ((place >= left) & (place < right)).float()[:, None, :]
+    boxed = ((bottom > top) & (right > left))[:, 0]
+    share = torch.where(boxed, 1.0, ratio)[:, None, None] - inside
+    return torch.lerp(other, own, share[:, None])

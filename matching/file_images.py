@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import hflip, resized_crop
+from torchvision.transforms.functional import hflip, pil_to_tensor, resized_crop
 
 from distillation.architectures import normalise
-from matching.augmentation import Drawn, mix
+from matching.augmentation import Drawn, mixed_one_by_one
 
 AHEAD = 1  # batches read before they are asked for
 
@@ -64,17 +63,15 @@ class FileImages:
             while waiting:
                 yield self._mixed(host, *waiting.popleft())
 
-    def _crop(self, drawn: Drawn, row: int, size: int) -> np.ndarray:
-        return pil_crop(self.read(row), drawn.crop[row].tolist(), bool(drawn.flip[row]), size)
+    def _crop(self, drawn: Drawn, row: int, size: int) -> Tensor:
+        return pil_crop(self.read(row), drawn.crop[row].tolist(), drawn.flip[row].item(), size)
 
     def _mixed(self, drawn: Drawn, rows: Tensor, crops: dict[int, Future]) -> Tensor:
-        own, other = (torch.from_numpy(np.stack([crops[row].result() for row in which.tolist()])).to(self.device)
-                      for which in (rows, drawn.partner[rows]))
-        ratio, box = drawn.ratio[rows].to(self.device), drawn.box[rows].to(self.device)
-        return normalise(mix(own.permute(0, 3, 1, 2) / 255, other.permute(0, 3, 1, 2) / 255, ratio, box))
+        mixed = torch.stack(list(mixed_one_by_one(lambda row: crops[row].result(), drawn, rows)))
+        return normalise(mixed.to(self.device) / 255)
 
 
-def pil_crop(image: Image.Image, crop: list[int], flip: bool, size: int) -> np.ndarray:
-    """Crop to `crop` (top, left, height, width), resize and flip by torchvision's functions for Pillow; uint8 [S, S, 3]."""
+def pil_crop(image: Image.Image, crop: list[int], flip: bool, size: int) -> Tensor:
+    """`crop_one` by torchvision's functions for Pillow: uint8 [3, S, S]."""
     view = resized_crop(image, *crop, [size, size], InterpolationMode.BILINEAR)
-    return np.asarray(hflip(view) if flip else view)
+    return pil_to_tensor(hflip(view) if flip else view)

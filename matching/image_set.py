@@ -15,7 +15,7 @@ from distillation.datasets import Split, decode_all, decode_readable, readable_p
 from distillation.distilled_set import check_class_names, read_distilled
 from distillation.entry import InputError
 from distillation.images import fit_image, open_image
-from matching.augmentation import Drawn, views
+from matching.augmentation import LARGE, Drawn, views
 from matching.file_images import FileImages
 
 BLOCK = 1024         # images decoded at once for the digest of a set that stays in its files
@@ -70,6 +70,8 @@ def image_set(name: str, classes: list[dict], images: Tensor, labels: Tensor, we
     """Build a set; weights default to one each and are scaled to mean 1."""
     labels = labels.long()
     mark = hashlib.sha256(images.cpu().numpy().tobytes())
+    if images.shape[-1] > LARGE:
+        images = images.contiguous(memory_format=torch.channels_last)  # as `crop_one` likes it
     return ImageSet(name, classes, images, labels, _mean_one(weights, labels), _digest(mark, labels))
 
 

@@ -24,8 +24,9 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-def interleaved(variants: dict[str, Callable[[], object]], repetitions: int, title: str) -> dict[str, list[float]]:
-    """Seconds of each of `variants`, run one after another, `repetitions` times over.
+def interleaved(variants: dict[str, Callable[[], object]], repetitions: int, title: str,
+                clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
+    """Seconds by `clock` of each of `variants`, run one after another, `repetitions` times over.
 
     A first round warms up and is not counted. In turn, because whatever else the machine does then meets all of them alike.
     """
@@ -33,20 +34,20 @@ def interleaved(variants: dict[str, Callable[[], object]], repetitions: int, tit
     with tqdm(total=(repetitions + 1) * len(variants), desc=title, unit="run", disable=None) as bar:
         for repetition in range(repetitions + 1):
             for name, work in variants.items():
-                spent = seconds_of(work)
+                spent = seconds_of(work, clock)
                 if repetition:
                     seconds[name].append(spent)
                 bar.update()
     return seconds
 
 
-def seconds_of(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds that `work` takes until its device is done with it too."""
     synchronise()
-    began = time.perf_counter()
+    began = clock()
     work()
     synchronise()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def synchronise() -> None:

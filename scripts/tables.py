@@ -7,6 +7,7 @@ changes nothing. A table whose result file is not there says so.
 """
 
 import argparse
+import importlib
 import re
 from pathlib import Path
 
@@ -176,10 +177,12 @@ def judge(result: dict) -> str:
             + markdown_table(["Images", "Number", "Recognised (%)", "Distance, minimum", "5 % quantile", "Median"], rows))
 
 
-def benchmark_distillation(result: dict) -> str:
-    """Speed and memory of stages 1 and 2 against the plain way."""
-    from scripts.benchmark_distillation import report
-    return "\n\n".join(with_table(section.says, section.header, section.rows) for section in report(result))
+def benchmark(name: str):
+    """The tables of `scripts.benchmark NAME`."""
+    def make(result: dict) -> str:
+        report = importlib.import_module(f"scripts.benchmark_{name}").report
+        return "\n\n".join(with_table(section.says, section.header, section.rows) for section in report(result))
+    return make
 
 
 def matching(name: str):
@@ -207,7 +210,8 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
           "continual-ipc2": ("continual_digits_ipc2.json", continual),
           "continual-ipc10": ("continual_digits_ipc10.json", continual),
           "continual-same-steps": ("continual_digits_same_steps.json", continual),
-          "benchmark-distillation": ("benchmark_distillation.json", benchmark_distillation)}
+          "benchmark-distillation": ("benchmark_distillation.json", benchmark("distillation")),
+          "benchmark-matching": ("benchmark_matching.json", benchmark("matching"))}
 
 
 if __name__ == "__main__":
