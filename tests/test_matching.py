@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -18,7 +19,7 @@ from torchvision.transforms import functional as TF
 
 from distillation.architectures import accuracy, build, load_model, predict, seeded
 from distillation.datasets import load_split
-from distillation.entry import InputError
+from distillation.entry import ROOT, InputError
 from distillation.manifest import finish
 from distillation.optimisation import optimise, parameter_groups
 from matching.augmentation import (
@@ -247,6 +248,16 @@ def test_the_students_views_are_what_the_teacher_was_asked(soft_labels, distille
         seen.append(drawn.crop)
     assert not torch.equal(*seen)
     assert soft_labels.err == teacher.err == ""
+
+
+def test_the_readers_lines_in_the_readme_run(soft_labels, distilled):
+    text = (ROOT / "README.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "SoftLabels" in block)
+    code = re.sub(r'"runs/quickstart/distilled/[^"]*"', repr(str(distilled.folder)), code)
+    code = re.sub(r'"runs/quickstart/soft-labels/[^"]*"', repr(str(soft_labels.folder)), code)
+    found: dict = {}
+    exec(code, found)
+    assert found["views"].shape == (50, 3, SIZE, SIZE) and found["logits"].shape == (50, 12)
 
 
 def test_soft_labels_say_what_they_are(soft_labels, distilled):

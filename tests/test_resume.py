@@ -55,12 +55,14 @@ def test_a_finished_unit_is_not_made_again(here, prototypes, tmp_path):
     assert manifest_of(folder) == manifest_of(prototypes.folder)
 
 
-def test_two_processes_write_what_one_writes(prototypes, tmp_path):
+@pytest.mark.parametrize(("name", "said"), [("prototypes", f"{12 * IPC} prototypes"), ("soft_labels", "6 of 6 epochs")])
+def test_two_processes_write_what_one_writes(request, tmp_path, name, said):
     """With the same number of threads each (conftest.py): torch's convolutions round differently with another."""
+    one = request.getfixturevalue(name)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", prototypes.module]
-    done = subprocess.run([*launch, *prototypes.flags, prototypes.output_flag, str(tmp_path)], cwd=ROOT, capture_output=True,
-                          text=True)
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", one.module]
+    done = subprocess.run([*launch, *one.flags, one.output_flag, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert manifest_of(tmp_path / prototypes.folder.name) == manifest_of(prototypes.folder)
-    assert done.stdout.count(f"{12 * IPC} prototypes") == 1
+    folder = next(tmp_path.rglob("manifest.json")).parent
+    assert manifest_of(folder) == manifest_of(one.folder)
+    assert done.stdout.count(said) == 1

@@ -112,7 +112,7 @@ def label_mode(args) -> str:
 def main(args):
     from accelerate import Accelerator
 
-    from distillation.architectures import seeded
+    from distillation.architectures import channels_last, seeded
     from distillation.distribution import require_one_process
     from distillation.manifest import begin
     from distillation.optimisation import averaged
@@ -138,6 +138,7 @@ def main(args):
     check_same_classes(images, test)
     epoch_of, loss_of = labelled(settings, images)
     network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
+    network = channels_last(network) if args.bf16 else network
     average = averaged(network, args.ema) if args.ema else None
     accelerator.init_trackers(args.wandb_project or "train_FKD", plain(config))
     done = train(network, images, epoch_of, loss_of, make_optimizer(settings, network), epochs=settings.epochs,
