@@ -38,10 +38,10 @@ def main(args):
 
     from accelerate import Accelerator
 
+    from continual.sections import plain
     from distillation.distribution import require_one_process
     from distillation.manifest import code_version, package_versions, write_json
     from scripts.measuring import conditions
-    from scripts.page import plain
 
     accelerator = Accelerator()
     require_one_process(accelerator, "benchmark")

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from scripts.page import NONE, NOT_RUN, Section
+from continual.sections import NONE, NOT_RUN, Section
 
 COMMAND = "python -m scripts.benchmark distillation"
 DTYPES = ("float16", "bfloat16")
