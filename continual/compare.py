@@ -46,7 +46,7 @@ def parse_args():
 def main(args):
     from continual.fairness import cost_of, differences, paybacks, real_of, summary, verdicts
     from continual.plots import draw_all
-    from continual.results import read_runs, rows_of
+    from continual.rows import read_runs, rows_of
     from continual.sections import markdown, plain
     from distillation.manifest import write_json, write_text
     output, rows = Path(args.output), rows_of(read_runs([Path(path) for path in args.runs]))
@@ -85,7 +85,7 @@ def says(found: list[dict]):
 
 def runs_section(rows, numbers):
     """The fairness table: a row per method and source."""
-    from continual.results import METHODS, SETTINGS, held
+    from continual.rows import METHODS, SETTINGS, held
     from continual.sections import Section, cell
     shown = [(METHODS.get(method, method), arm.name, one) for method, arms in numbers.items() for arm, one in arms.items()]
     columns = {name: column for name, column in COLUMNS.items()
@@ -104,7 +104,7 @@ def runs_section(rows, numbers):
 def paired_section(rows, paired: list[dict]):
     """Paired differences with their intervals."""
     from continual.fairness import shown_interval
-    from continual.results import METHODS, SETTINGS, held
+    from continual.rows import METHODS, SETTINGS, held
     from continual.sections import Section
     compared = {(one["method"], name) for one in paired for name in (one["arm"], one["against"])}
     groups = {(method, arm.name): row for method, arms in rows.items() for arm, row in arms.items()
@@ -120,7 +120,7 @@ def paired_section(rows, paired: list[dict]):
 
 def payback_section(paid: list[dict], costs: dict[str, float]):
     """After how many trainings distillation has paid for itself."""
-    from continual.results import METHODS
+    from continual.rows import METHODS
     from continual.sections import Section
     title = "What distillation costs"
     if not costs:

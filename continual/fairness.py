@@ -4,7 +4,7 @@ import math
 import statistics
 from pathlib import Path
 
-from continual.results import METHODS, SAME_SECONDS, SAME_STEPS, Arm, Rows, mean_std, read_json, value
+from continual.rows import METHODS, SAME_SECONDS, SAME_STEPS, Arm, Rows, mean_std, read_json, value
 from distillation.entry import InputError
 
 MEASURES = {"acc": "class_il.acc", "task_il_acc": "task_il.acc", "average_incremental": "class_il.average_incremental",

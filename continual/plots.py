@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from continual.results import METHODS, Arm, Rows, value
+from continual.rows import METHODS, Arm, Rows, place, value
 from continual.sections import Section
 
 COLOURS = {"real": "#0072B2", "random": "#E69F00", "distilled": "#009E73",  # told apart by colour-blind readers too
@@ -17,9 +17,9 @@ def draw_all(folder: Path, rows: Rows, numbers: dict) -> list[Section]:
     """Draw every figure for which there are results, and say what each shows."""
     colours = colours_of([arm.name for arms in rows.values() for arm in arms])
     points = {(method, arm.name): one for method, arms in numbers.items() for arm, one in arms.items()}
-    draw_times(folder / "accuracy_vs_seconds.png", points, colours)
-    sections = [Section("Accuracy against training time", "ACC (Class-IL, after the last task) against seconds of training; bars "
-                        "are one standard deviation, and a thin line joins a method's real and distilled points. The table of "
+    draw_times(folder / "accuracy_vs_seconds.png", points, colours, "log")
+    sections = [Section("Accuracy against training time", "ACC (Class-IL, after the last task) against seconds of training (logarithmic); "
+                        "bars are one standard deviation, and a thin line joins a method's real and distilled points. The table of "
                         "runs says what was held equal.", figure="accuracy_vs_seconds.png",
                         alt="Scatter plot of ACC against seconds, a marker per method and a colour per source.")]
     whole = {method: {arm: row for arm, row in arms.items() if all(None not in matrix_of(one) for one in row.values())}
@@ -29,7 +29,7 @@ def draw_all(folder: Path, rows: Rows, numbers: dict) -> list[Section]:
         draw_seen(folder / "seen_tasks.png", whole, colours)
         draw_matrices(folder / "matrices.png", whole)
         sections += [Section("As the stream goes on", "Mean accuracy (Class-IL) on the tasks seen so far, after each task; the "
-                             "band is one standard deviation over seeds.", figure="seen_tasks.png",
+                             "bars are one standard deviation over seeds. Each panel has its own scale.", figure="seen_tasks.png",
                              alt="A panel per method, a line per source: accuracy on seen tasks against tasks learnt."),
                      Section("Accuracy matrices", "R[t, j], accuracy in percent (Class-IL) on task j after task t, mean over "
                              "seeds.", figure="matrices.png", alt="A grid of heat maps, methods by sources.")]
@@ -38,7 +38,7 @@ def draw_all(folder: Path, rows: Rows, numbers: dict) -> list[Section]:
     if curves:
         draw_scales(folder / "scale_curves.png", curves, colours)
         sections.append(Section("Scale of the merged vector", "Accuracy on the memory, by which the scale is chosen, after the "
-                                "last merge; the band is one standard deviation over seeds. No test image has a part in it.",
+                                "last merge; the bars are one standard deviation over seeds. No test image has a part in it.",
                                 figure="scale_curves.png", alt="Accuracy on the memory against the scale, a line per source."))
     method = next((name for name in ("er", *rows) if any(confusions(row) is not None for row in rows.get(name, {}).values())), None)
     if method:
@@ -94,16 +94,13 @@ def tidy(axis) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def band(axis, across, lines, colour: str, label: str, marker: str) -> None:
-    """The mean of `lines` [n, P] with one standard deviation around it."""
-    mean = np.mean(lines, 0)
-    axis.plot(across, mean, color=colour, marker=marker, ms=4, lw=1.6, label=label)
-    if len(lines) > 1:
-        spread = np.std(lines, 0, ddof=1)
-        axis.fill_between(across, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+def line_of(axis, across, lines, colour: str, label: str) -> None:
+    """The mean of `lines` [n, P] with bars of one standard deviation."""
+    spread = np.std(lines, 0, ddof=1) if len(lines) > 1 else None
+    axis.errorbar(across, np.mean(lines, 0), spread, color=colour, marker="o", ms=4, lw=1.6, elinewidth=1, capsize=2, label=label)
 
 
-def draw_times(path: Path, points: dict[tuple, dict], colours: dict[str, str]) -> None:
+def draw_times(path: Path, points: dict[tuple, dict], colours: dict[str, str], scale: str = "linear") -> None:
     """One marker per method, one colour per source, a thin line from a method's real to its distilled point.
 
     `points` are by (method, source), {"train_seconds": {"mean", "std"}, "acc": ...}.
@@ -111,18 +108,23 @@ def draw_times(path: Path, points: dict[tuple, dict], colours: dict[str, str]) -
     from matplotlib.lines import Line2D
     figure, ((axis,),) = new_figure(6.6, 5.6, 1, 1)
 
-    def place(*key):
+    def point(*key):
         return points[key]["train_seconds"]["mean"], 100 * points[key]["acc"]["mean"]
     for method in MARKERS:
         if {(method, "real"), (method, "distilled")} <= points.keys():
-            axis.plot(*zip(place(method, "real"), place(method, "distilled"), strict=True), color="#b5bcc4", lw=0.8, zorder=1)
+            axis.plot(*zip(point(method, "real"), point(method, "distilled"), strict=True), color="#b5bcc4", lw=0.8, zorder=1)
     for (method, source), one in points.items():
         high = one["acc"]["std"] and 100 * one["acc"]["std"]
-        axis.errorbar(*place(method, source), xerr=one["train_seconds"]["std"], yerr=high, marker=MARKERS.get(method, "X"),
+        axis.errorbar(*point(method, source), xerr=one["train_seconds"]["std"], yerr=high, marker=MARKERS.get(method, "X"),
                       color=colours[source], markersize=13 if method == "joint" else 9, elinewidth=1,
                       **({"mfc": "none", "mew": 1.6, "zorder": 4} if hollow(source) else {"mec": "white", "mew": 0.8}))
-    axis.set(xlabel="training time (s)", ylabel="ACC, Class-IL (%)", ylim=(0, 103))
-    axis.set_xlim(left=0)
+    axis.set(xlabel="training time (s)", ylabel="ACC, Class-IL (%)", ylim=(0, 103), xscale=scale)
+    if scale == "linear":
+        axis.set_xlim(left=0)
+    else:
+        for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            ticks(lambda seconds, _: f"{seconds:g}")
+        axis.tick_params(axis="x", which="minor", labelsize=7)
     tidy(axis)
     methods = [Line2D([], [], ls="none", marker=MARKERS.get(method, "X"), color="#59626d", label=METHODS.get(method, method),
                       markersize=8) for method in dict.fromkeys([*MARKERS, *(of for of, _ in points)])
@@ -144,28 +146,29 @@ def hollow(source: str) -> bool:
 
 def draw_seen(path: Path, rows: Rows, colours: dict[str, str]) -> None:
     """A panel per method, a line per source."""
-    columns = min(len(rows), 3)
+    columns = 2 if len(rows) in (2, 4) else min(len(rows), 3)
     lines = -(-len(rows) // columns)
-    figure, axes = new_figure(3.3 * columns + 0.6, 2.9 * lines + 0.8, lines, columns, sharey=True)
+    figure, axes = new_figure(3.3 * columns + 0.6, 2.9 * lines + 0.8, lines, columns)
     for axis in axes.flat[len(rows):]:
         axis.set_axis_off()
     handles = {}
     for axis, (method, arms) in zip(axes.flat, rows.items(), strict=False):
         for arm, row in arms.items():
             seen = 100 * np.array([seen_accuracy(matrix_of(one)) for one in row.values()])
-            band(axis, np.arange(1, seen.shape[1] + 1), seen, colours[arm.name], arm.name, MARKERS.get(method, "X"))
-        axis.set(title=METHODS.get(method, method), xlabel="tasks learnt", ylim=(0, 103), xticks=np.arange(1, seen.shape[1] + 1))
+            line_of(axis, np.arange(1, seen.shape[1] + 1), seen, colours[arm.name], arm.name)
+        axis.set(title=METHODS.get(method, method), xlabel="tasks learnt", xticks=np.arange(1, seen.shape[1] + 1))
         tidy(axis)
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     for line in axes:
         line[0].set_ylabel("accuracy on tasks seen (%)")
+    handles = dict(sorted(handles.items(), key=lambda pair: list(colours).index(pair[0])))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     save(figure, path)
 
 
 def draw_matrices(path: Path, rows: Rows) -> None:
     """Heat maps, methods by sources."""
-    arms = list(dict.fromkeys(arm for of in rows.values() for arm in of))
+    arms = sorted({arm for of in rows.values() for arm in of}, key=place)
     figure, axes = new_figure(1.9 * len(arms) + 1.2, 1.9 * len(rows) + 0.6, len(rows), len(arms))
     for line, (method, of) in zip(axes, rows.items(), strict=True):
         for axis, arm in zip(line, arms, strict=True):
@@ -200,8 +203,8 @@ def draw_scales(path: Path, arms: dict[Arm, dict[int, dict]], colours: dict[str,
     for arm, row in arms.items():
         last = [one["scale_curves"][-1] for one in row.values()]
         scales = [point["scale"] for point in last[0]]
-        band(axis, scales, 100 * np.array([[point["accuracy"] for point in curve] for curve in last]), colours[arm.name],
-             arm.name, "D")
+        line_of(axis, scales, 100 * np.array([[point["accuracy"] for point in curve] for curve in last]), colours[arm.name],
+                arm.name)
     axis.set(xlabel="scale of the merged vector", ylabel="accuracy on the memory (%)")
     tidy(axis)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)

@@ -1,6 +1,7 @@
 """Speed and memory of a stage against the plain way to the same result, both measured in one run on this machine.
 
     python -m scripts.benchmark distillation
+    python -m scripts.benchmark continual
 
 Variants take turns, so that a busy machine slows all of them; the tables show ratios, the result file has every timing too.
 `python -m scripts.tables` makes the table of misc/benchmark.md from it.
@@ -18,6 +19,9 @@ def parse_args():
     distillation = add_benchmark(benchmarks, "distillation", ("synthesis", "stable_diffusion", "encoding", "memory"))
     distillation.add_argument("--compile", dest="compiled", action="store_true",
                               help="stable_diffusion: also with the UNet compiled")
+    continual = add_benchmark(benchmarks, "continual", ("overhead", "steps", "pixels", "start"))
+    continual.add_argument("--batch-size", default=32, type=int, help="stream images a step, and as many memory images")
+    continual.add_argument("--size", default=32, type=int, help="pixels")
     args = parser.parse_args()
     check_range("--repetitions", args.repetitions, 1)
     return args

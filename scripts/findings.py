@@ -2,7 +2,7 @@
 
 import math
 
-from continual.results import METHODS
+from continual.rows import METHODS
 from continual.sections import Section, cell
 
 

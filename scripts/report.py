@@ -9,7 +9,7 @@ What was not run is shown as "not run". The same files give the same report.
 import argparse
 from pathlib import Path
 
-from continual.results import METHODS, arm_of, field, held, mean_std
+from continual.rows import METHODS, arm_of, field, held, mean_std
 from continual.sections import NOT_RUN, Section, cell, markdown, plain
 from distillation.entry import InputError, run
 from scripts.collect import read_results

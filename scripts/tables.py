@@ -135,7 +135,7 @@ def steps_taken(numbers: dict) -> str:
 
 def continual(result: dict) -> str:
     """Method x source at one IPC: ACC, Task-IL, forgetting, seconds and what is saved."""
-    from continual.results import METHODS
+    from continual.rows import METHODS
     from continual.sections import cell, markdown_table
     from scripts.report import CONTINUAL, CONTINUAL_SETTINGS, compare_to_real, continual_key, held, measure, starts
     groups = {}
@@ -177,6 +177,12 @@ def benchmark_distillation(result: dict) -> str:
     return "\n\n".join(with_table(section.says, section.header, section.rows) for section in report(result))
 
 
+def benchmark_continual(result: dict) -> str:
+    """Speed of the continual loop."""
+    from scripts.benchmark_continual import report
+    return "\n\n".join(with_table(section.says, section.header, section.rows) for section in report(result))
+
+
 TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.json", stages),
           "digits": ("digits.json", digits), "sweep": ("digits.json", sweep),
           "arms-hard": ("digits.json", every_arm("hard")), "arms-soft": ("digits.json", every_arm("soft")),
@@ -184,7 +190,8 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
           "continual-ipc2": ("continual_digits_ipc2.json", continual),
           "continual-ipc10": ("continual_digits_ipc10.json", continual),
           "continual-same-steps": ("continual_digits_same_steps.json", continual),
-          "benchmark-distillation": ("benchmark_distillation.json", benchmark_distillation)}
+          "benchmark-distillation": ("benchmark_distillation.json", benchmark_distillation),
+          "benchmark-continual": ("benchmark_continual.json", benchmark_continual)}
 
 
 if __name__ == "__main__":

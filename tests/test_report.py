@@ -9,7 +9,7 @@ import statistics
 import pytest
 from PIL import Image
 
-from continual.results import mean_std
+from continual.rows import mean_std
 from continual.sections import Section, cell, left_columns, markdown_table, plain_table
 from distillation.distilled_set import finish_distilled, row, write_image
 from distillation.entry import ROOT
