@@ -59,8 +59,9 @@ def main(args):
     figures = draw_all(output, rows, numbers)
     write_text(output / "comparison.md", markdown("Comparison", [*sections, *figures]))
     write_json(output / "comparison.json", {
-        "kind": "comparison", "rows": {method: {arm.name: one for arm, one in arms.items()} for method, arms in numbers.items()},
-        "seeds": {method: {arm.name: list(row) for arm, row in arms.items()} for method, arms in rows.items()},
+        "kind": "comparison",
+        "rows": {method: {arm.name: {"seeds": list(rows[method][arm]), **one} for arm, one in arms.items()}
+                 for method, arms in numbers.items()},
         "differences": paired, "cost_seconds": costs, "payback": paid, "verdicts": found,
         "tables": [{"title": part.title, "says": part.says, "header": part.header, "rows": part.rows} for part in sections]})
     print(plain(sections))
@@ -85,6 +86,7 @@ def says(found: list[dict]):
 
 def runs_section(rows, numbers):
     """The fairness table: a row per method and source."""
+    from continual.fairness import other_starts
     from continual.rows import METHODS, SETTINGS, held
     from continual.sections import Section, cell
     shown = [(METHODS.get(method, method), arm.name, one) for method, arms in numbers.items() for arm, one in arms.items()]
@@ -95,7 +97,8 @@ def runs_section(rows, numbers):
     text = ("Mean ± standard deviation over seeds (n), tested on real images after the last task. `real` takes its own epochs; "
             "`real, same steps` as many steps as the small sets; labels are hard and memory is the stream's unless said. Time "
             "saved and ACC kept are against `real`, over the seeds both have. "
-            + held(groups, 1, SETTINGS) + (f" Not in these results: {', '.join(absent)}." if absent else ""))
+            + " ".join([held(groups, 1, SETTINGS), *(note for arms in rows.values() for note in other_starts(arms))])
+            + (f" Not in these results: {', '.join(absent)}." if absent else ""))
     return Section("Runs", text, ("Method", "Source", *(head for head, _, _ in columns.values()), "n"),
                    tuple((method, source, *(cell(one, name, scale, digits) for name, (_, scale, digits) in columns.items()),
                           str(one["n"])) for method, source, one in shown))
@@ -131,9 +134,13 @@ def payback_section(paid: list[dict], costs: dict[str, float]):
                    "where no training time is saved. Held equal: the machine, if the cost was measured on that of the runs. "
                    "Not equal: the runs' steps where the table above says so.",
                    ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"),
-                   tuple((METHODS.get(one["method"], one["method"]), one["arm"], one["against"], f"{one['cost_seconds']:.1f}",
-                          f"{one['saved_seconds']:.1f}",
-                          one["trainings"] if isinstance(one["trainings"], str) else f"{one['trainings']:.1f}") for one in paid))
+                   tuple((METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
+                          *(shown(one[name]) for name in ("cost_seconds", "saved_seconds", "trainings"))) for one in paid))
+
+
+def shown(number: float | str) -> str:
+    """A number with one digit; a word as it is."""
+    return number if isinstance(number, str) else f"{number:.1f}"
 
 
 if __name__ == "__main__":

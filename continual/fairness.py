@@ -157,6 +157,7 @@ def verdict(method: str, arm: Arm, arms: dict[Arm, dict[int, dict]]) -> dict:
               for other in counterparts(arm, arms) if other != real}
     said += [rival_sentence(name, rival) for name, rival in rivals.items()]
     said += caveats(arms[real], arms[arm])
+    said += other_starts(arms)
     return {"method": method, "arm": arm.name, **own, "holds": holds, "steps_saved": of_steps, "rivals": rivals,
             "forgets_all": forgets_all(arms[real]), "says": " ".join(said)}
 
@@ -167,21 +168,27 @@ def gain(own: dict[int, dict], real: dict[int, dict]) -> dict:
 
 
 def compared(own: dict[int, dict], rival: dict[int, dict]) -> dict:
-    """own - rival in ACC and seconds, and whether the rival did as well; None where there are too few runs to tell.
+    """own - rival in ACC and seconds, and what the intervals say of own: better, worse, not told apart or unknown (n < 2).
 
-    It did unless own images are better: more ACC or fewer seconds, with the whole interval on that side.
+    Better is more ACC, or fewer seconds at no less ACC, with the whole interval on that side; worse is less ACC.
     """
     acc, seconds = (difference(own, rival, name) for name in ("acc", "train_seconds"))
-    told = acc["low"] is not None
-    return {"acc": acc, "train_seconds": seconds, "as_well": not (acc["low"] > 0 or seconds["high"] < 0) if told else None}
+    if acc["low"] is None:
+        told = "unknown"
+    elif acc["high"] < 0:
+        told = "worse"
+    else:
+        told = "better" if acc["low"] > 0 or seconds["high"] < 0 else "not told apart"
+    return {"acc": acc, "train_seconds": seconds, "distilled_is": told}
 
 
 def rival_sentence(name: str, rival: dict) -> str:
     """How a rival does against real images, and against the distilled ones."""
-    answer = {True: "did as well, as far as these runs tell", False: "did not do as well", None: "one run cannot tell"}
-    return (f"{name.capitalize()} images: {percent(rival['time_saved'])} saved and {ratio(rival['acc_kept'])} kept; distilled less "
-            f"{name} is {shown_interval(rival['acc'], 100)} points of ACC and {shown_interval(rival['train_seconds'])} s "
-            f"(n = {rival['acc']['n']}): {answer[rival['as_well']]}.")
+    said = {"better": "distilled images are better", "worse": "distilled images are worse",
+            "not told apart": "they are not told apart", "unknown": "too few runs to tell"}[rival["distilled_is"]]
+    return (f"{name.capitalize()}: {percent(rival['time_saved'])} saved and {ratio(rival['acc_kept'])} kept; distilled less "
+            f"{name} is {shown_interval(rival['acc'], 100)} points of ACC and {shown_interval(rival['train_seconds'])} s, "
+            f"n = {rival['acc']['n']}: {said}.")
 
 
 def forgets_all(row: dict[int, dict]) -> bool:
@@ -201,6 +208,16 @@ def caveats(real: dict[int, dict], own: dict[int, dict]):
                "little of the accuracy is the stream's; the start's seconds are not counted.")
 
 
+def other_starts(arms: dict[Arm, dict[int, dict]]) -> list[str]:
+    """A sentence where arms of a method began at different starts with the same seed; none otherwise."""
+    starts: dict[int, dict[str, list[str]]] = {}
+    for arm, row in arms.items():
+        for seed, one in row.items():
+            starts.setdefault(seed, {}).setdefault(value(one, "config.digests.start", ""), []).append(arm.name)
+    differ = next((found for found in starts.values() if len(found) > 1), None)
+    return [f"Not equal: the common start ({' against '.join(', '.join(names) for names in differ.values())})."] if differ else []
+
+
 def conclusion(found: list[dict]) -> str:
     """The sentence about the claim that all verdicts together support."""
     if not found:
@@ -218,12 +235,15 @@ def cause(one: dict) -> str:
         return f"empty ({numbers}, but on real images too it forgets all but its last task)"
     if not one["holds"]:
         return f"does not hold ({numbers})"
-    equals = [name for name, rival in one["rivals"].items() if rival["as_well"]]
-    if equals:
-        return f"holds in numbers ({numbers}), but {' and '.join(equals)} did as well: the saving is that of fewer steps"
-    if not one["rivals"] or None in (rival["as_well"] for rival in one["rivals"].values()):
-        return f"holds in numbers ({numbers}), which without enough runs of random images and of real ones at the same steps is no evidence"
-    return f"holds ({numbers}), and distilled images are better than {' and than '.join(one['rivals'])}"
+    told = {name: rival["distilled_is"] for name, rival in one["rivals"].items()}
+    if not told or "unknown" in told.values():
+        return (f"holds in numbers ({numbers}), which is no evidence without enough runs of random images and of real ones at "
+                "the same steps")
+    rest = [name for name, said in told.items() if said != "better"]
+    if rest:
+        return (f"holds in numbers ({numbers}), but distilled images are not shown to be better than {' or than '.join(rest)}, "
+                "so the saving is that of fewer steps")
+    return f"holds ({numbers}), and distilled images are better than {' and than '.join(told)}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from continual.rows import METHODS, Arm, Rows, place, value
+from continual.rows import METHODS, Arm, Rows, place
 from continual.sections import Section
 
 COLOURS = {"real": "#0072B2", "random": "#E69F00", "distilled": "#009E73",  # told apart by colour-blind readers too
@@ -18,36 +18,39 @@ def draw_all(folder: Path, rows: Rows, numbers: dict) -> list[Section]:
     colours = colours_of([arm.name for arms in rows.values() for arm in arms])
     points = {(method, arm.name): one for method, arms in numbers.items() for arm, one in arms.items()}
     draw_times(folder / "accuracy_vs_seconds.png", points, colours, "log")
-    sections = [Section("Accuracy against training time", "ACC (Class-IL, after the last task) against seconds of training (logarithmic); "
-                        "bars are one standard deviation, and a thin line joins a method's real and distilled points. The table of "
-                        "runs says what was held equal.", figure="accuracy_vs_seconds.png",
+    sections = [Section("Accuracy against training time", "ACC (Class-IL, after the last task) against seconds of training, on "
+                        "a logarithmic scale; bars are one standard deviation, and a thin line joins a method's real and "
+                        "distilled points. The table of runs says what was held equal.", figure="accuracy_vs_seconds.png",
                         alt="Scatter plot of ACC against seconds, a marker per method and a colour per source.")]
-    whole = {method: {arm: row for arm, row in arms.items() if all(None not in matrix_of(one) for one in row.values())}
-             for method, arms in rows.items()}
-    whole = {method: arms for method, arms in whole.items() if arms}
+    whole = keep(rows, lambda one: None not in matrix_of(one))
     if whole:
         draw_seen(folder / "seen_tasks.png", whole, colours)
         draw_matrices(folder / "matrices.png", whole)
-        sections += [Section("As the stream goes on", "Mean accuracy (Class-IL) on the tasks seen so far, after each task; the "
+        sections += [Section("As the stream goes on", "Mean accuracy (Class-IL) on the tasks seen so far, after each task; "
                              "bars are one standard deviation over seeds. Each panel has its own scale.", figure="seen_tasks.png",
                              alt="A panel per method, a line per source: accuracy on seen tasks against tasks learnt."),
                      Section("Accuracy matrices", "R[t, j], accuracy in percent (Class-IL) on task j after task t, mean over "
                              "seeds.", figure="matrices.png", alt="A grid of heat maps, methods by sources.")]
-    curves = {arm: row for arm, row in rows.get("task_arithmetic", {}).items()
-              if all(one.get("scale_curves") for one in row.values())}
-    if curves:
-        draw_scales(folder / "scale_curves.png", curves, colours)
+    merged = keep(rows, lambda one: bool(one.get("scale_curves")))
+    for arms in merged.values():
+        draw_scales(folder / "scale_curves.png", arms, colours)
         sections.append(Section("Scale of the merged vector", "Accuracy on the memory, by which the scale is chosen, after the "
-                                "last merge; the bars are one standard deviation over seeds. No test image has a part in it.",
+                                "last merge; bars are one standard deviation over seeds. No test image has a part in it.",
                                 figure="scale_curves.png", alt="Accuracy on the memory against the scale, a line per source."))
-    method = next((name for name in ("er", *rows) if any(confusions(row) is not None for row in rows.get(name, {}).values())), None)
-    if method:
-        draw_confusions(folder / "confusion.png", {arm: mean for arm, row in rows[method].items()
-                                                   if (mean := confusions(row)) is not None})
-        sections.append(Section("Confusion", f"{METHODS.get(method, method)}: share of each true class (row) that is given each "
-                                "answer (column) after the last task, mean over seeds.", figure="confusion.png",
+    counted = keep(rows, lambda one: "confusion" in one)
+    if counted:
+        method = "er" if "er" in counted else next(iter(counted))
+        draw_confusions(folder / "confusion.png", {arm: confusion_of(row) for arm, row in counted[method].items()})
+        sections.append(Section("Confusion", f"{METHODS.get(method, method)}: the share of each true class (row) that is given "
+                                "each answer (column) after the last task, mean over seeds.", figure="confusion.png",
                                 alt="Confusion matrices, a panel per source."))
     return sections
+
+
+def keep(rows: Rows, has) -> Rows:
+    """The rows all of whose runs have something."""
+    kept = {method: {arm: row for arm, row in arms.items() if all(map(has, row.values()))} for method, arms in rows.items()}
+    return {method: arms for method, arms in kept.items() if arms}
 
 
 def colours_of(names: list[str]) -> dict[str, str]:
@@ -66,12 +69,9 @@ def seen_accuracy(matrix) -> list[float]:
     return [float(np.mean(row[:place + 1])) for place, row in enumerate(matrix)]
 
 
-def confusions(row: dict[int, dict]):
-    """The mean confusion matrix [K, K] of a row, each true class adding up to 1; None where a run has none."""
-    found = [value(one, "confusion") for one in row.values()]
-    if None in found or not found:
-        return None
-    counts = np.array(found, dtype=float)
+def confusion_of(row: dict[int, dict]) -> np.ndarray:
+    """The mean confusion matrix [K, K] of a row, each true class adding up to 1."""
+    counts = np.array([one["confusion"] for one in row.values()], dtype=float)
     return (counts / counts.sum(-1, keepdims=True).clip(1)).mean(0)
 
 
@@ -97,7 +97,8 @@ def tidy(axis) -> None:
 def line_of(axis, across, lines, colour: str, label: str) -> None:
     """The mean of `lines` [n, P] with bars of one standard deviation."""
     spread = np.std(lines, 0, ddof=1) if len(lines) > 1 else None
-    axis.errorbar(across, np.mean(lines, 0), spread, color=colour, marker="o", ms=4, lw=1.6, elinewidth=1, capsize=2, label=label)
+    axis.errorbar(across, np.mean(lines, 0), spread, color=colour, marker="o", ms=4, lw=1.6, elinewidth=1, capsize=2,
+                  label=label)
 
 
 def draw_times(path: Path, points: dict[tuple, dict], colours: dict[str, str], scale: str = "linear") -> None:

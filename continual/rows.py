@@ -147,10 +147,11 @@ def check_one_setting(row: str, first_name: str, first: dict, name: str, result:
     own = ("seed", "digests.") if first["seed"] != result["seed"] else ()
     ignored = (*own, "steps") if result.get("schedule") == "budget" else own
     differ = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and not key.startswith(ignored)]
+    both = f"{first_name} and {name}"
     if differ:
-        raise InputError(f"{first_name} and {name}: expected one setting in the row {row}, found other {', '.join(sorted(differ))}")
+        raise InputError(f"{both}: expected one setting in the row {row}, found other {', '.join(sorted(differ))}")
     if first["seed"] == result["seed"] and first["class_il"] != result["class_il"]:
-        raise InputError(f"{first_name} and {name}: expected one result of {row}, seed {result['seed']}, found two")
+        raise InputError(f"{both}: expected one result of {row}, seed {result['seed']}, found two")
 
 
 def flat(config: dict, before: str = "") -> dict:
