@@ -123,6 +123,7 @@ def paired_section(rows, paired: list[dict]):
 
 def payback_section(paid: list[dict], costs: dict[str, float]):
     """After how many trainings distillation has paid for itself."""
+    from continual.fairness import shown_interval
     from continual.rows import METHODS
     from continual.sections import Section
     title = "What distillation costs"
@@ -131,16 +132,19 @@ def payback_section(paid: list[dict], costs: dict[str, float]):
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in costs.items())
     return Section(title, f"Making one distilled set took: {stages}; a teacher and soft labels count for soft labels alone. "
                    "N* = C / (T_real - T_distilled) is the number of trainings after which that is paid back; it is infinite "
-                   "where no training time is saved. Held equal: the machine, if the cost was measured on that of the runs. "
+                   "where no training time is saved, and in doubt where the interval of the seconds saved has 0 in it. Held equal: the machine, if the cost was measured on that of the runs. "
                    "Not equal: the runs' steps where the table above says so.",
                    ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"),
                    tuple((METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
-                          *(shown(one[name]) for name in ("cost_seconds", "saved_seconds", "trainings"))) for one in paid))
+                          f"{one['cost_seconds']:.1f}", shown_interval(one["saved_seconds"]), trainings(one)) for one in paid))
 
 
-def shown(number: float | str) -> str:
-    """A number with one digit; a word as it is."""
-    return number if isinstance(number, str) else f"{number:.1f}"
+def trainings(paid: dict) -> str:
+    """N* as the table shows it."""
+    if paid["trainings"] == "infinite":
+        return "infinite"
+    doubtful = paid["saved_seconds"]["low"] is not None and paid["saved_seconds"]["low"] <= 0
+    return f"{paid['trainings']:.1f}{', in doubt' if doubtful else ''}"
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def paybacks(rows: Rows, cost_of) -> list[dict]:
                 if pair:
                     trainings = payback(cost_of(arm), pair[1], pair[0])
                     found.append({"method": method, "arm": arm.name, "against": other.name, "cost_seconds": cost_of(arm),
-                                  "saved_seconds": pair[1] - pair[0],
+                                  "saved_seconds": difference(arms[other], arms[arm], "train_seconds"),
                                   "trainings": "infinite" if math.isinf(trainings) else trainings})
     return found
 
@@ -215,7 +215,8 @@ def other_starts(arms: dict[Arm, dict[int, dict]]) -> list[str]:
         for seed, one in row.items():
             starts.setdefault(seed, {}).setdefault(value(one, "config.digests.start", ""), []).append(arm.name)
     differ = next((found for found in starts.values() if len(found) > 1), None)
-    return [f"Not equal: the common start ({' against '.join(', '.join(names) for names in differ.values())})."] if differ else []
+    sides = " against ".join(", ".join(names) for names in (differ or {}).values())
+    return [f"Not equal: the common start ({sides})."] if differ else []
 
 
 def conclusion(found: list[dict]) -> str:

@@ -27,7 +27,8 @@ def draw_all(folder: Path, rows: Rows, numbers: dict) -> list[Section]:
         draw_seen(folder / "seen_tasks.png", whole, colours)
         draw_matrices(folder / "matrices.png", whole)
         sections += [Section("As the stream goes on", "Mean accuracy (Class-IL) on the tasks seen so far, after each task; "
-                             "bars are one standard deviation over seeds. Each panel has its own scale.", figure="seen_tasks.png",
+                             "bars are one standard deviation over seeds. Each panel has its own scale.",
+                             figure="seen_tasks.png",
                              alt="A panel per method, a line per source: accuracy on seen tasks against tasks learnt."),
                      Section("Accuracy matrices", "R[t, j], accuracy in percent (Class-IL) on task j after task t, mean over "
                              "seeds.", figure="matrices.png", alt="A grid of heat maps, methods by sources.")]
