@@ -131,9 +131,9 @@ def payback_section(paid: list[dict], costs: dict[str, float]):
         return Section(title, "Not given (--cost-seconds or --cost-from), so after how many trainings it pays back is unknown.")
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in costs.items())
     return Section(title, f"Making one distilled set took: {stages}; a teacher and soft labels count for soft labels alone. "
-                   "N* = C / (T_real - T_distilled) is the number of trainings after which that is paid back: infinite where no "
-                   "training time is saved, in doubt where the 95 % interval of the seconds saved has 0 in it. Held equal: the "
-                   "machine, if the cost was measured on that of the runs. Not equal: what the tables above say.",
+                   "N* = C / (T_real - T_distilled) is the number of trainings after which that is paid back: infinite where "
+                   "no training time is saved, in doubt where the 95 % interval of the seconds saved has 0 in it. Held equal: "
+                   "the machine, if the cost was measured on that of the runs. Not equal: what the tables above say.",
                    ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"),
                    tuple((METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
                           f"{one['cost_seconds']:.1f}", shown_interval(one["saved_seconds"]), trainings(one)) for one in paid))
