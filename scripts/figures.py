@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from continual.plots import COLOURS, MARKERS, draw_times
 from continual.sections import NOT_RUN, Section
 
 SHOWN_CLASSES = 10
@@ -89,6 +88,7 @@ def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None],
 
 def accuracy_vs_time(folder: Path, numbers: dict[tuple, dict]) -> Section:
     """Draw accuracy_vs_time.png from numbers by (method, source), and say what it shows."""
+    from continual.plots import COLOURS, MARKERS, draw_times
     title = "Accuracy against training time"
     points = {key: one for key, one in numbers.items() if key[0] in MARKERS and key[1] in COLOURS}
     if not points:
