@@ -2,6 +2,7 @@
 
     python -m scripts.benchmark distillation
     python -m scripts.benchmark matching
+    python -m scripts.benchmark continual
 
 Variants take turns, so that a busy machine slows all of them; the tables show ratios, the result file has every timing too.
 `python -m scripts.tables` makes the table of misc/benchmark.md from it.
@@ -20,6 +21,9 @@ def parse_args():
     distillation.add_argument("--compile", dest="compiled", action="store_true",
                               help="stable_diffusion: also with the UNet compiled")
     add_benchmark(benchmarks, "matching", ("augmentation", "small_batch", "labels", "training"))
+    continual = add_benchmark(benchmarks, "continual", ("overhead", "steps", "pixels", "start"))
+    continual.add_argument("--batch-size", default=32, type=int, help="stream images a step, and as many memory images")
+    continual.add_argument("--size", default=32, type=int, help="pixels")
     args = parser.parse_args()
     check_range("--repetitions", args.repetitions, 1)
     return args
@@ -40,10 +44,10 @@ def main(args):
 
     from accelerate import Accelerator
 
+    from continual.sections import plain
     from distillation.distribution import require_one_process
     from distillation.manifest import code_version, package_versions, write_json
     from scripts.measuring import conditions
-    from scripts.page import plain
 
     accelerator = Accelerator()
     require_one_process(accelerator, "benchmark")

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from scripts.page import NONE, NOT_RUN, Section
+from continual.sections import NONE, NOT_RUN, Section
 
 COMMAND = "python -m scripts.benchmark distillation"
 DTYPES = ("float16", "bfloat16")
@@ -40,7 +40,7 @@ def measure(device, only: tuple[str, ...], repetitions: int, compiled: bool) -> 
 def report(result: dict) -> list[Section]:
     """The tables of a result."""
     sections = result["sections"]
-    return [Section("Against the plain way", f"{measured_on(result)} {differences(sections)}".strip(),
+    return [Section("Against the plain way", f"{measured_on(result)} Memory: one run each. {differences(sections)}".strip(),
                     ("What", "Here", "Compared with", "Ratio", "Aim"), tuple(ratio_rows(sections))),
             large_section(sections.get("stable_diffusion"))]
 
@@ -50,7 +50,7 @@ def measured_on(result: dict) -> str:
     threads = f", {result['threads']} threads of torch" if "threads" not in result["hardware"] else ""
     return (f"One run on {result['hardware']}{threads}, {result['cores']} cores, load {result['load']:.1f} before and "
             f"{result['load_at_end']:.1f} after it; medians of {result['options']['repetitions']} rounds in which variants "
-            "take turns (memory: one run each).")
+            "take turns.")
 
 
 def differences(sections: dict) -> str:

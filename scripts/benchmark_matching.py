@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
+from continual.sections import NONE, NOT_RUN, Section
 from continual.training import augment
 from distillation.architectures import MEAN, STD, seeded
 from distillation.datasets import load_split
@@ -26,7 +27,6 @@ from matching.soft_labels import SoftLabels, epoch_file, leading_answers, relabe
 from matching.training import linear, train
 from scripts.benchmark_encoding import write_photos
 from scripts.measuring import compared, flops_of, interleaved, matrix_product_flops
-from scripts.page import NONE, NOT_RUN, Section
 
 COMMAND = "python -m scripts.benchmark matching"
 MIXES = {"cutmix": "CutMix", "none": "no mixing"}

@@ -2,14 +2,10 @@
 
 from pathlib import Path
 
-from scripts.page import NOT_RUN, Section
+from continual.sections import NOT_RUN, Section
 
 SHOWN_CLASSES = 10
-COLOURS = {"real": "#0072B2", "random": "#E69F00", "distilled": "#009E73"}     # told apart by colour-blind readers too
-METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
-           "task_arithmetic": "Task Arithmetic"}
 TEN_COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#222222")
-MARKERS = {"joint": "*", "finetune": "v", "er": "o", "agem": "s", "task_arithmetic": "D"}
 
 
 def class_grid(folder: Path) -> Section:
@@ -92,11 +88,12 @@ def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None],
 
 def accuracy_vs_time(folder: Path, numbers: dict[tuple, dict]) -> Section:
     """Draw accuracy_vs_time.png from numbers by (method, source), and say what it shows."""
+    from continual.plots import COLOURS, MARKERS, draw_times
     title = "Accuracy against training time"
     points = {key: one for key, one in numbers.items() if key[0] in MARKERS and key[1] in COLOURS}
     if not points:
         return Section(title, f"Continual learning: {NOT_RUN}.")
-    draw_times(folder / "accuracy_vs_time.png", points)
+    draw_times(folder / "accuracy_vs_time.png", points, COLOURS)
     counts = sorted({one["n"] for one in points.values()})
     spread = ", with bars of one standard deviation" if counts[-1] > 1 else ""
     return Section(title, "ACC (Class-IL, after the last task) against seconds of training, from the table above, which says "
@@ -104,37 +101,6 @@ def accuracy_vs_time(folder: Path, numbers: dict[tuple, dict]) -> Section:
                    "method's real and distilled points: up and left is better.", figure="accuracy_vs_time.png",
                    alt="Scatter plot of ACC in percent against training seconds, a marker per method and a colour per source. "
                        "The table on continual learning holds its numbers.")
-
-
-def draw_times(path: Path, points: dict[tuple, dict]) -> None:
-    """One marker per method, one colour per source, a thin line from a method's real to its distilled point."""
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    figure = Figure(figsize=(6.6, 5.6), dpi=170, layout="constrained")
-    axis = figure.subplots()
-
-    def place(*key):
-        return points[key]["train_seconds"]["mean"], 100 * points[key]["acc"]["mean"]
-    for method in MARKERS:
-        if {(method, "real"), (method, "distilled")} <= points.keys():
-            axis.plot(*zip(place(method, "real"), place(method, "distilled"), strict=True), color="#b5bcc4", lw=0.8, zorder=1)
-    for (method, source), one in points.items():
-        high = one["acc"]["std"] and 100 * one["acc"]["std"]
-        axis.errorbar(*place(method, source), xerr=one["train_seconds"]["std"], yerr=high, marker=MARKERS[method],
-                      color=COLOURS[source], markersize=13 if method == "joint" else 9, elinewidth=1,
-                      **({"mfc": "none", "mew": 1.6, "zorder": 4} if source == "random" else {"mec": "white", "mew": 0.8}))
-    axis.set(xlabel="training time (s)", ylabel="ACC, Class-IL (%)", ylim=(0, 103))
-    axis.set_xlim(left=0)
-    axis.grid(color="#e3e7eb", lw=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    methods = [Line2D([], [], ls="none", marker=mark, color="#59626d", label=METHODS[method], markersize=8)
-               for method, mark in MARKERS.items() if any(of == method for of, _ in points)]
-    sources = [Line2D([], [], ls="none", marker="o", color=colour, mfc="none" if source == "random" else colour, mew=1.6,
-                      label="random real images" if source == "random" else f"{source} images", markersize=8)
-               for source, colour in COLOURS.items() if any(of == source for _, of in points)]
-    figure.legend(handles=[*sources, *methods], loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, metadata={"Software": None})
 
 
 def draw_map(path: Path, groups: list[tuple], labels: list[str], caption: str) -> None:

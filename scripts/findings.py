@@ -2,8 +2,8 @@
 
 import math
 
-from scripts.figures import METHODS
-from scripts.page import Section, cell
+from continual.rows import METHODS
+from continual.sections import Section, cell
 
 
 def findings(students: dict, continual: dict, making: float | None) -> Section:

@@ -40,7 +40,7 @@ def teacher_accuracy(result: dict) -> str:
 
 def protocols(result: dict) -> str:
     """Arm x architecture x protocol x labels."""
-    from scripts.page import cell, markdown_table
+    from continual.sections import cell, markdown_table
     groups = grouped(result, PROTOCOL_RUN, "student", "arm", "model", "protocol", "labels")
     numbers = student_numbers(groups)
     rows = []
@@ -72,7 +72,7 @@ def storage_points(result: dict) -> dict[str, dict]:
 
 def storage(result: dict) -> str:
     """Accuracy against bytes of labels."""
-    from scripts.page import cell, markdown_table
+    from continual.sections import cell, markdown_table
     points = storage_points(result)
     most = max((one["bytes"]["mean"] for one in points.values()), default=0)
     rows = [[f"{one['stored_logits']['mean']:.0f} of {one['classes']['mean']:.0f}",
@@ -120,7 +120,7 @@ def kept_name(one: dict) -> str:
 
 def cross(result: dict) -> str:
     """One distilled set and teacher, students of many architectures; the paper's figures beside."""
-    from scripts.page import cell, markdown_table
+    from continual.sections import cell, markdown_table
     groups = grouped(result, CROSS_RUN, "student", "model")
     numbers = student_numbers(groups)
     models = [model for (model,) in numbers]

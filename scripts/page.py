@@ -1,11 +1,11 @@
-"""How a report looks: its sections as Markdown, as one HTML page and as plain text."""
+"""A report's sections as one HTML page that needs nothing but itself."""
 
 import base64
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-NOT_RUN, NONE = "not run", "–"
+from continual.sections import NOT_RUN, Section, left_columns
+
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #59626d; --back: #ffffff; --line: #d5dae0; --stripe: #f5f7f9; }
 @media (prefers-color-scheme: dark) {
@@ -23,73 +23,6 @@ tbody tr:nth-child(even), tbody tr:nth-child(even) th { background: var(--stripe
 .left { text-align: left; } td.left { white-space: normal; } .absent { color: var(--soft); font-style: italic; }
 img { display: block; width: 100%; max-width: 46rem; height: auto; border: 1px solid var(--line); border-radius: 6px; }
 """
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a report: what it `says`, then a table or a figure (a file beside the report, with its alternative text)."""
-
-    title: str
-    says: str
-    header: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    figure: str = ""
-    alt: str = ""
-
-
-def cell(numbers: dict | None, name: str, scale: float = 1, digits: int = 1) -> str:
-    """One number of a table, {"mean", "std"} or plain, with its standard deviation where there is one."""
-    if numbers is None:
-        return NOT_RUN
-    value = numbers[name] if isinstance(numbers[name], dict) else {"mean": numbers[name], "std": None}
-    if value["mean"] is None:
-        return NONE
-    spread = "" if value["std"] is None or digits == 0 else f" ± {scale * value['std']:.{digits}f}"
-    return f"{scale * value['mean']:.{digits}f}{spread}"
-
-
-def markdown_table(header, rows) -> str:
-    """A Markdown table of texts; columns of numbers, that is those whose first cell holds one, are right-aligned."""
-    marks = [":---" if left else "---:" for left in left_columns(header, rows)]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in (header, marks, *rows))
-
-
-def plain_table(header, rows) -> str:
-    """The same as aligned plain text; a header breaks between words where its column is narrower."""
-    import textwrap
-    widths = [max(map(len, (*name.split(), *column))) for name, column in zip(header, zip(*rows, strict=True), strict=True)]
-    heads = [textwrap.wrap(name, width) for name, width in zip(header, widths, strict=True)]
-    tall = max(map(len, heads))
-    above = zip(*([""] * (tall - len(head)) + head for head in heads), strict=True)
-    left = left_columns(header, rows)
-    return "\n".join("  ".join(text.ljust(width) if flush else text.rjust(width)
-                               for text, width, flush in zip(row, widths, left, strict=True)).rstrip()
-                     for row in (*above, ["-" * width for width in widths], *rows))
-
-
-def left_columns(header, rows) -> list[bool]:
-    """Which columns hold words: those in which some cell is neither a number nor a mark of absence."""
-    def is_number(text):
-        return text in (NOT_RUN, NONE) or text.split(" ")[0].lstrip("-").replace(".", "", 1).isdigit()
-    return [not all(is_number(row[place]) for row in rows) for place in range(len(header))]
-
-
-def markdown(title: str, sections: list[Section]) -> str:
-    """The report as Markdown; figures are referred to by name."""
-    parts = [f"# {title}"]
-    for section in sections:
-        parts += [f"## {section.title}", section.says]
-        parts += [markdown_table(section.header, section.rows)] if section.rows else []
-        parts += [f"![{section.alt}]({section.figure})"] if section.figure else []
-    return "\n\n".join(parts) + "\n"
-
-
-def plain(sections: list[Section]) -> str:
-    """The words and tables of a report for the screen."""
-    import textwrap
-    return "\n\n".join("\n".join([f"== {section.title}", *textwrap.wrap(section.says, 110),
-                                  *([plain_table(section.header, section.rows)] if section.rows else [])])
-                       for section in sections)
 
 
 def page(title: str, sections: list[Section], folder: Path) -> str:

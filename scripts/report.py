@@ -7,18 +7,20 @@ What was not run is shown as "not run". The same files give the same report.
 """
 
 import argparse
-import statistics
 from pathlib import Path
 
+from continual.rows import METHODS, arm_of, field, held, mean_std
+from continual.sections import NOT_RUN, Section, cell, markdown, plain
 from distillation.entry import InputError, run
 from scripts.collect import read_results
-from scripts.figures import METHODS, accuracy_vs_time, class_grid
+from scripts.figures import accuracy_vs_time, class_grid
 from scripts.findings import findings
-from scripts.page import NOT_RUN, Section, cell, markdown, page, plain
+from scripts.page import page
 
 ARMS = {"real": "real, whole training split", "random": "real, drawn at random", "prototype": "decoded prototypes",
         "distilled": "D4M images"}
 SOURCES = ("real", "random", "distilled")
+EXPECTED = ("joint", "finetune", "er", "agem", "task_arithmetic")    # what a run should have; others are shown where found
 STUDENT = {"accuracy": "metrics.test_accuracy", "images": "metrics.train_images", "steps": "metrics.steps",
            "train_seconds": "seconds.train"}
 STUDENT_SETTINGS = {"network": "config.arch", "batch size": "config.batch_size", "epochs": "config.epochs",
@@ -69,16 +71,6 @@ def read_stages(path: Path) -> dict[str, float]:
     return stages
 
 
-def field(name: str, result: dict, key: str):
-    """The field `key` ("metrics.steps") of a result; raises InputError naming the result's folder where there is none."""
-    value = result
-    for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise InputError(f"{name}/result.json: expected the field {key}, found none")
-        value = value[part]
-    return value
-
-
 def group(results: dict[str, dict], kind: str, key_of) -> dict[tuple, dict[str, dict]]:
     """The results of a kind, by `key_of(name, result)` and then by name."""
     groups = {}
@@ -94,17 +86,8 @@ def student_key(name: str, result: dict) -> tuple[str, str]:
 
 
 def continual_key(name: str, result: dict) -> tuple[str, str]:
-    """(method, source); a memory filled from another source is part of the source's name."""
-    stream = field(name, result, "stream")
-    memory = result.get("buffer_source", stream)
-    return field(name, result, "method"), stream if memory == stream else f"{stream}, memory {memory}"
-
-
-def mean_std(values: list[float]) -> dict[str, float | None]:
-    """Mean and sample standard deviation (ddof 1; None for a single value); both None where a value is None."""
-    if None in values:
-        return {"mean": None, "std": None}
-    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+    """(method, source); a memory filled from another source and soft labels are part of the source's name."""
+    return field(name, result, "method"), arm_of(name, result).name
 
 
 def measure(groups: dict, fields: dict[str, str]) -> dict[tuple, dict]:
@@ -131,23 +114,6 @@ def making_seconds(results: dict[str, dict]) -> float | None:
     return sum(sum(found[0]["seconds"].values()) for found in made) if all(len(found) == 1 for found in made) else None
 
 
-def held(groups: dict, place: int, fields: dict[str, str]) -> str:
-    """What was equal in all runs and what was not, by arm: the part `place` of a group's key."""
-    equal, differ = [], []
-    for label, key in fields.items():
-        arms = {}
-        for group_key, runs in groups.items():
-            arms.setdefault(group_key[place], set()).update(field(*one, key) for one in runs.items())
-        by_value = {}
-        for arm, values in arms.items():
-            by_value.setdefault(" or ".join(sorted(map(str, values))), []).append(arm)
-        if len(by_value) == 1:
-            equal.append(f"{label} {next(iter(by_value))}")
-        else:
-            differ.append(f"{label} ({'; '.join(f'{value} for ' + ', '.join(of) for value, of in by_value.items())})")
-    return " ".join(f"{what}: {', '.join(names)}." for what, names in (("Held equal", equal), ("Not equal", differ)) if names)
-
-
 def student_section(groups: dict, numbers: dict, results: dict[str, dict]) -> Section:
     """Students by what they were trained on."""
     rows, taught = [], f"the teacher was {NOT_RUN}"
@@ -170,7 +136,7 @@ def student_section(groups: dict, numbers: dict, results: dict[str, dict]) -> Se
 def continual_section(groups: dict, numbers: dict) -> Section:
     """Continual learning by method and source of the stream."""
     rows = []
-    for method in dict.fromkeys([*METHODS, *sorted(name for name, _ in numbers)]):
+    for method in dict.fromkeys([*EXPECTED, *sorted(name for name, _ in numbers)]):
         for source in dict.fromkeys([*SOURCES, *sorted(of for name, of in numbers if name == method)]):
             one = numbers.get((method, source))
             rows.append((METHODS.get(method, method), source, cell(one, "acc", 100), cell(one, "forgetting", 100),

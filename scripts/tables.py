@@ -64,7 +64,7 @@ def shown(result: dict, *titles: str) -> str:
 
 def with_table(says: str, header: list[str], rows: list[list[str]]) -> str:
     """A text and, where there are rows, the table below it."""
-    from scripts.page import markdown_table
+    from continual.sections import markdown_table
     return f"{says}\n\n{markdown_table(header, rows)}" if rows else says
 
 
@@ -119,7 +119,7 @@ def strengths(numbers: dict) -> list[str]:
 
 def student_table(numbers: dict, arms: list[str], labels: tuple[str, ...]) -> str:
     """Rows are arms, columns IPC and labels; the real split, which has no IPC, stands in its own column's place."""
-    from scripts.page import cell, markdown_table
+    from continual.sections import cell, markdown_table
     header = ["Trained on", *(f"IPC {ipc}, {kind}" for kind in labels for ipc in IPCS), "Seeds (n)"]
     rows = []
     for arm in arms:
@@ -141,8 +141,8 @@ def steps_taken(numbers: dict) -> str:
 
 def continual(result: dict) -> str:
     """Method x source at one IPC: ACC, Task-IL, forgetting, seconds and what is saved."""
-    from scripts.figures import METHODS
-    from scripts.page import cell, markdown_table
+    from continual.rows import METHODS
+    from continual.sections import cell, markdown_table
     from scripts.report import CONTINUAL, CONTINUAL_SETTINGS, compare_to_real, continual_key, held, measure, starts
     groups = {}
     for one in result["runs"]:
@@ -164,7 +164,7 @@ CONTINUAL_COLUMNS = (("acc", 100, 1), ("task_il_acc", 100, 1), ("forgetting", 10
 
 def judge(result: dict) -> str:
     """What the judge recognised and how far images lie from the training split."""
-    from scripts.page import markdown_table
+    from continual.sections import markdown_table
     distances = result["nearest_training_image"]
     rows = [[name, str(found["images"]), f"{100 * found['share']:.1f}",
              *(f"{distances[name][key]:.3f}" for key in ("minimum", "5 % quantile", "median"))]
@@ -211,7 +211,8 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
           "continual-ipc10": ("continual_digits_ipc10.json", continual),
           "continual-same-steps": ("continual_digits_same_steps.json", continual),
           "benchmark-distillation": ("benchmark_distillation.json", benchmark("distillation")),
-          "benchmark-matching": ("benchmark_matching.json", benchmark("matching"))}
+          "benchmark-matching": ("benchmark_matching.json", benchmark("matching")),
+          "benchmark-continual": ("benchmark_continual.json", benchmark("continual"))}
 
 
 if __name__ == "__main__":

@@ -75,6 +75,29 @@ def test_the_command_writes_every_number_and_the_table_shows_them(here, tmp_path
     assert "needs an accelerator" in answer.out and f"{speed['ours']:.1f}" in answer.out
 
 
+def test_the_continual_benchmark_writes_every_number_and_the_table_shows_them(here, tmp_path):
+    output = tmp_path / "misc" / "results" / "benchmark_continual.json"
+    answer = here("scripts.benchmark", "continual", "--repetitions", 1, "--batch-size", 2, "--size", 16, "--output", output)
+    assert answer.code == 0, answer.err
+    result = json.loads(output.read_text())
+    found = result["sections"]
+    assert list(found) == ["overhead", "steps", "pixels", "start"] and result["benchmark"] == "continual"
+    loop, network = (found["overhead"]["seconds"][name][0] for name in ("loop", "network"))
+    assert found["overhead"]["share"] == pytest.approx(1 - network / loop, abs=0.02)
+    seconds, times = found["steps"]["seconds"], found["steps"]["times_finetune"]
+    assert {"finetune", "er", "agem"} <= set(times) and times["finetune"] == 1
+    assert times["agem"] == pytest.approx(seconds["agem"][0] / seconds["finetune"][0], rel=0.02)
+    assert found["pixels"]["milliseconds"] == pytest.approx(1000 * found["pixels"]["seconds"][0] / 50, rel=0.02)
+    assert found["start"]["stream_images"] == 100 and found["start"]["worker_processes"] == 0
+    assert 0 < found["start"]["milliseconds"] < 1000
+    (tmp_path / "README.md").write_text("No table.\n")
+    (tmp_path / "misc" / "benchmark.md").write_text("<!-- table: benchmark-continual -->\n")
+    assert here("scripts.tables", "--root", tmp_path).code == 0
+    page = (tmp_path / "misc" / "benchmark.md").read_text()
+    assert f"| A-GEM step, times a fine-tune step | {times['agem']:.2f} | at most 2.1 |" in page
+    assert "2 stream and 2 memory images of 16 pixels" in page and f"{times['agem']:.2f}" in answer.out
+
+
 @pytest.mark.parametrize("wrong", [("--only", "encoding", "speed"), ("--repetitions", "0")])
 def test_a_wrong_flag_is_refused(here, tmp_path, wrong):
     answer = here("scripts.benchmark", "distillation", "--output", tmp_path / "result.json", *wrong)

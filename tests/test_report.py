@@ -9,11 +9,13 @@ import statistics
 import pytest
 from PIL import Image
 
+from continual.rows import mean_std
+from continual.sections import Section, cell, left_columns, markdown_table, plain_table
 from distillation.distilled_set import finish_distilled, row, write_image
 from distillation.entry import ROOT
 from distillation.manifest import begin, write_json, write_result
-from scripts.page import Section, cell, html_section, left_columns, markdown_table, plain_table
-from scripts.report import compare_to_real, mean_std, read_stages
+from scripts.page import html_section
+from scripts.report import compare_to_real, read_stages
 
 CLASSES = [{"name": "cat & dog", "prompt": "a cat"}, {"name": "<eel>", "prompt": "an eel"}]
 SHADES = {"d4m": 40, "prototype": 120, "random": 200}

@@ -1,0 +1,254 @@
+"""The comparison of continual runs: statistics against SciPy and by hand, and the real commands on tiny runs."""
+
+import json
+import math
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from continual.fairness import (
+    conclusion,
+    cost_of,
+    counterparts,
+    difference,
+    forgets_all,
+    interval,
+    kept,
+    payback,
+    saved,
+    shown_interval,
+    verdicts,
+)
+from continual.rows import Arm, rows_of
+from distillation.distilled_set import finish_distilled, row, write_image
+from distillation.entry import ROOT, InputError
+from distillation.manifest import write_json, write_result
+
+REAL, RANDOM, DISTILLED = (Arm(name, name, "hard") for name in ("real", "random", "distilled"))
+SAME = Arm("real", "real", "hard", "same steps")
+
+
+def result(method="er", stream="real", seed=0, acc=0.9, seconds=30.0, steps=30, **more) -> dict:
+    """A result of two tasks as train_continual writes it, with the fields of its first version."""
+    return {"kind": "continual", "method": method, "stream": stream, "buffer_source": stream, "seed": seed, "steps": steps,
+            "config": {"arch": "resnet18", "seed": seed, "steps": steps // 2, "digests": {"test": "t", "train": stream}},
+            "class_il": {"matrix": [[1.0, 0.0], [2 * acc - 1, 1.0]], "acc": acc, "bwt": 2 * acc - 2,
+                         "average_incremental": 0.5 + acc / 2, "forgetting": 2 - 2 * acc},
+            "task_il": {"matrix": [[1.0, 0.0], [1.0, 1.0]], "acc": 1.0}, "seconds": {"train": seconds},
+            "images_seen": 4 * steps, "stream_images": 100, "buffer": {"images": 8, "bytes": 800}, **more}
+
+
+def comparison(accs: dict[str, list[float]], method: str = "er") -> dict:
+    """Runs with accuracies by seed: real takes 30 steps and 30 s, `real-same`, random and distilled 10 steps and 10 s."""
+    return {f"{name}-{seed}": result(method, name.removesuffix("-same"), seed, acc,
+                                     *((30.0, 30) if name == "real" else (10.0, 10)))
+            for name, values in accs.items() for seed, acc in enumerate(values)}
+
+
+# statistics
+
+def test_intervals_are_student_t():
+    by_hand = interval([1.0, 2.0, 3.0])    # mean 2, s 1; 4.302653 is t's 97.5 % point with two degrees of freedom
+    assert (by_hand["mean"], by_hand["n"]) == (2, 3)
+    assert by_hand["high"] - 2 == pytest.approx(4.302653 / math.sqrt(3)) == pytest.approx(2 - by_hand["low"])
+    own, other = np.random.default_rng(0).normal(0.7, 0.1, (2, 7))
+    rows = [{seed: result(seed=seed, acc=acc) for seed, acc in enumerate(values)} for values in (own, other)]
+    expected = stats.ttest_rel(own, other).confidence_interval(0.95)
+    found = difference(*rows, "acc")
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high)) and found["n"] == 7
+
+
+def test_differences_pair_common_seeds_and_one_run_has_no_interval():
+    own, other = ({seed: result(seed=seed, acc=acc) for seed, acc in values.items()} for values in
+                  ({0: 0.9, 1: 0.8, 5: 0.1}, {1: 0.6, 0: 0.5, 7: 0.9}))
+    assert difference(own, other, "acc")["mean"] == pytest.approx((0.4 + 0.2) / 2)
+    single = difference(own, {1: other[1]}, "acc")
+    assert single["n"] == 1 and single["low"] is None and shown_interval(single, 100) == "+20.0 (–)"
+    assert difference(own, {9: other[7]}, "acc") == {"mean": None, "low": None, "high": None, "n": 0}
+    assert difference(own, other, "forward_transfer")["mean"] is None   # not in these results
+    assert shown_interval({"mean": 0.039, "low": -0.0001, "high": 0.06}, 100) == "+3.9 (0.0 to 6.0)"
+
+
+def test_time_saved_accuracy_kept_and_payback_by_hand():
+    own = {0: result(acc=0.8, seconds=10.0), 1: result(acc=0.6, seconds=14.0), 2: result(acc=0.1, seconds=99.0)}
+    real = {0: result(acc=0.9, seconds=20.0), 1: result(acc=0.7, seconds=40.0)}
+    assert saved(own, real) == pytest.approx(1 - 24 / 60) and kept(own, real) == pytest.approx(1.4 / 1.6)
+    assert saved(own, None) is None and kept(own, {7: result()}) is None
+    assert payback(120, 30, 10) == 6 and payback(120, 10, 10) == payback(120, 9, 10) == math.inf
+    costs = {"prototypes": 5, "distilled": 10, "teacher": 100, "soft_labels": 1}
+    assert cost_of(DISTILLED, costs) == 15 and cost_of(Arm("distilled", "distilled", "soft"), costs) == 116
+
+
+# rows
+
+def test_real_runs_with_the_steps_of_the_small_sets_are_an_arm_of_their_own():
+    runs = comparison({"real": [0.9], "real-same": [0.8], "random": [0.7], "distilled": [0.8]})
+    runs["budget"] = result(stream="real", steps=17, schedule="budget")
+    runs["soft"] = result(stream="distilled", steps=10, labels="soft")
+    runs["memory"] = {**result(stream="real"), "buffer_source": "distilled"}
+    runs["tuned"] = result("finetune", steps=10)    # no small sets to compare it with
+    rows = rows_of(runs)
+    assert [arm.name for arm in rows["er"]] == ["real", "real, same steps", "real, memory distilled", "random", "distilled",
+                                                "distilled, soft labels", "real, same seconds"]
+    assert [arm.name for arm in rows["finetune"]] == ["real"] and list(rows) == ["finetune", "er"]
+    assert rows["er"][SAME][0] is runs["real-same-0"]
+
+
+def test_each_arm_has_its_counterparts():
+    soft, memory = Arm("distilled", "distilled", "soft"), Arm("real", "distilled", "hard")
+    arms = {REAL, SAME, RANDOM, DISTILLED, soft, memory, Arm("real", "random", "hard")}
+    assert counterparts(DISTILLED, arms) == counterparts(soft, arms) == [RANDOM, SAME, REAL]
+    assert counterparts(soft, arms | {Arm("random", "random", "soft")})[0] == Arm("random", "random", "soft")
+    assert [arm.name for arm in counterparts(memory, arms)] == ["real, memory random", "real, same steps", "real"]
+    assert counterparts(RANDOM, arms) == []
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"arch": "resnet50"}, "one setting in the row er, real, found other arch"),
+    ({"digests": {"test": "others", "train": "real"}}, "same images, found other test images")])
+def test_a_row_never_mixes_settings(change, message):
+    first, second = result(), result(seed=1)
+    second["config"] = {**second["config"], **change}
+    with pytest.raises(InputError, match=message):
+        rows_of({"a": first, "b": second})
+
+
+def test_a_result_found_twice_counts_once_and_two_results_of_a_seed_are_refused():
+    assert rows_of({"a": result(), "b": result()})["er"][REAL] == {0: result()}
+    with pytest.raises(InputError, match="a and b: expected one result of er, real, seed 0, found two"):
+        rows_of({"a": result(), "b": result(acc=0.7)})
+
+
+# the claim
+
+@pytest.mark.parametrize("accs, holds, says", [
+    ({"real": [0.90, 0.91], "real-same": [0.71, 0.72], "random": [0.60, 0.61], "distilled": [0.90, 0.905]}, True,
+     "ER (distilled): holds (66.7 % saved, 0.997 kept), and distilled images are better than random and than real, same steps"),
+    ({"real": [0.90, 0.91], "real-same": [0.90, 0.91], "random": [0.60, 0.61], "distilled": [0.90, 0.90]}, True,
+     "not shown to be better than real, same steps, so the saving is that of fewer steps"),
+    ({"real": [0.90, 0.91], "random": [0.60, 0.61], "distilled": [0.70, 0.70]}, False,
+     "does not hold (66.7 % saved, 0.773 kept)"),
+    ({"real": [0.9], "random": [0.6], "distilled": [0.9]}, True, "no evidence without enough runs"),
+    ({"real": [0.51, 0.5], "random": [0.5, 0.5], "distilled": [0.51, 0.5]}, True,
+     "empty (66.7 % saved, 1.000 kept, but on real"),
+    ({"real": [0.9]}, None, "Nothing can be said")])
+def test_the_claim_is_judged_by_the_numbers(accs, holds, says):
+    found = verdicts(rows_of(comparison(accs)))
+    assert [one["holds"] for one in found] == ([] if holds is None else [holds]) and says in conclusion(found)
+
+
+def test_what_makes_accuracy_kept_say_little_is_said():
+    runs = comparison({"real": [0.9, 0.9], "distilled": [0.9, 0.9]}, "task_arithmetic")
+    for name, one in runs.items():
+        one["start"] = {"class_il_acc": 0.88}
+        one["config"]["digests"]["start"] = "a" if name.startswith("real") else "b"
+    (found,) = verdicts(rows_of(runs))
+    assert "start alone reaches 88.0 % ACC" in found["says"]
+    assert "Not equal: the common start (real against distilled)" in found["says"]
+    assert forgets_all({0: result(acc=0.54)}) and not forgets_all({0: result(acc=0.56)})
+
+
+# the commands
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """What continual.sh makes of four classes: ER, two seeds, every source, and real at the same steps."""
+    folder = tmp_path_factory.mktemp("compare")
+    rng = np.random.default_rng(0)
+
+    def image():
+        return Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    for label in range(4):
+        for place in range(8):
+            write_image(folder / "data", f"{'train' if place < 6 else 'test'}/c{label}/{place}.png", image())
+    rows = [row(label, f"c{label}", place, 0, 0, 0.5) for label in range(4) for place in range(2)]
+    for entry in rows:
+        write_image(folder / "set", entry["file_name"], image())
+    finish_distilled(folder / "set", [{"name": f"c{label}", "prompt": f"c{label}"} for label in range(4)], {}, rows)
+    settings = {"DATASET": "folder", "DATA_DIR": folder / "data", "DISTILLED": folder / "set", "OUTPUT_DIR": folder / "runs",
+                "METHODS": "er", "SEEDS": "0 1", "SCHEDULE": "steps", "TASK_STEPS": "4 2 2", "SAME_STEPS": 2,
+                "TASKS": 2, "BUFFER_SIZE": 4, "BATCH_SIZE": 4, "REPLAY_BATCH_SIZE": 4}
+    words = ["sh", "continual/continual.sh", "--size", "16"]
+    done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, timeout=300,
+                          env={**os.environ, **{name: str(value) for name, value in settings.items()}})
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def results_of(folder: Path) -> list[dict]:
+    found = [json.loads(path.read_text()) for path in sorted(folder.rglob("result.json"))]
+    return [one for one in found if one["kind"] == "continual"]
+
+
+def test_the_driver_runs_and_compares(runs):
+    made, output = results_of(runs / "runs"), runs / "runs" / "comparison"
+    assert len(made) == 2 * 4
+    found = json.loads((output / "comparison.json").read_text())
+    assert list(found["rows"]["er"]) == ["real", "real, same steps", "random", "distilled"]
+    accs = {(one["stream"], one["steps"], one["seed"]): one["class_il"]["acc"] for one in made}
+    own = [accs["distilled", 4, seed] for seed in (0, 1)]
+    numbers = found["rows"]["er"]["distilled"]
+    assert numbers["acc"] == pytest.approx({"mean": np.mean(own), "std": np.std(own, ddof=1)})
+    assert numbers["seeds"] == [0, 1]
+    assert numbers["acc_kept"] == pytest.approx(np.mean(own) / np.mean([accs["real", 8, seed] for seed in (0, 1)]))
+    assert [one["against"] for one in found["differences"]] == ["random", "real, same steps", "real"]
+    for paired, key in zip(found["differences"], (("random", 4), ("real", 4), ("real", 8)), strict=True):
+        other = [accs[*key, seed] for seed in (0, 1)]
+        assert paired["acc"]["mean"] == pytest.approx(np.mean(own) - np.mean(other), abs=1e-9)
+    page = (output / "comparison.md").read_text()
+    assert page.count("Held equal: network resnet18") == 2 and "steps (8 for real; 4 for real, same steps, random" in page
+    for name in ("accuracy_vs_seconds", "seen_tasks", "matrices"):
+        with Image.open(output / f"{name}.png") as picture:
+            assert min(picture.size) >= 400 and f"({name}.png)" in page
+
+
+def test_a_collected_file_with_newer_fields_gives_more_columns_rows_and_a_figure(runs, here, tmp_path):
+    for place, one in enumerate(results_of(runs / "runs")):
+        one["task_il"]["forward_transfer"], one["flops"] = 0.25, 3_000_000_000_000
+        one |= {"confusion": [[3, 1, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0], [0, 0, 2, 2]], "labels": "hard", "schedule": "steps",
+                "scale_curves": [[{"scale": 0.5, "accuracy": 0.5, "loss": 1.0}, {"scale": 1.0, "accuracy": 1.0, "loss": 0.1}]],
+                "bytes": {"stream": 2_500_000, "buffer": 10, "teacher": 0}}
+        write_json(tmp_path / "runs" / f"hard-{place}" / "result.json", one)
+        if one["stream"] == "distilled":
+            write_json(tmp_path / "runs" / f"soft-{place}" / "result.json", {**one, "labels": "soft"})
+    for kind, spent in (("prototypes", {"encode": 2.0, "cluster": 1.0}), ("distilled", {"synthesise": 7.0}),
+                        ("teacher", {"train": 20.0})):
+        write_result(tmp_path / "made" / kind, kind, {}, {}, spent)
+    assert here("scripts.collect", tmp_path / "runs", tmp_path / "all.json").code == 0
+    answer = here("continual.compare", tmp_path / "all.json", "--output", tmp_path / "out", "--cost-from", tmp_path / "made")
+    assert answer.code == 0, answer.err
+    found, before = (json.loads((path / "comparison.json").read_text()) for path in (tmp_path / "out",
+                                                                                   runs / "runs" / "comparison"))
+    assert [one for one in found["verdicts"] if one["arm"] == "distilled"] == before["verdicts"]
+    table = next(part for part in found["tables"] if part["title"] == "Runs")
+    assert {"TFLOP", "Stream (MB)", "Forward transfer, Task-IL (points)"} <= set(table["header"])
+    cells = dict(zip(table["header"], next(row for row in table["rows"] if row[1] == "distilled, soft labels"), strict=True))
+    assert (cells["TFLOP"], cells["Stream (MB)"]) == ("3.00 ± 0.00", "2.50 ± 0.00")
+    assert before["payback"] == [] and len(found["payback"]) == 4
+    for one in found["payback"]:
+        cost, saving = 30 if "soft" in one["arm"] else 10, one["saved_seconds"]["mean"]
+        assert one["cost_seconds"] == cost
+        assert one["trainings"] == (pytest.approx(cost / saving) if saving > 0 else "infinite")
+    assert (tmp_path / "out" / "confusion.png").exists() and (tmp_path / "out" / "scale_curves.png").exists()
+
+
+@pytest.mark.parametrize("words, message", [
+    (("nowhere", "--output", "out"), "nowhere: expected a folder or file, found none"),
+    (("empty", "--output", "out"), "expected result.json files of continual.train_continual, found none"),
+    (("runs", "--output", "out", "--cost-from", "empty"), "--cost-from empty: expected the result.json of a distilled set"),
+    (("runs", "--output", "out", "--cost-from", "sets"), "--cost-from sets: expected one result of kind distilled, found"),
+    (("runs", "--output", "out", "--cost-seconds", "-1"), "--cost-seconds")])
+def test_bad_input_is_one_line(here, tmp_path, words, message):
+    (tmp_path / "empty").mkdir()
+    write_json(tmp_path / "runs" / "one" / "result.json", result())
+    for name in ("a", "b"):
+        write_result(tmp_path / "sets" / name, "distilled", {}, {}, {"synthesise": 1.0})
+    placed = [tmp_path / word if word in ("nowhere", "empty", "runs", "sets", "out") else word for word in words]
+    answer = here("continual.compare", *placed)
+    assert answer.code == 2 and message in answer.err.replace(f"{tmp_path}/", "") and answer.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
