@@ -16,7 +16,7 @@ from distillation.architectures import predict
 
 
 @dataclass
-class Tested:
+class Outcomes:
     """The tests so far: rows of both accuracy matrices R, and the last test's Class-IL confusion, int64 [K, K]."""
 
     class_il: list[list[float]] = field(default_factory=list)
@@ -57,16 +57,17 @@ def train(learner: Learner, task: Task, bar: tqdm, span: str, pause: Callable[[]
     return trainer.over
 
 
-def learn(learner: Learner, stream: list[Task], tests: list[Task], steps: int | None, name: str, point: ResumePoint) -> Tested:
+def learn(learner: Learner, stream: list[Task], tests: list[Task], steps: int | None, name: str,
+          point: ResumePoint) -> Outcomes:
     """Train on the tasks of `stream`, `steps` each, and test on `tests` after each; goes on from `point` and keeps it fresh."""
-    trainer, tested = learner.trainer, Tested()
+    trainer, tested = learner.trainer, Outcomes()
     timers, size = trainer.timers, trainer.recipe.batch_size
     state = point.read()
     if state:
         learner.begin(stream[state["task"]], steps)
         learner.load(state["learner"])
         timers.load(state["timers"])
-        tested = Tested(**state["tested"])
+        tested = Outcomes(**state["tested"])
         print(f"{point.path}: continuing at step {trainer.steps_done}")
 
     def save(place: int) -> None:

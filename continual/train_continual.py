@@ -6,7 +6,7 @@
 Each combination of method, stream and seed writes `<output-dir>/<method>-<stream>-seed<k>/result.json` and what its memory
 holds in the end; the same command resumes, also in the middle of a task. Between stream and seed the folder names what is not
 as usual: `-soft` labels, `-memory-<source>`, `-class-balanced` memory, and `-steps<N>` or `-budget<S>s` where `--schedule` asks
-for it. Tested on the real test split: Class-IL and Task-IL accuracy matrices.
+for it. Outcomes on the real test split: Class-IL and Task-IL accuracy matrices.
 """
 
 import argparse

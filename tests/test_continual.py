@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny_continual import some_images, tiny, write_data
+from tiny_continual import RECIPE, some_images, tiny, write_data
 from torch import nn
 
 from continual import train_continual
@@ -27,14 +27,10 @@ from continual.streams import (
 )
 from continual.task_arithmetic import TaskArithmetic, backbone_vector, reestimate_batchnorm
 from continual.timing import Timers
-from continual.training import Recipe, Trainer, only
+from continual.training import Trainer, only
 from distillation.architectures import seeded
 from distillation.entry import ROOT, InputError, run
 from distillation.randomness import generator_for
-
-RECIPE = Recipe("sgd", lr=0.05, weight_decay=0.0, momentum=0.9, schedule="constant", batch_size=8, replay_batch_size=8,
-                min_scale=0.7, flip=0.5, bn_momentum=0.3)
-
 
 # metrics
 
