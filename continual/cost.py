@@ -32,7 +32,10 @@ def flops_of_pass(arch: str, classes: int, stem: str, size: int, what: str, imag
 
 def flops(passes: Mapping[tuple[str, int], int], arch: str, classes: int, stem: str, size: int,
           teacher: Teacher | None) -> int:
-    """Floating-point operations of all `passes`: (what, images) -> how often."""
+    """Floating-point operations of all `passes`: (what, images) -> how often.
+
+    The optimiser, augmentation and Task Arithmetic's merging and head, which are no passes of a network, are not among them.
+    """
     networks = {"training": (arch, stem), "forward": (arch, stem)}
     if teacher:
         networks["teacher"] = teacher.arch, teacher.stem

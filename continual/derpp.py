@@ -32,7 +32,7 @@ class DarkExperienceReplay(Learner):
         trainer, buffer = self.trainer, self.buffer
         with trainer.timers.phase("buffer"):
             draws = [buffer.pick(trainer.recipe.replay_batch_size, batch.rng) for _ in range(2)]
-            images = torch.cat([batch.images, *(buffer.images[rows] for rows in draws)])
+            images = torch.cat([batch.images, *(buffer.images.index_select(0, rows) for rows in draws)])
         views = trainer.views(images, batch.rng)
         logits = trainer.logits(views)
         trainer.descend(self.loss(batch, views, logits, *draws))

@@ -1,6 +1,6 @@
 """One run of the comparison, method x stream x seed: from images to `result.json`."""
 
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -17,12 +17,13 @@ from continual.learner import Learner
 from continual.loop import accuracies, learn, test_logits
 from continual.result import report
 from continual.resume import ResumePoint
+from continual.runs import Run, settings
 from continual.start import pretrain, pretrained_backbone, read_start
 from continual.streams import Task, class_order, hold_out, make_tasks, merge_tasks, random_images, split_classes
 from continual.task_arithmetic import TaskArithmetic
 from continual.teaching import Teacher
 from continual.timing import Timers
-from continual.training import Recipe, Trainer
+from continual.training import Trainer
 from distillation.architectures import seeded
 from distillation.entry import InputError
 from distillation.manifest import begin, finish, write_json, write_tensors
@@ -31,78 +32,6 @@ from matching.image_set import ImageSet, check_same_classes
 
 STATE = "state.pt"
 BUFFERS = {"reservoir": Reservoir, "class-balanced": ClassBalanced}
-
-
-@dataclass(frozen=True)
-class Merging:
-    """Task Arithmetic's own settings."""
-
-    start: str
-    start_steps: int
-    merge: str
-    scales: list[float]
-    refit_head: int
-    experts: str = "parallel"
-
-
-@dataclass(frozen=True)
-class Dark:
-    """DER++'s own settings."""
-
-    alpha: float
-    beta: float
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that decides a result; `merging` and `dark` only for their methods, `steps` or `budget_seconds` per task.
-
-    `schedule` and `schedule_in_name` decide no more than what the result and its folder are called.
-    """
-
-    method: str
-    stream: str
-    buffer_source: str
-    seed: int
-    tasks: int
-    class_order: str
-    arch: str
-    stem: str
-    size: int
-    steps: int | None
-    buffer_size: int
-    recipe: Recipe
-    merging: Merging | None
-    dark: Dark | None = None
-    buffer: str = "reservoir"
-    labels: str = "hard"
-    temperature: float | None = None
-    budget_seconds: float | None = None
-    schedule: str = field(default="epochs", compare=False)
-    schedule_in_name: bool = field(default=False, compare=False)
-
-    @property
-    def name(self) -> str:
-        """The run's folder: method, stream, seed, and between them what is not as usual.
-
-        That is soft labels, a memory of other images than the stream's, a class-balanced one, and a schedule of steps or
-        seconds that was asked for by its name, so that one folder has room for a stream with several schedules.
-        """
-        schedule = {"steps": f"steps{self.steps}", "budget": f"budget{self.budget_seconds or 0:g}s"}.get(self.schedule)
-        parts = (self.method, self.stream, "soft" if self.labels == "soft" else None,
-                 f"memory-{self.buffer_source}" if self.buffer_source != self.stream else None,
-                 self.buffer if self.buffer != "reservoir" else None, schedule if self.schedule_in_name else None)
-        return "-".join(part for part in (*parts, f"seed{self.seed}") if part)
-
-
-def settings(record) -> dict:
-    """The fields that decide a result, by name; new ones only where they differ from their default.
-
-    So a folder that was begun before there was such a setting is still the same run.
-    """
-    values = {one.name: getattr(record, one.name) for one in fields(record)
-              if one.compare and (one.default is MISSING or getattr(record, one.name) != one.default)}
-    return {name: settings(value) if is_dataclass(value) else value for name, value in values.items()}
 
 
 class Sources:

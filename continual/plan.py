@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from continual.cost import training_bytes
-from continual.experiment import Prepared, Run, Sources, prepare
+from continual.experiment import Prepared, Sources, prepare
+from continual.runs import Run
 from continual.streams import batches
 from continual.teaching import Teacher
 

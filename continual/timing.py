@@ -35,7 +35,7 @@ class Timers:
     def spent(self, name: str) -> float:
         """Seconds of all spans of that name, the one still open included; waits for the device."""
         self._synchronise()
-        return self.spans[name] + (time.perf_counter() - self.opened[name] if name in self.opened else 0.0)
+        return self.spans.get(name, 0.0) + (time.perf_counter() - self.opened[name] if name in self.opened else 0.0)
 
     @contextlib.contextmanager
     def phase(self, name: str):

@@ -6,7 +6,7 @@
 Each combination of method, stream and seed writes `<output-dir>/<method>-<stream>-seed<k>/result.json` and what its memory
 holds in the end; the same command resumes, also in the middle of a task. Between stream and seed the folder names what is not
 as usual: `-soft` labels, `-memory-<source>`, `-class-balanced` memory, and `-steps<N>` or `-budget<S>s` where `--schedule` asks
-for it. Outcomes on the real test split: Class-IL and Task-IL accuracy matrices.
+for it. Tested on the real test split: Class-IL and Task-IL accuracy matrices.
 """
 
 import argparse
@@ -171,7 +171,7 @@ def load_sources(args, device):
 
 def run_of(args, sources, method: str, place: int, seed: int):
     """One combination: the stream at `place` of --stream, with its own schedule."""
-    from continual.experiment import Dark, Merging, Run
+    from continual.runs import Dark, Merging, Run
     from continual.training import Recipe
     stream, schedule = args.stream[place], schedule_of(args)
     recipe = Recipe(args.optimizer, args.lr, args.weight_decay, args.momentum, args.lr_schedule, args.batch_size,

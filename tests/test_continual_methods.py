@@ -18,12 +18,13 @@ from continual.buffer import ClassBalanced, Reservoir, TaskMemory
 from continual.cost import flops, flops_of_pass
 from continual.derpp import DarkExperienceReplay
 from continual.er import ExperienceReplay
-from continual.experiment import Merging, Run, Sources, prepare, untrained_accuracies
+from continual.experiment import Sources, prepare, untrained_accuracies
 from continual.finetune import FineTune
 from continual.joint import Joint
 from continual.loop import Outcomes, learn
 from continual.metrics import confusion_matrix, forward_transfer, masked_accuracy, per_class_accuracy
 from continual.resume import ResumePoint
+from continual.runs import Merging, Run, settings
 from continual.start import pretrained_backbone
 from continual.streams import batches, make_tasks, merge_tasks
 from continual.task_arithmetic import TaskArithmetic, backbone_vector, set_backbone
@@ -402,7 +403,6 @@ def test_a_teacher_of_another_size_is_refused(data, tmp_path, monkeypatch, capsy
 
 
 def test_merging_settings_of_old_folders_still_fit():
-    from continual.experiment import settings
     old = Run("task_arithmetic", "real", "real", 0, 2, "natural", ARCH, "imagenet", 32, 14, ROOM, RECIPE,
               Merging("random", 1, "mean", [1.0], 0))
     found = settings(old)
