@@ -138,7 +138,7 @@ def test_class_balanced_memory_is_exact_after_every_batch():
 
 def test_class_balanced_memory_keeps_every_image_of_a_class_with_the_same_probability():
     images, labels = numbered(48)
-    counts, trials = np.zeros(48), 1500
+    counts, trials = np.zeros(48), 800
     for trial in range(trials):
         memory, rng = ClassBalanced(10, (3, 1, 1), "cpu"), np.random.default_rng(trial)
         for first in range(0, 48, 12):
@@ -342,7 +342,7 @@ def test_soft_labels_and_distilled_memory_of_a_real_stream_keep_to_the_budget(da
     teacher = write_teacher(tmp_path / "teacher")
     methods = ("er", "agem", "derpp", "task_arithmetic")
     in_process(monkeypatch, *tiny(data, tmp_path, "--method", *methods, "--buffer-source", "distilled", "--labels", "soft",
-                                  "--teacher", teacher, "--arch", ARCH, "--tasks", 2, "--buffer-size", 7, "--bf16"))
+                                  "--teacher", teacher, "--tasks", 2, "--buffer-size", 7, "--bf16"))
     for method in methods:
         folder = tmp_path / f"{method}-real-soft-memory-distilled-seed0"
         result, held = json.loads((folder / "result.json").read_text()), read_tensors(folder / "buffer.safetensors")
@@ -361,7 +361,7 @@ def test_soft_labels_and_distilled_memory_of_a_real_stream_keep_to_the_budget(da
 
 
 def test_a_budget_of_seconds_from_the_command_line(data, tmp_path, monkeypatch):
-    words = [word for word in tiny(data, tmp_path, "--tasks", 2, "--arch", ARCH, "--budget-seconds", 0.3)]
+    words = [word for word in tiny(data, tmp_path, "--tasks", 2, "--budget-seconds", 0.3)]
     place = words.index("--steps")
     in_process(monkeypatch, *words[:place], *words[place + 2:])
     result = json.loads((tmp_path / "er-real-seed0" / "result.json").read_text())
@@ -371,7 +371,7 @@ def test_a_budget_of_seconds_from_the_command_line(data, tmp_path, monkeypatch):
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(data, tmp_path, monkeypatch, capsys):
     teacher = write_teacher(tmp_path / "teacher")
-    in_process(monkeypatch, *tiny(data, tmp_path / "out", "--method", *train_continual.METHODS, "--arch", ARCH, "--seed", 0, 1,
+    in_process(monkeypatch, *tiny(data, tmp_path / "out", "--method", *train_continual.METHODS, "--seed", 0, 1,
                                   "--dry-run", "--tasks", 2, "--labels", "soft", "--teacher", teacher))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 14 and "er-real-soft-seed1: 2 tasks x 2 steps, 48 images, 16 from the stream" in "\n".join(lines)

@@ -65,8 +65,8 @@ def result_of(folder) -> dict:
 
 
 def test_every_method_killed_at_a_random_step_ends_as_if_it_was_not(data, tmp_path, processes):
-    words = ("--method", *train_continual.METHODS, "--tasks", 2, "--steps", 3, "--arch", "shufflenet_v2_x0_5",
-             "--start", "task1", "--experts", "sequential")
+    words = ("--method", *train_continual.METHODS, "--tasks", 2, "--steps", 3, "--start", "task1",
+             "--experts", "sequential")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     other = started(processes, tiny(data, whole, *words))
     again = tiny(data, killed, *words, "--save-seconds", 0)

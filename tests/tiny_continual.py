@@ -40,7 +40,7 @@ def write_data(folder: Path) -> Path:
 def tiny(data, output, *words):
     return ("--dataset", "folder", "--data-dir", data / "real", "--size", 32, "--distilled", data / "set",
             "--output-dir", output, "--steps", 2, "--batch-size", 4, "--replay-batch-size", 4, "--buffer-size", 8,
-            "--start-steps", 2, "--scale", 0.5, 1, "--refit-head", 2, *words)
+            "--start-steps", 2, "--scale", 0.5, 1, "--refit-head", 2, "--arch", "shufflenet_v2_x0_5", *words)
 
 
 def write_teacher(folder: Path, size: int = 32) -> Path:
