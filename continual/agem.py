@@ -5,9 +5,9 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from continual.buffer import TaskMemory
+from continual.learner import Learner
 from continual.streams import Batch, Task
-from continual.training import Trainer, batchnorms
+from continual.training import batchnorms
 
 
 def projection_coefficient(gradients: list[Tensor], references: list[Tensor]) -> Tensor:
@@ -39,15 +39,8 @@ def frozen_statistics(network: nn.Module):
         layer.momentum = momentum
 
 
-class AGEM:
+class AGEM(Learner):
     """The stream's gradient, projected where it disagrees with the gradient on a batch of memory."""
-
-    def __init__(self, trainer: Trainer, buffer: TaskMemory):
-        self.trainer, self.buffer = trainer, buffer
-
-    def begin(self, task: Task, steps: int) -> None:
-        """Start a task."""
-        self.trainer.begin(steps)
 
     def step(self, batch: Batch) -> None:
         """One step; the first task has no memory and is plain training."""

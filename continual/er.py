@@ -2,20 +2,16 @@
 
 import torch
 
-from continual.buffer import Reservoir
+from continual.learner import Learner
 from continual.streams import Batch, Task
-from continual.training import Trainer
 
 
-class ExperienceReplay:
-    """Stream and memory in one batch, one forward and one loss; a reservoir as the memory."""
+class ExperienceReplay(Learner):
+    """Stream and memory in one batch, one forward and one loss."""
 
-    def __init__(self, trainer: Trainer, buffer: Reservoir):
-        self.trainer, self.buffer = trainer, buffer
-
-    def begin(self, task: Task, steps: int) -> None:
+    def begin(self, task: Task, steps: int | None = None) -> None:
         """Start a task."""
-        self.trainer.begin(steps)
+        super().begin(task, steps)
         self.from_stream = task.memory is task.train
 
     def step(self, batch: Batch) -> None:

@@ -14,6 +14,29 @@ def masked_accuracy(logits: Tensor, labels: Tensor, classes) -> float:
     return (allowed[logits[:, allowed].argmax(1)] == labels).float().mean().item()
 
 
+def confusion_matrix(logits: Tensor, labels: Tensor, classes) -> Tensor:
+    """Counts int64 [K, K] on the CPU of what logits [N, K] answer among `classes`: row = true class, column = answer."""
+    allowed, count = torch.tensor(sorted(classes), device=logits.device), logits.shape[1]
+    answers = allowed[logits[:, allowed].argmax(1)]
+    return torch.bincount(labels * count + answers, minlength=count * count).view(count, count).cpu()
+
+
+def per_class_accuracy(confusion: Tensor) -> list[float | None]:
+    """The share of each true class that was answered right, [K]; None for a class without test images."""
+    return [right / total if total else None
+            for right, total in zip(confusion.diagonal().tolist(), confusion.sum(1).tolist(), strict=True)]
+
+
+def forward_transfer(matrix: np.ndarray, baseline: list[float]) -> float | None:
+    """Forward transfer (Lopez-Paz and Ranzato 2017, eq. 4): the mean over j > 0 of R[j-1, j] - b[j]; None for one task.
+
+    `baseline` b [T] is the accuracy of a network that has learnt nothing: its own initial weights, not those of R's network.
+    """
+    if len(matrix) == 1:
+        return None
+    return float(np.mean(np.diag(matrix, 1) - np.array(baseline[1:])))
+
+
 def average_accuracy(matrix: np.ndarray) -> float:
     """ACC (Lopez-Paz and Ranzato 2017, eq. 2): the mean of R's last row."""
     return float(np.mean(matrix[-1]))

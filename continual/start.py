@@ -3,20 +3,24 @@
 from pathlib import Path
 
 from torch import nn
+from tqdm import tqdm
 
 from continual.finetune import FineTune
-from continual.loop import learn_task
+from continual.loop import train
 from continual.streams import Task
+from continual.task_arithmetic import head_of
 from continual.timing import Timers
 from continual.training import Recipe, Trainer
-from distillation.architectures import load_model
+from distillation.architectures import build, load_model
 from distillation.entry import InputError
 from distillation.manifest import begin, finish, read_json, read_manifest, read_tensors, write_json, write_tensors
 from matching.image_set import ImageSet
 
+IMAGENET_CLASSES = 1000
 
-def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe, steps: int, seed: int, config: dict,
-             bar) -> dict:
+
+def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe, steps: int, seed: int,
+             config: dict) -> dict:
     """Train `network` on all classes of `images` and leave it at the weights in `folder`, which is read where it is complete.
 
     Returns what the start is, for the result.
@@ -24,8 +28,11 @@ def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe,
     if not begin(folder, "start", config):
         timers = Timers(images.labels.device)
         task = Task(0, tuple(range(len(images.classes))), images, images, images)
+        learner = FineTune(Trainer(network, recipe, seed, timers))
         with timers.span("start"):
-            learn_task(FineTune(Trainer(network, recipe, seed, timers)), task, steps, bar)
+            learner.begin(task, steps)
+        with tqdm(total=steps * recipe.batch_size, desc="common start", unit="img", disable=None) as bar:
+            train(learner, task, bar, "start")
         write_tensors(folder / "model.safetensors", network.state_dict())
         write_json(folder / "result.json", {"kind": "start", "steps": steps, "seconds": timers.seconds()})
         finish(folder, "start", images.classes, config, ["model.safetensors", "result.json"])
@@ -35,11 +42,26 @@ def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe,
             "note": f"pre-trained on all {len(images.classes)} classes of {images.name}"}
 
 
+def pretrained_backbone(arch: str, stem: str, network: nn.Module, weights: str = "IMAGENET1K_V1") -> dict:
+    """Give `network` torchvision's weights for ImageNet, downloaded where they are not there; its head stays as it is.
+
+    Raises InputError for the CIFAR stem, which there are no such weights for.
+    """
+    if stem != "imagenet":
+        raise InputError(f"--start imagenet: expected --stem imagenet, found {stem}")
+    trained = build(arch, IMAGENET_CLASSES, weights=weights).state_dict()
+    own = {name: parameter for name, parameter in network.named_parameters()
+           if any(parameter is one for one in head_of(network).parameters())}
+    network.load_state_dict({**trained, **own})
+    return {"name": "imagenet", "seconds": 0.0, "note": f"torchvision's {weights} with a new head"}
+
+
 def read_start(folder: Path, network: nn.Module) -> dict:
     """Give `network` the weights of a teacher or student on disk. Raises InputError when they do not fit."""
     kind = next((kind for kind in ("teacher", "student") if _is(folder, kind)), None)
     if kind is None:
-        raise InputError(f"--start {folder}: expected random, distilled or a finished folder of kind teacher or student")
+        raise InputError(f"--start {folder}: expected random, task1, imagenet, distilled or a finished folder of kind "
+                         "teacher or student")
     trained, manifest = load_model(folder, kind)
     try:
         network.load_state_dict(trained.state_dict())

@@ -139,5 +139,5 @@ def batches(images: ImageSet, steps: Iterable[int], batch_size: int, seed: int, 
     for step in steps:
         first = step * batch_size
         rows = torch.tensor([row_at(place) for place in range(first, first + batch_size)], device=images.labels.device)
-        yield Batch(images.images[rows], images.labels[rows], min(max(count - first, 0), batch_size),
+        yield Batch(images.images.index_select(0, rows), images.labels[rows], min(max(count - first, 0), batch_size),
                     np.random.default_rng(seed_for(seed, "step", task, step)))

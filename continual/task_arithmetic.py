@@ -12,32 +12,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from continual.buffer import Reservoir
+from continual.buffer import Buffer
+from continual.learner import Learner
 from continual.merging import MERGES
 from continual.metrics import masked_accuracy
 from continual.streams import Batch, Task
 from continual.training import Trainer, batchnorms, only
 
+KEPT = ("vectors", "head_rows", "curves", "start", "expert")
 LEAST_VIEWS = 64  # BatchNorm's statistics of fewer are too noisy; a smaller memory is seen in several augmented views
 
 
-class TaskArithmetic:
-    """The network is an expert while a task lasts, and the merged model from its end to the next one's beginning."""
+class TaskArithmetic(Learner):
+    """The network is an expert while a task lasts, and the merged model from its end to the next one's beginning.
 
-    def __init__(self, trainer: Trainer, buffer: Reservoir, merge: str, scales: list[float], refit_steps: int):
-        self.trainer, self.buffer = trainer, buffer
+    Experts begin at the common start, which is the network as it is given or, with `first_is_start`, the first task's expert,
+    whose own vector is then zero. With `sequential` each begins where the expert before it ended; its vector is still counted
+    from the common start (as in MagMax), so that it holds the tasks before it too.
+    """
+
+    def __init__(self, trainer: Trainer, buffer: Buffer, merge: str, scales: list[float], refit_steps: int,
+                 sequential: bool = False, first_is_start: bool = False):
+        super().__init__(trainer, buffer)
         self.merge, self.scales, self.refit_steps = MERGES[merge], scales, refit_steps
-        self.start = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+        self.sequential, self.first_is_start = sequential, first_is_start
         self.head = head_of(trainer.network)
         self.vectors: list[Tensor] = []
         self.head_rows: dict[int, tuple[Tensor, Tensor]] = {}
         self.curves: list[list[dict]] = []
+        self.set_start()
 
-    def begin(self, task: Task, steps: int) -> None:
-        """Every expert begins at the common start."""
-        self.trainer.network.load_state_dict(self.start)
-        self.origin, self.classes = backbone_vector(self.trainer.network), task.classes
-        self.trainer.begin(steps)
+    def set_start(self) -> None:
+        """Make the network, as it is, the common start."""
+        self.start = self.expert = copy_of(self.trainer.network)
+        self.origin = backbone_vector(self.trainer.network)
+
+    def begin(self, task: Task, steps: int | None = None) -> None:
+        """Every expert begins at the common start or, if sequential, where the one before it ended."""
+        self.trainer.network.load_state_dict(self.expert if self.sequential else self.start)
+        self.classes = task.classes
+        super().begin(task, steps)
 
     def step(self, batch: Batch) -> None:
         """One step of the expert, over the classes of its own task."""
@@ -50,12 +64,28 @@ class TaskArithmetic:
         with timers.phase("buffer"):
             self.buffer.offer(task.memory.images, task.memory.labels, self.trainer.rng("memory", task.index))
         with timers.phase("merge"):
+            if self.first_is_start and not self.vectors:
+                self.set_start()
+            if self.sequential:
+                self.expert = copy_of(network)
             self.vectors.append(backbone_vector(network) - self.origin)
             for label in task.classes:
                 self.head_rows[label] = self.head.weight[label].detach().clone(), self.head.bias[label].detach().clone()
             network.load_state_dict(self.start)
             set_head_rows(self.head, self.head_rows)
             self.install(self.merge(self.vectors), task)
+
+    def state(self) -> dict:
+        """What the tasks so far have left: vectors, head rows, curves, and the start and expert that the next begins with."""
+        return {**super().state(), **{name: getattr(self, name) for name in KEPT}}
+
+    def load(self, state: dict) -> None:
+        """Go on from `state`."""
+        self.trainer.network.load_state_dict(state["start"])
+        self.set_start()
+        super().load(state)
+        for name in KEPT:
+            setattr(self, name, state[name])
 
     def install(self, merged: Tensor, task: Task) -> None:
         """Choose the scale, and leave the network with it, with its BatchNorm statistics and, if asked for, a refitted head.
@@ -64,6 +94,7 @@ class TaskArithmetic:
         """
         network, (views, labels) = self.trainer.network, self.memory_views(task)
         curve, best = [], None
+        self.trainer.passes["forward", len(views)] += len(self.scales)
         for scale in self.scales:
             set_backbone(network, torch.add(self.origin, merged, alpha=scale))
             with inputs_of(self.head) as features:
@@ -83,6 +114,11 @@ class TaskArithmetic:
         images, labels = self.buffer.everything()
         rows = torch.arange(max(len(labels), LEAST_VIEWS), device=labels.device) % len(labels)
         return self.trainer.views(images[rows], self.trainer.rng("memory-views", task.index)), labels[rows]
+
+
+def copy_of(network: nn.Module) -> dict[str, Tensor]:
+    """The network's parameters and buffers as they are now."""
+    return {name: value.clone() for name, value in network.state_dict().items()}
 
 
 def head_of(network: nn.Module) -> nn.Linear:

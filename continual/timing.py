@@ -18,18 +18,24 @@ class Timers:
         self.spans: dict[str, float] = defaultdict(float)
         self.phases: dict[str, float] = defaultdict(float)
         self.pending: list[tuple] = []
+        self.opened: dict[str, float] = {}
 
     @contextlib.contextmanager
     def span(self, name: str):
         """Add the wall-clock seconds of the block, with the device idle before and after it."""
         self._synchronise()
-        started = time.perf_counter()
+        self.opened[name] = time.perf_counter()
         yield
-        self._synchronise()
-        self.spans[name] += time.perf_counter() - started
+        self.spans[name] = self.spent(name)
+        del self.opened[name]
         for phase, first, last in self.pending:
             self.phases[phase] += first.elapsed_time(last) / 1000
         self.pending.clear()
+
+    def spent(self, name: str) -> float:
+        """Seconds of all spans of that name, the one still open included; waits for the device."""
+        self._synchronise()
+        return self.spans.get(name, 0.0) + (time.perf_counter() - self.opened[name] if name in self.opened else 0.0)
 
     @contextlib.contextmanager
     def phase(self, name: str):
@@ -52,3 +58,12 @@ class Timers:
     def seconds(self) -> dict[str, float]:
         """Everything measured, rounded to 0.1 ms."""
         return {name: round(value, 4) for name, value in (*self.phases.items(), *self.spans.items())}
+
+    def state(self) -> dict:
+        """What was measured so far, outside any span."""
+        return {"spans": dict(self.spans), "phases": dict(self.phases)}
+
+    def load(self, state: dict) -> None:
+        """Go on from `state`."""
+        self.spans.update(state["spans"])
+        self.phases.update(state["phases"])

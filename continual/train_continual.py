@@ -3,8 +3,10 @@
     python -m continual.train_continual --method er task_arithmetic --stream real random distilled \\
         --distilled runs/digits-ipc10 --seed 0 1 2
 
-Each combination of method, stream and seed writes `<output-dir>/<method>-<stream>-seed<k>/result.json`; finished ones are
-skipped, so the same command resumes. Tested on the real test split: Class-IL and Task-IL accuracy matrices.
+Each combination of method, stream and seed writes `<output-dir>/<method>-<stream>-seed<k>/result.json` and what its memory
+holds in the end; the same command resumes, also in the middle of a task. Between stream and seed the folder names what is not
+as usual: `-soft` labels, `-memory-<source>`, `-class-balanced` memory, and `-steps<N>` or `-budget<S>s` where `--schedule` asks
+for it. Tested on the real test split: Class-IL and Task-IL accuracy matrices.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from distillation.entry import InputError, add_dataset_flags, check_range, dataset_flags, run
 
-METHODS = ("finetune", "joint", "er", "agem", "task_arithmetic")
+METHODS = ("finetune", "joint", "er", "agem", "derpp", "task_arithmetic")
 SOURCES = ("real", "random", "distilled")
 
 
@@ -25,6 +27,9 @@ def parse_args():
     parser.add_argument("--stream", default=["real"], nargs="+", choices=SOURCES, help="one or more sources of the stream")
     parser.add_argument("--seed", default=[0], type=int, nargs="+", help="one or more seeds of weights, order and draws")
     parser.add_argument("--output-dir", default="runs/continual", help="one folder per run below it")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="print tasks, steps, images, memory and estimated time of every run, write nothing")
+    parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
     # data
     add_dataset_flags(parser)
     parser.add_argument("--distilled", default=None, help="folder of a distilled set")
@@ -34,17 +39,31 @@ def parse_args():
     parser.add_argument("--size", default=None, type=int, help="pixels (default: the data set's own, or 224)")
     parser.add_argument("--tasks", default=5, type=int, help="tasks the classes are cut into")
     parser.add_argument("--class-order", default="seeded", choices=("seeded", "natural"))
+    # labels
+    parser.add_argument("--labels", default="hard", choices=("hard", "soft"),
+                        help="soft: what --teacher says of the very views the network sees, stream and memory alike")
+    parser.add_argument("--teacher", default=None, help="folder of matching.train_teacher, for soft labels")
+    parser.add_argument("--temperature", default=4.0, type=float, help="of soft labels")
     # memory
     parser.add_argument("--buffer-size", default=200, type=int, help="images kept over all tasks")
     parser.add_argument("--buffer-source", default=None, choices=SOURCES, help="what is kept (default: the stream's images)")
+    parser.add_argument("--buffer", default="reservoir", choices=("reservoir", "class-balanced"),
+                        help="what er and derpp keep: every image with the same probability, or of every class as many (A-GEM "
+                             "and Task Arithmetic keep the same number of every task)")
     parser.add_argument("--replay-batch-size", default=32, type=int, help="memory images a step")
     # network and schedule
     parser.add_argument("--arch", default="resnet18", help="a torchvision model")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"))
-    parser.add_argument("--epochs", default=[2], type=float, nargs="+",
-                        help="passes over a task; one value, or one per --stream")
-    parser.add_argument("--steps", default=None, type=int, nargs="+",
-                        help="steps per task instead of epochs, one value or one per --stream")
+    parser.add_argument("--schedule", default=None, choices=("epochs", "steps", "budget"),
+                        help="how long a task lasts (default: by the one of the next three that is given)")
+    parser.add_argument("--epochs", default=None, type=float, nargs="+",
+                        help="passes over a task (default: 2); one value, or one per --stream")
+    parser.add_argument("--steps", default=None, type=int, nargs="+", help="steps per task, one value or one per --stream")
+    parser.add_argument("--budget-seconds", default=None, type=float, nargs="+",
+                        help="seconds of training per task, one value or one per --stream; depends on the machine, so that two "
+                             "runs differ")
+    parser.add_argument("--bf16", action="store_true",
+                        help="forward and backward in bfloat16 where that is safe; weights and tests stay float32")
     parser.add_argument("--batch-size", default=32, type=int, help="stream images a step")
     parser.add_argument("--optimizer", default="adamw", choices=("sgd", "adamw"), help="fresh for every task")
     parser.add_argument("--lr", default=1e-3, type=float, help="highest learning rate")
@@ -55,10 +74,16 @@ def parse_args():
                         help="BatchNorm's running statistics take this share of each batch (PyTorch: 0.1, slow for short runs)")
     parser.add_argument("--min-scale-crops", default=0.6, type=float, help="least area share of a random crop")
     parser.add_argument("--flip", default=0.0, type=float, help="probability of a horizontal flip (digits: none)")
+    # DER++
+    parser.add_argument("--alpha", default=0.1, type=float, help="weight of the squared error to the logits kept")
+    parser.add_argument("--beta", default=0.5, type=float, help="weight of the loss on memory's labels")
     # Task Arithmetic
     parser.add_argument("--start", default="distilled",
-                        help="common start of the experts: random, distilled (pre-trained on --distilled, so it has seen all "
-                             "classes), or the folder of a teacher or student")
+                        help="common start of the experts: random, task1 (the first expert), imagenet (torchvision's weights, "
+                             "downloaded if need be), distilled (pre-trained on --distilled, so it has seen all classes), or "
+                             "the folder of a teacher or student")
+    parser.add_argument("--experts", default="parallel", choices=("parallel", "sequential"),
+                        help="each begins at the common start, or where the one before it ended")
     parser.add_argument("--start-steps", default=40, type=int, help="steps of the distilled start")
     parser.add_argument("--merge", default="mean", choices=("sum", "mean", "magmax", "ties"))
     parser.add_argument("--scale", default=[0.5, 1.0], type=float, nargs="+",
@@ -78,61 +103,96 @@ def check(args) -> None:
             ("--replay-batch-size", args.replay_batch_size, 2, float("inf")), ("--flip", args.flip, 0, 1),
             ("--bn-momentum", args.bn_momentum, 0, 1), ("--min-scale-crops", args.min_scale_crops, 0, 1),
             ("--start-steps", args.start_steps, 1, float("inf")),
-            ("--refit-head", args.refit_head, 0, float("inf"))):
+            ("--refit-head", args.refit_head, 0, float("inf")), ("--save-seconds", args.save_seconds, 0, float("inf")),
+            ("--temperature", args.temperature, 1e-3, float("inf")), ("--alpha", args.alpha, 0, float("inf")),
+            ("--beta", args.beta, 0, float("inf"))):
         check_range(flag, value, low, high)
-    for flag, values in (("--epochs", args.epochs), ("--steps", args.steps or [1])):
+    if (args.labels == "soft") != bool(args.teacher):
+        raise InputError("--labels soft and --teacher: expected both or neither, found "
+                         + ("no --teacher" if args.labels == "soft" else "--labels hard"))
+    chosen = schedule_of(args)
+    for schedule, (flag, values) in lengths(args).items():
+        if values is None:
+            continue
+        if schedule != chosen:
+            raise InputError(f"--schedule {chosen}: expected no {flag}, found {' '.join(map(str, values))}")
         if len(values) not in (1, len(args.stream)):
             raise InputError(f"{flag}: expected one value or one per --stream ({len(args.stream)}), found {len(values)}")
-        check_range(flag, min(values), 1e-9 if flag == "--epochs" else 1, float("inf"))
+        check_range(flag, min(values), 1 if flag == "--steps" else 1e-9)
+    if chosen != "epochs" and lengths(args)[chosen][1] is None:
+        raise InputError(f"--schedule {chosen}: expected {lengths(args)[chosen][0]}, found none")
+
+
+def lengths(args) -> dict:
+    """How long a task lasts, by schedule: the flag and its values."""
+    return {"epochs": ("--epochs", args.epochs), "steps": ("--steps", args.steps),
+            "budget": ("--budget-seconds", args.budget_seconds)}
+
+
+def schedule_of(args) -> str:
+    """The schedule asked for, by its name or by its flag."""
+    return args.schedule or ("steps" if args.steps else "budget" if args.budget_seconds else "epochs")
 
 
 def main(args):
     from accelerate import Accelerator
 
-    from continual.experiment import perform, table_row
+    from continual.experiment import perform
+    from continual.plan import plan
+    from continual.result import table_row
     accelerator = Accelerator()
     started = time.perf_counter()
-    sources = load_sources(args, accelerator.device)
+    sources, teacher = load_sources(args, accelerator.device)
     runs = [run_of(args, sources, method, place, seed)
             for seed in args.seed for method in args.method for place in range(len(args.stream))]
     print(f"images ready in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
+    if args.dry_run:
+        print("\n".join(plan(runs, sources, accelerator.device, teacher)))
+        return
     for one in runs[accelerator.process_index::accelerator.num_processes]:
-        result = perform(one, sources, Path(args.output_dir), accelerator.device)
+        result = perform(one, sources, Path(args.output_dir), accelerator.device, args.save_seconds, teacher)
         print(table_row(result) if result else f"{Path(args.output_dir) / one.name}: complete, skipped")
 
 
 def load_sources(args, device):
-    """Real, distilled and random images at the training size, on the device."""
+    """Real, distilled and random images at the training size, and the teacher if there is one, on the device."""
     from continual.experiment import Sources
     from continual.streams import resized
+    from continual.teaching import read_teacher
     from distillation.datasets import load_split
     from matching.image_set import distilled_images, real_images
     splits = [load_split(split=part, **dataset_flags(args)) for part in ("train", "test")]
     size = args.size or splits[0].native_size_pixels or 224
     folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]
+    teacher = read_teacher(args.teacher, args.temperature, splits[0].classes, size, device) if args.teacher else None
     return Sources(*(real_images(split, size).to(device) for split in splits),
-                   *(resized(images, size).to(device) if images else None for images in folders))
+                   *(resized(images, size).to(device) if images else None for images in folders)), teacher
 
 
 def run_of(args, sources, method: str, place: int, seed: int):
     """One combination: the stream at `place` of --stream, with its own schedule."""
-    from continual.experiment import Merging, Run
+    from continual.runs import Dark, Merging, Run
     from continual.training import Recipe
-    stream = args.stream[place]
+    stream, schedule = args.stream[place], schedule_of(args)
     recipe = Recipe(args.optimizer, args.lr, args.weight_decay, args.momentum, args.lr_schedule, args.batch_size,
-                    args.replay_batch_size, args.min_scale_crops, args.flip, args.bn_momentum)
-    merging = Merging(args.start, args.start_steps, args.merge, args.scale, args.refit_head)
+                    args.replay_batch_size, args.min_scale_crops, args.flip, args.bn_momentum, args.bf16)
+    merging = Merging(args.start, args.start_steps, args.merge, args.scale, args.refit_head, args.experts)
     images = sources.of(stream, seed)
+    value = at(place, lengths(args)[schedule][1] or [2.0])
+    steps = {"epochs": max(1, math.ceil(value * len(images) / args.tasks / args.batch_size)), "steps": value}.get(schedule)
     return Run(method, stream, args.buffer_source or stream, seed, args.tasks, args.class_order, args.arch, args.stem,
-               images.images.shape[-1], steps_of(args, place, len(images)), args.buffer_size, recipe,
-               merging if method == "task_arithmetic" else None)
+               images.images.shape[-1], steps, args.buffer_size, recipe,
+               merging if method == "task_arithmetic" else None,
+               dark=Dark(args.alpha, args.beta) if method == "derpp" else None,
+               buffer=args.buffer if method in ("er", "derpp") else "reservoir", labels=args.labels,
+               temperature=args.temperature if args.labels == "soft" else None,
+               budget_seconds=value if schedule == "budget" else None, schedule=schedule,
+               schedule_in_name=args.schedule in ("steps", "budget"))
 
 
-def steps_of(args, place: int, images: int) -> int:
-    """Steps per task: as given, or so many that the epochs are reached."""
-    values = args.steps or args.epochs
-    value = values[place] if len(values) > 1 else values[0]
-    return value if args.steps else max(1, math.ceil(value * images / args.tasks / args.batch_size))
+def at(place: int, values: list):
+    """The value for the stream at `place`: its own, or the one for all."""
+    return values[place] if len(values) > 1 else values[0]
 
 
 if __name__ == "__main__":

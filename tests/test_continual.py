@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tiny_continual import RECIPE, some_images, tiny, write_data
 from torch import nn
 
 from continual import train_continual
@@ -26,22 +27,10 @@ from continual.streams import (
 )
 from continual.task_arithmetic import TaskArithmetic, backbone_vector, reestimate_batchnorm
 from continual.timing import Timers
-from continual.training import Recipe, Trainer, only
+from continual.training import Trainer, only
 from distillation.architectures import seeded
 from distillation.entry import ROOT, InputError, run
 from distillation.randomness import generator_for
-from matching.image_set import image_set
-
-CLASSES = [{"name": str(label), "prompt": str(label)} for label in range(4)]
-RECIPE = Recipe("sgd", lr=0.05, weight_decay=0.0, momentum=0.9, schedule="constant", batch_size=8, replay_batch_size=8,
-                min_scale=0.7, flip=0.5, bn_momentum=0.3)
-
-
-def some_images(per_class=12, classes=4, size=32, seed=0):
-    labels = torch.arange(classes).repeat_interleave(per_class)
-    pixels = torch.randint(0, 256, (len(labels), 3, size, size), generator=generator_for(seed, "pixels"), dtype=torch.uint8)
-    return image_set("some", CLASSES[:classes], pixels, labels)
-
 
 # metrics
 
@@ -271,33 +260,14 @@ def refusal(monkeypatch, capsys, *words) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder data set of four classes, 12 training and 3 test images each, and a distilled set of two images a class."""
-    from PIL import Image
-
-    from distillation.distilled_set import finish_distilled, row, write_image
-    folder, images = tmp_path_factory.mktemp("continual"), some_images(17)
-    rows = [row(label, f"c{label}", place, 0, 0, 0.5) for label in range(4) for place in range(2)]
-    for label in range(4):
-        own = [Image.fromarray(pixels) for pixels in images.images[images.labels == label].permute(0, 2, 3, 1).numpy()]
-        for place, image in enumerate(own[:15]):
-            write_image(folder / "real", f"{'train' if place < 12 else 'test'}/c{label}/{place:02d}.png", image)
-        for entry, image in zip(rows[2 * label:2 * label + 2], own[15:], strict=True):
-            write_image(folder / "set", entry["file_name"], image)
-    finish_distilled(folder / "set", [{"name": f"c{label}", "prompt": f"c{label}"} for label in range(4)], {}, rows)
-    return folder
-
-
-def tiny(data, output, *words):
-    return ("--dataset", "folder", "--data-dir", data / "real", "--size", 32, "--distilled", data / "set",
-            "--output-dir", output, "--steps", 2, "--batch-size", 4, "--replay-batch-size", 4, "--buffer-size", 8,
-            "--start-steps", 2, "--scale", 0.5, 1, "--refit-head", 2, *words)
+    return write_data(tmp_path_factory.mktemp("continual"))
 
 
 def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path, monkeypatch, capsys):
     words = tiny(data, tmp_path, "--method", *train_continual.METHODS, "--stream", "real", "distilled")
     command(*words, "--tasks", 2)
     results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")}
-    assert len(results) == 11 and (tmp_path / "start-distilled-seed0" / "manifest.json").exists()
+    assert len(results) == 13 and (tmp_path / "start-distilled-seed0" / "manifest.json").exists()
     for name, result in results.items():
         if name.startswith("start"):
             continue
@@ -313,7 +283,7 @@ def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path
     assert "trained on too" in results["task_arithmetic-distilled-seed0"]["memory"]
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     in_process(monkeypatch, *words, "--tasks", 2)
-    assert capsys.readouterr().out.count("complete, skipped") == 10
+    assert capsys.readouterr().out.count("complete, skipped") == 12
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert "begun with tasks=2, now asked for 4" in refusal(monkeypatch, capsys, *words, "--tasks", 4)
 

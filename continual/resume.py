@@ -1,0 +1,41 @@
+"""The point a killed run goes on from: one file beside the result, gone when the result is there."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from distillation.manifest import atomic_path
+
+
+class ResumePoint:
+    """A state on disk, written anew at most every `save_seconds`.
+
+    With all that is random drawn as a function of (seed, task, step), the state is the networks, the memory, the metrics and
+    the seconds so far; a run that goes on from it ends in the same accuracies and the same memory, bit for bit.
+    """
+
+    def __init__(self, path: Path, save_seconds: float, device):
+        self.path, self.save_seconds, self.device = path, save_seconds, device
+        self.saved = time.perf_counter()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last state is older than it should be."""
+        return time.perf_counter() - self.saved >= self.save_seconds
+
+    def write(self, state: dict) -> None:
+        """Replace the state; a kill while writing leaves the one before."""
+        with atomic_path(self.path) as partial:
+            torch.save(state, partial)
+        self.saved = time.perf_counter()
+
+    def read(self) -> dict | None:
+        """The state, on the device; None where there is none."""
+        if not self.path.exists():
+            return None
+        return torch.load(self.path, weights_only=True, map_location=self.device)
+
+    def remove(self) -> None:
+        """The run is complete."""
+        self.path.unlink(missing_ok=True)
