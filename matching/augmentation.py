@@ -104,7 +104,8 @@ def views(images: Tensor, drawn: Drawn, rows: Tensor, size: int) -> Tensor:
 def crop_resize(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
     """Crop uint8 [B, 3, H, W] to `crop` [B, 4], resize bilinearly with antialias, flip: float [B, 3, S, S] in [0, 1].
 
-    What torchvision's functions make of Pillow images, to 1.5/255: Pillow rounds to 8 bits twice.
+    What torchvision's functions make of Pillow images, to 1.5/255, or 2/255 where a CPU shrinks large views: all that differs
+    is where values and shares are rounded to 8 bits.
     """
     if _large_on_cpu(images, size):
         return torch.stack([crop_one(*each, size) for each in zip(images, crop.tolist(), flip.tolist(), strict=True)]) / 255

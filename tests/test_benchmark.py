@@ -10,8 +10,10 @@ import torch
 from conftest import SIZE
 from torch import nn
 
-from scripts.benchmark_distillation import report
+from distillation.architectures import seeded
+from scripts.benchmark_distillation import report as report_distillation
 from scripts.benchmark_encoding import check_same_latents, memory
+from scripts.benchmark_matching import augmentation, check_same_views, labels, report, training
 from scripts.benchmark_synthesis import (
     DIGITS,
     Setting,
@@ -104,6 +106,56 @@ def test_a_wrong_flag_is_refused(here, tmp_path, wrong):
     assert answer.code == 2 and wrong[0] in answer.err and not (tmp_path / "result.json").exists()
 
 
+def test_the_matching_command_writes_every_number_and_the_table_shows_them(here, tmp_path):
+    output = tmp_path / "misc" / "results" / "benchmark_matching.json"
+    answer = here("scripts.benchmark", "matching", "--only", "small_batch", "training", "--repetitions", 1, "--output", output)
+    assert answer.code == 0, answer.err
+    found = json.loads(output.read_text())["sections"]
+    assert list(found) == ["small_batch"]    # the other needs an accelerator
+    ours, stock = (found["small_batch"]["seconds"][name][0] for name in ("ours", "stock"))
+    assert found["small_batch"]["times_faster"] == pytest.approx(stock / ours, rel=1e-2)
+    (tmp_path / "README.md").write_text("No table.\n")
+    (tmp_path / "misc" / "benchmark.md").write_text("<!-- table: benchmark-matching -->\n")
+    assert here("scripts.tables", "--root", tmp_path).code == 0
+    page = (tmp_path / "misc" / "benchmark.md").read_text()
+    spent = 64e3 / found["small_batch"]["images_per_second"]["ours"]
+    assert f"64 views of 32 pixels, one core (ms) | {spent:.2f} |" in page and f"{spent:.2f}" in answer.out
+    assert page.count("| not run |") >= 8 and "On an accelerator: relabelling and an epoch of ResNet-18" in page
+
+
+@pytest.mark.parametrize(("size", "mix"), [(32, "none"), (64, "cutmix")])
+def test_views_are_made_both_ways_and_must_be_the_same(size, mix):
+    found = augmentation(1, size, mix, images=12, batch_size=5)
+    (ours,), (stock,) = found["seconds"]["ours"], found["seconds"]["stock"]
+    assert found["images_per_second"]["ours"] == pytest.approx(12 / ours, rel=0.1)
+    assert found["times_faster"] == pytest.approx(stock / ours, rel=0.1) and found["largest_difference_of_255"] <= 1.5
+    views = torch.zeros(1, 3, 4, 4)
+    assert check_same_views(views, views) == 0
+    with pytest.raises(RuntimeError, match="torchvision's views"):
+        check_same_views(views, views + 0.1)
+
+
+def test_label_bytes_are_those_of_the_parts(tmp_path):
+    found = labels(tmp_path, 1, images=150, classes=300, keep=(10,))
+    drawn = 4 + 4 * 2 + 1 + 4 + 4 + 4 * 2    # order, crop, flip, partner, ratio, box
+    expected = {"300": drawn + 300 * 2, "10": drawn + 10 * (2 + 2) + 2}
+    assert found["bytes_per_image"] == pytest.approx(expected, abs=10)    # the header
+    rows = report(result_of({}))[0].rows
+    assert len(rows) == 10 and all("not run" in row for row in rows)
+    assert found["seconds_to_open"]["300"] > 0 and set(found["seconds_to_read"]) == {"300", "10"}
+
+
+def test_relabelling_and_a_student_are_measured_by_the_same_code(tmp_path):
+    found = training(tmp_path, torch.device("cpu"), 1, size=32, images=16, batch_size=8, workers=2, matrix_side=32)
+    network = seeded("resnet18", 8, "imagenet", 0).eval()
+    forward = flops_of(lambda: network(torch.zeros(1, 3, 32, 32)))
+    assert 3.5 < found["flops_per_image"] / forward < 4    # forward twice, backward twice, but no gradient of the pixels
+    assert found["idle_share"] == {"ours": None, "stock": None} and set(found["share_of_peak"]) == {"ours", "stock"}
+    table = {row[0]: row for row in report(result_of({"training": found}))[0].rows}
+    row = next(row for name, row in table.items() if name.startswith("On an accelerator"))
+    assert row[3] == f"{found['times_faster']:.2f}" and row[2].endswith("files and Pillow, 8 workers")
+
+
 def test_both_ways_make_the_same_images(made, tmp_path):
     stock, plan, folder = made
     make_stock(stock, plan, tmp_path)
@@ -123,7 +175,7 @@ def test_synthesis_counts_images_on_both_sides(checkpoint, tmp_path):
     (ours,), (stock,) = found["seconds"]["ours"], found["seconds"]["stock"]
     assert found["times_faster"] == pytest.approx((stock / 2) / (ours / 6), rel=1e-2) and found["settings"]["batch_size"] == 6
     assert len(list((tmp_path / "ours").rglob("*.png"))) == 6 and len(list((tmp_path / "stock").rglob("*.png"))) == 2
-    (row, *_) = report(result_of({"synthesis": found}))[0].rows
+    (row, *_) = report_distillation(result_of({"synthesis": found}))[0].rows
     assert row[0] == "Digits made, images/s" and row[3] == f"{found['times_faster']:.2f}"
 
 
@@ -143,7 +195,7 @@ def test_the_large_model_is_measured_by_the_same_code(checkpoint, tmp_path):
     found = stable_diffusion(tmp_path, torch.device("cpu"), 1, str(checkpoint), kinds, setting)
     assert [run["dtype"] for run in found["runs"]] == ["float32", "bfloat16"]
     assert found["runs"][0]["largest_difference_of_255"] <= 1
-    table = report(result_of({"stable_diffusion": found}))[1]
+    table = report_distillation(result_of({"stable_diffusion": found}))[1]
     assert [row[:2] for row in table.rows] == [["float32", "2"], ["float32", "3"], ["bfloat16", "2"], ["bfloat16", "3"]]
     batch, row = found["runs"][0]["batches"]["3"], table.rows[1]
     each = batch["seconds"][0] / 3
@@ -190,5 +242,5 @@ def test_memory_is_that_of_the_real_command(checkpoint, tmp_path):
     assert found["growth"] == pytest.approx(found["peak_bytes"]["20"] / found["peak_bytes"]["10"] - 1)
     manifests = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("manifest.json"))]
     assert [each["counts"]["images"] for each in manifests] == [10, 20]
-    row = next(row for row in report(result_of({"memory": found}))[0].rows if row[0].startswith("Peak memory"))
+    row = next(row for row in report_distillation(result_of({"memory": found}))[0].rows if row[0].startswith("Peak memory"))
     assert row[0].endswith("(MB), 20 images") and row[1] == f"{found['peak_bytes']['20'] / 1e6:.0f}"
