@@ -12,7 +12,7 @@ DISTILLED=${DISTILLED:-}                 # folder of the distilled set; without 
 RANDOM_REAL=${RANDOM_REAL:-}             # folder of random real images (default: drawn by the seed, as many as distilled)
 TEACHER=${TEACHER:-}                     # folder of a teacher, for soft labels
 OUTPUT_DIR=${OUTPUT_DIR:-runs/continual-$DATASET}
-METHODS=${METHODS:-finetune joint er agem task_arithmetic}
+METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic}
 if [ -n "$DISTILLED" ]; then ALL=" random distilled"; else ALL=; fi
 STREAMS=${STREAMS:-real$ALL}
 SEEDS=${SEEDS:-0 1 2}

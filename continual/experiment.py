@@ -78,7 +78,7 @@ def prepare(run: Run, sources: Sources, device, teacher: Teacher | None = None) 
     timers = Timers(device)
     with timers.span("setup"):
         train, memory = images_of(run, sources)
-        network = seeded(run.arch, len(train.classes), run.stem, seed_for(run.seed, "weights")).to(device)
+        network = seeded(run.arch, len(train.classes), run.stem, seed_for(run.seed, "weights"), run.size).to(device)
         tests = make_tasks(train, memory, sources.test, parts_of(run, len(train.classes)))
         stream, held_out = [merge_tasks(tests)] if run.method == "joint" else tests, False
         if run.merging:
@@ -165,7 +165,7 @@ def untrained_accuracies(run: Run, ready: Prepared, device) -> list[float]:
     """Task-IL accuracy of each task under initial weights of their own seed: the baseline of forward transfer."""
     trainer = ready.learner.trainer
     with trainer.timers.span("evaluate"):
-        network = seeded(run.arch, len(ready.train.classes), run.stem, seed_for(run.seed, "baseline")).to(device)
+        network = seeded(run.arch, len(ready.train.classes), run.stem, seed_for(run.seed, "baseline"), run.size).to(device)
         return accuracies(test_logits(network, ready.tests), ready.tests, set(range(len(ready.train.classes))))[1]
 
 
