@@ -22,7 +22,7 @@ def flops_of_pass(arch: str, classes: int, stem: str, size: int, what: str, imag
     tensors without contents, so that counting takes no part in what is timed.
     """
     with torch.device("meta"):
-        network, views = build(arch, classes, stem), torch.empty(images, 3, size, size)
+        network, views = build(arch, classes, stem, size=size), torch.empty(images, 3, size, size)
         with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(what in BACKWARD):
             loss = network.train(what in BACKWARD)(views).sum()
             if what in BACKWARD:
