@@ -179,7 +179,7 @@ def teacher(tmp_path_factory, image_data) -> Stage:
 @pytest.fixture(scope="session")
 def soft_labels(tmp_path_factory, distilled, teacher) -> Stage:
     flags = ["--data", distilled.folder, "--teacher", teacher.folder, "--epochs", EPOCHS, "--input-size", SIZE,
-             "--batch-size", 50, "--mix-type", "cutmix", "--use-fp16"]
+             "--batch-size", 64, "--mix-type", "cutmix", "--use-fp16"]
     return run_stage("matching.generate_soft_label", flags, "--fkd-path", tmp_path_factory.mktemp("soft_labels"),
                      "*.safetensors")
 
