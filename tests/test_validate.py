@@ -216,6 +216,15 @@ def test_what_agrees_with_the_stored_views_is_taken(here, tmp_path, soft):
 def test_more_epochs_than_stored_are_refused(here, tmp_path, soft):
     answer = here("validate.train_FKD", *soft, "--epochs", 7, "--output-dir", tmp_path / "student")
     assert answer.code == 2 and "at most 6" in answer.err and "found 7" in answer.err
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--labels", "hard", "--mode", "on-the-fly"], "--mode"), (["--teacher", "x"], "--teacher"),
+    (["--cos", "--lr-schedule", "linear"], "--cos"), (["--mode", "on-the-fly"], "--fkd-path")])
+def test_flags_that_contradict_each_other_are_refused(here, soft, tmp_path, flags, said):
+    answer = here("validate.train_FKD", *soft, *flags, "--output-dir", tmp_path / "student")
+    assert answer.code == 2 and answer.err.startswith(f"error: {said}") and answer.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(("module", "flags"), [

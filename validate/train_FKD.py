@@ -93,6 +93,10 @@ def check(args) -> None:
     if args.cos and args.lr_schedule not in (None, "cosine"):
         raise InputError(f"--cos: expected no other --lr-schedule beside it, found {args.lr_schedule}")
     mode = label_mode(args)
+    if mode == "hard" and args.mode:
+        raise InputError(f"--mode: expected none with --labels hard, found {args.mode}")
+    if mode != "on-the-fly" and args.teacher:
+        raise InputError(f"--teacher: expected none but with --mode on-the-fly, found {args.teacher}")
     if mode == "fkd_load" and not args.fkd_path:
         raise InputError("--fkd-path: expected a folder of generate_soft_label for --labels soft, found nothing "
                          "(--mode on-the-fly asks the teacher instead)")
@@ -113,10 +117,11 @@ def main(args):
     from accelerate import Accelerator
 
     from distillation.architectures import channels_last, seeded
+    from distillation.distilled_set import check_class_names
     from distillation.distribution import require_one_process
     from distillation.manifest import begin
     from distillation.optimisation import averaged
-    from matching.image_set import check_same_classes, real_images
+    from matching.image_set import real_images
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, train
     from validate.protocols import ORIGINAL, resolve
 
@@ -131,13 +136,13 @@ def main(args):
     if args.protocol:
         print(f"protocol {args.protocol} sets {', '.join(f'{name} {value}' for name, value in chosen.items())}")
     folder, config = Path(args.output_dir), configuration(settings, images, test_split)
+    check_class_names(images.name, images.classes, test_split.name, test_split.classes)
+    epoch_of, loss_of = labelled(settings, images)
+    network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
     if begin(folder, "student", config):
         print(f"{folder}: complete, nothing to do")
         return
     test = real_images(test_split, size, args.workers, "centre").to(accelerator.device)
-    check_same_classes(images, test)
-    epoch_of, loss_of = labelled(settings, images)
-    network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
     network = channels_last(network) if args.bf16 else network
     average = averaged(network, args.ema) if args.ema else None
     accelerator.init_trackers(args.wandb_project or "train_FKD", plain(config))
