@@ -182,7 +182,7 @@ def test_a_hostile_checkpoint_is_refused_without_running_it(here, soft, tmp_path
         def __reduce__(self):
             return Path.touch, (tmp_path / "ran",)
     torch.save({"conv1.weight": Hostile()}, tmp_path / "teacher.pt")
-    for module, flags in (("validate.train_FKD", [*soft[:2], *soft[4:], "--mode", "on-the-fly"]),
+    for module, flags in (("validate.train_FKD", [*soft[:2], *soft[4:], "--mode", "on-the-fly", "--output-dir", tmp_path]),
                           ("matching.generate_soft_label", ["--data", soft[1], "--fkd-path", tmp_path / "labels"])):
         answer = here(module, *flags, "--teacher", tmp_path / "teacher.pt", "--input-size", SIZE)
         assert answer.code == 2 and answer.err.count("\n") == 1 and "not run" in answer.err
