@@ -89,20 +89,22 @@ def storage(result: dict) -> str:
 def draw_storage(result: dict, path: Path) -> None:
     """Accuracy against bytes of labels, one mark per way to keep them."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
     figure = Figure(figsize=(6.6, 4.2), dpi=170, layout="constrained")
     axis = figure.subplots()
     for kept, one in storage_points(result).items():
-        family, colour = (("leading logits of some epochs", "#CC79A7") if "topk" in kept and "epochs" in kept else
-                          ("leading logits of all epochs", "#E69F00") if "topk" in kept else
-                          ("all logits of some epochs", "#0072B2") if "epochs" in kept else ("everything", "#222222"))
-        place = one["bytes"]["mean"] / 1e3, 100 * one["accuracy"]["mean"]
-        spread = one["accuracy"]["std"]
-        axis.errorbar(*place, yerr=spread and 100 * spread, marker="o", ms=8, color=colour, mec="white", label=family,
-                      ls="none")
-        axis.annotate(kept_name(one), place, textcoords="offset points", xytext=(7, 5), fontsize=8)
+        family, colour, mark = family_of(kept, f"{one['stored_logits']['mean']:.0f}", f"{one['stored_epochs']['mean']:.0f}")
+        place, spread = (one["bytes"]["mean"] / 1e3, 100 * one["accuracy"]["mean"]), one["accuracy"]["std"]
+        axis.errorbar(*place, yerr=spread and 100 * spread, marker="o", ms=15, color=colour, mec="white", label=family,
+                      ls="none", elinewidth=1)
+        axis.annotate(mark, place, ha="center", va="center_baseline", fontsize=7.5, color="white", zorder=9)
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    axis.legend(handles.values(), handles.keys(), frameon=False, loc="lower right")
-    axis.set(xscale="log", xlabel="soft labels (kB)", ylabel="accuracy of ResNet-18 (%)")
+    axis.legend(handles.values(), handles.keys(), frameon=False, loc="lower right", markerscale=0.6)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set(xlabel="soft labels (kB)", ylabel="accuracy of ResNet-18 (%)")
     axis.grid(color="#e3e7eb", lw=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -110,12 +112,13 @@ def draw_storage(result: dict, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def kept_name(one: dict) -> str:
-    """What was kept, in a few letters."""
-    logits, epochs = round(one["stored_logits"]["mean"]), round(one["stored_epochs"]["mean"])
-    parts = [f"top {logits}" if logits < one["classes"]["mean"] else "",
-             f"{epochs} epochs" if epochs < one["epochs"]["mean"] else ""]
-    return ", ".join(part for part in parts if part) or "all"
+def family_of(kept: str, logits: str, epochs: str) -> tuple[str, str, str]:
+    """What the figure calls a way to keep labels, its colour, and what stands on its marks."""
+    if "topk" in kept and "epochs" in kept:
+        return "so many logits of so many epochs", "#CC79A7", f"{logits}·{epochs}"
+    if "topk" in kept:
+        return "so many leading logits of all epochs", "#E69F00", logits
+    return ("all logits of so many epochs", "#0072B2", epochs) if "epochs" in kept else ("all logits of all epochs", "#222222", "")
 
 
 def cross(result: dict) -> str:
