@@ -118,7 +118,9 @@ def family_of(kept: str, logits: str, epochs: str) -> tuple[str, str, str]:
         return "so many logits of so many epochs", "#CC79A7", f"{logits}·{epochs}"
     if "topk" in kept:
         return "so many leading logits of all epochs", "#E69F00", logits
-    return ("all logits of so many epochs", "#0072B2", epochs) if "epochs" in kept else ("all logits of all epochs", "#222222", "")
+    if "epochs" in kept:
+        return "all logits of so many epochs", "#0072B2", epochs
+    return "all logits of all epochs", "#222222", ""
 
 
 def cross(result: dict) -> str:
