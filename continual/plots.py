@@ -126,7 +126,7 @@ def draw_times(path: Path, points: dict[tuple, dict], colours: dict[str, str], s
     else:
         for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
             ticks(lambda seconds, _: f"{seconds:g}")
-        axis.tick_params(axis="x", which="minor", labelsize=7)
+        axis.tick_params(axis="x", which="both", labelsize=8)
     tidy(axis)
     methods = [Line2D([], [], ls="none", marker=MARKERS.get(method, "X"), color="#59626d", label=METHODS.get(method, method),
                       markersize=8) for method in dict.fromkeys([*MARKERS, *(of for of, _ in points)])
