@@ -62,4 +62,6 @@ def test_the_figure_is_drawn_twice_alike(result, tmp_path):
 
 def test_the_papers_figures_stand_below_ours(result):
     table = cross(result)
-    assert row_of(table, "this code")[1] == "41.0 ± 1.4" and row_of(table, "CVPR 2024")[1] == "58.1"
+    place = row_of(table, "resnet18", "swin_t").index("swin_t")
+    assert row_of(table, "this code")[place] == "41.0 ± 1.4" and row_of(table, "CVPR 2024")[place] == "58.1"
+    assert row_of(table, "this code")[1] == "not run"
