@@ -31,12 +31,11 @@ def draw_shifts(count: int, source: tuple[int, int], size: int, rng: np.random.G
 
 def shifted_views(padded: ImageSet, size: int, seed: int, *, flip: float, mix: str = "none"):
     """Views of `size` pixels anywhere in the padded images, drawn anew every epoch: `drawn_views` with another kind of crop."""
-    device, source = padded.images.device, tuple(padded.images.shape[-2:])
-
     def epoch_of(epoch: int):
         rng = np.random.default_rng(seed_for(seed, "views", epoch))
-        drawn = draw_epoch(len(padded), source, size, rng, flip=flip, mix=mix)
-        return replace(drawn, crop=torch.from_numpy(draw_shifts(len(padded), source, size, rng))).to(device), None
+        drawn = draw_epoch(len(padded), padded.source, size, rng, flip=flip, mix=mix)
+        shifts = torch.from_numpy(draw_shifts(len(padded), padded.source, size, rng))
+        return replace(drawn, crop=shifts).to(padded.device), None
     return epoch_of
 
 

@@ -91,6 +91,8 @@ def draw_storage(result: dict, path: Path) -> None:
     """Accuracy against bytes of labels, one mark per way to keep them."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
+
+    from continual.plots import save, tidy
     figure = Figure(figsize=(6.6, 4.2), dpi=170, layout="constrained")
     axis = figure.subplots()
     for kept, one in storage_points(result).items():
@@ -106,11 +108,9 @@ def draw_storage(result: dict, path: Path) -> None:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel="soft labels (kB)", ylabel="accuracy of ResNet-18 (%)")
-    axis.grid(color="#e3e7eb", lw=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+    tidy(axis)
     axis.margins(x=0.12)
-    figure.savefig(path, metadata={"Software": None})
+    save(figure, path)
 
 
 def family_of(kept: str, logits: str, epochs: str) -> tuple[str, str, str]:
