@@ -2,17 +2,19 @@
 # CIFAR-10 from the prior to the tables: a latent diffusion model of our own, prototypes and images, a teacher and its soft labels,
 # students, continual learning; every arm beside random real images of the same count. DATA is a folder with train/<class>/* and
 # test/<class>/* (PNG or JPEG). SCALE=full is for one GPU of an H200's class; SCALE=small for two cores, with a smaller prior, a
-# ResNet-18 teacher with ImageNet's stem, 10 images per class and short schedules (each row's result says what it had).
-# A checkpoint made before is named by PRIOR, a teacher by TEACHER. PARTS runs a part of it; the same command resumes. Then:
+# ResNet-18 teacher with ImageNet's stem, 10 images per class, short schedules (each row's result says what it had), and streams
+# tested on 200 images of each class. A checkpoint made before is named by PRIOR, a teacher by TEACHER; what is not there is trained,
+# both side by side. PARTS runs a part of it; the same command resumes. Then:
 # python -m scripts.collect runs/study-cifar10 misc/results/cifar10.json
 # python -m scripts.tables
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/set_up.sh
+. scripts/fewer_tests.sh
 
 SCALE=${SCALE:-full}
 DATA=${DATA:-${CIFAR10_JPEG:-data/cifar10}}
-PARTS=${PARTS:-prior teacher sets judge students continual}
+PARTS=${PARTS:-models sets judge students continual}
 SEEDS=${SEEDS:-0 1 2}            # of students and streams; one distilled and one random set serve all
 STRENGTH=${STRENGTH:-0.5}
 GUIDANCE=${GUIDANCE:-2}
@@ -23,12 +25,14 @@ full)
     IPCS=${IPCS:-10 50 500} MODELS=${MODELS:-resnet18 resnet50 convnet_d3_w128}
     EPOCHS=${EPOCHS:-300} STEM=${STEM:-cifar} TEACHER_EPOCHS=${TEACHER_EPOCHS:-60}
     BUFFER=${BUFFER:-500} REAL_EPOCHS=${REAL_EPOCHS:-10} SMALL_EPOCHS=${SMALL_EPOCHS:-40} CONTINUAL_IPC=${CONTINUAL_IPC:-500}
+    START_STEPS=${START_STEPS:-400} TEST_PER_CLASS=${TEST_PER_CLASS:-all} JUDGED=${JUDGED:-2000} JUDGE_STEPS=${JUDGE_STEPS:-50}
     JOBS=${JOBS:-4} ;;
 small)
     STUDY=${STUDY:-runs/study-cifar10-small}
     IPCS=${IPCS:-10} MODELS=${MODELS:-resnet18 convnet_d3_w128}
     EPOCHS=${EPOCHS:-100} STEM=${STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-6}
     BUFFER=${BUFFER:-200} REAL_EPOCHS=${REAL_EPOCHS:-0.2} SMALL_EPOCHS=${SMALL_EPOCHS:-40} CONTINUAL_IPC=${CONTINUAL_IPC:-10}
+    START_STEPS=${START_STEPS:-100} TEST_PER_CLASS=${TEST_PER_CLASS:-200} JUDGED=${JUDGED:-1000} JUDGE_STEPS=${JUDGE_STEPS:-20}
     JOBS=${JOBS:-2}
     export VAE_CHANNELS="${VAE_CHANNELS:-24 48 64}" UNET_CHANNELS="${UNET_CHANNELS:-64 128}" BATCH="${BATCH:-64}"
     export VAE_STEPS="${VAE_STEPS:-500}" UNET_STEPS="${UNET_STEPS:-1200}"
@@ -52,8 +56,11 @@ block() {                        # the commands of a part, side by side where an
 distilled() { echo "$STUDY/distilled/folder_ipc$1_$1_s${STRENGTH}_g$(awk "BEGIN{printf \"%.1f\", $GUIDANCE}")_kmexpand1"; }
 random() { echo "$STUDY/distilled/folder_random_ipc$1"; }
 
-prior() {
+models() {
+    pending=
+    [ -f "$TEACHER/manifest.json" ] || { block teacher & pending=$!; }
     [ -d "$PRIOR/unet" ] || DATASET=folder DATA=$DATA OUTPUT_DIR=$PRIOR sh distillation/train_ldm_cifar10.sh
+    [ -z "$pending" ] || wait "$pending"
 }
 
 teacher() {
@@ -77,8 +84,9 @@ sets() {
 
 judge() {
     IPC=${IPCS##* }
-    echo "scripts.judge $SOURCE --diffusion_checkpoints_path $PRIOR --teacher $TEACHER --images 2000 --batch_size 250" \
-        "--guidance_scale $GUIDANCE --num_inference_steps 50 --distilled $(distilled "$IPC") --output $STUDY/judge.json"
+    echo "scripts.judge $SOURCE --diffusion_checkpoints_path $PRIOR --teacher $TEACHER --images $JUDGED --batch_size 250" \
+        "--guidance_scale $GUIDANCE --num_inference_steps $JUDGE_STEPS --distilled $(distilled "$IPC")" \
+        "--output $STUDY/judge.json"
 }
 
 students() {
@@ -106,9 +114,10 @@ students() {
 
 continual() {                    # Task Arithmetic from a start that was trained on the distilled set, the same for all streams
     for SEED in $SEEDS; do
-        RUNS="continual.train_continual $SOURCE --seed $SEED --arch resnet18 --stem $STEM --size 32 --tasks 5 --bf16 --flip 0.5"
-        RUNS="$RUNS --batch-size 32 --replay-batch-size 32 --buffer-size $BUFFER --distilled $(distilled "$CONTINUAL_IPC")"
-        RUNS="$RUNS --random $(random "$CONTINUAL_IPC") --output-dir $STUDY/continual --start-steps 400"
+        RUNS="continual.train_continual --dataset folder --data_dir $STREAMS --seed $SEED --arch resnet18 --stem $STEM --size 32"
+        RUNS="$RUNS --tasks 5 --bf16 --flip 0.5 --batch-size 32 --replay-batch-size 32 --buffer-size $BUFFER"
+        RUNS="$RUNS --distilled $(distilled "$CONTINUAL_IPC")"
+        RUNS="$RUNS --random $(random "$CONTINUAL_IPC") --output-dir $STUDY/continual --start-steps $START_STEPS"
         echo "$RUNS --method $METHODS --stream real random distilled --epochs $REAL_EPOCHS $SMALL_EPOCHS $SMALL_EPOCHS"
         echo "$RUNS --method er agem task_arithmetic --stream random distilled --epochs $SMALL_EPOCHS --labels soft" \
             "--teacher $TEACHER"
@@ -118,9 +127,12 @@ continual() {                    # Task Arithmetic from a start that was trained
 
 for PART in $PARTS; do
     case $PART in
-    prior) prior ;;
-    teacher) if [ ! -f "$TEACHER/manifest.json" ]; then block teacher; fi ;;
-    sets | judge | students | continual) block "$PART" ;;
-    *) echo "PARTS: expected prior, teacher, sets, judge, students or continual, found $PART" >&2; exit 2 ;;
+    models) models ;;
+    sets | judge | students) block "$PART" ;;
+    continual)
+        STREAMS=$DATA
+        [ "$TEST_PER_CLASS" = all ] || { STREAMS=$STUDY/streams; fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"; }
+        block "$PART" ;;
+    *) echo "PARTS: expected models, sets, judge, students or continual, found $PART" >&2; exit 2 ;;
     esac
 done

@@ -9,6 +9,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/set_up.sh
+. scripts/fewer_tests.sh
 
 CIFAR10_JPEG=${CIFAR10_JPEG:?expected a folder with train/<class>/ and test/<class>/}
 STUDY=${STUDY:-runs/study-order}
@@ -21,16 +22,8 @@ FLAGS=${FLAGS---bf16}
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export OMP_NUM_THREADS
 
-if [ ! -d "$STUDY/data/test" ]; then
-    mkdir -p "$STUDY/data/part"
-    cp -R "$CIFAR10_JPEG/train" "$STUDY/data/"
-    for class in "$CIFAR10_JPEG"/test/*/; do
-        kept="$STUDY/data/part/$(basename "$class")"
-        mkdir -p "$kept"
-        find "$class" -type f | sort | head -n "$TEST_PER_CLASS" | xargs -I{} cp {} "$kept/"
-    done
-    mv "$STUDY/data/part" "$STUDY/data/test"
-fi
+mkdir -p "$STUDY"
+fewer_tests "$CIFAR10_JPEG" "$STUDY/data" "$TEST_PER_CLASS"
 
 runs() {                         # buffer images, flags that name the methods ...
     buffer=$1; shift
