@@ -44,18 +44,16 @@ def main(args):
     result = read_json(output) if output.exists() else {"kind": "faults", "seed": args.seed, "kills": [], "cases": []}
     faults.write_images(work / "images")
     stages = faults.stages(work)
-    seconds = {}
-    for stage in tqdm(stages, desc="undisturbed", unit="run", disable=None):
-        seconds[stage.name] = faults.undisturbed(stage, work)
+    arms = [(stage, processes) for stage in stages for processes in stage.processes]
+    seconds = [faults.undisturbed(stage, processes, work)
+               for stage, processes in tqdm(arms, desc="undisturbed", unit="run", disable=None)]
 
     def save():
         result.update(code=code_version(), packages=package_versions(), hardware=hardware())
         write_json(output, result)
-    arms = [(stage, processes) for stage in stages for processes in stage.processes]
     with tqdm(total=args.kills, initial=len(result["kills"]), desc="kills", unit="kill", disable=None) as bar:
         for place in range(len(result["kills"]), args.kills):
-            stage, processes = arms[place % len(arms)]
-            result["kills"].append(faults.kill(stage, processes, seconds[stage.name], args.seed, place, work))
+            result["kills"].append(faults.kill(*arms[place % len(arms)], seconds[place % len(arms)], args.seed, place, work))
             save()
             bar.set_postfix(same=sum(one["same"] for one in result["kills"]))
             bar.update()

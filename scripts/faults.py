@@ -26,17 +26,24 @@ Case = tuple[str, str, Callable[[], dict]]  # the fault, the stage, and what tri
 
 @dataclass(frozen=True)
 class Stage:
-    """A command with small settings, but for the folder it writes to; and with how many processes it can run."""
+    """A command with small settings, but for the folder it writes to; with how many processes it is tried, and whether so many
+    write what one writes (training adds gradients up in another order).
+    """
 
     name: str
     module: str
     flags: list[str]
     output_flag: str
     processes: tuple[int, ...] = field(default=(1,))
+    alike: bool = True
 
     def words(self, output: Path) -> list[str]:
         """The command line that writes below `output`."""
         return [self.module, *self.flags, self.output_flag, str(output)]
+
+    def undisturbed(self, processes: int, work: Path) -> Path:
+        """Where its undisturbed run lies."""
+        return work / "undisturbed" / (self.name if self.alike or processes == 1 else f"{self.name}-{processes}")
 
 
 def write_images(folder: Path, train: int = 6, test: int = 2) -> None:
@@ -154,12 +161,13 @@ def _work(words: list[str], environment: dict, group: int, log: Path) -> int:
     return run_command(words)
 
 
-def undisturbed(stage: Stage, work: Path) -> float:
+def undisturbed(stage: Stage, processes: int, work: Path) -> float:
     """Run a stage to its end, unless it is done; returns the seconds that took."""
-    folder, note = work / "undisturbed" / stage.name, work / "undisturbed" / f"{stage.name}.seconds"
+    folder = stage.undisturbed(processes, work)
+    note = folder.with_name(f"{folder.name}.seconds")
     if not note.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        attempt = Attempt(stage.words(folder), 1, work / "logs" / f"{stage.name}.log")
+        attempt = Attempt(stage.words(folder), 1 if stage.alike else processes, work / "logs" / f"{folder.name}.log")
         if attempt.finish():
             raise RuntimeError(f"{stage.name}: expected exit code 0, found {attempt.codes}, see {attempt.log}")
         note.write_text(f"{time.perf_counter() - attempt.began:.3f}")
@@ -189,7 +197,7 @@ def resumed(stage: Stage, processes: int, folder: Path, work: Path, name: str) -
     """Give the same command again and compare with the undisturbed run; what went wrong is kept."""
     attempt = Attempt(stage.words(folder), processes, work / "logs" / "resumed.log")
     code = attempt.finish()
-    found, wanted = contents(folder), contents(work / "undisturbed" / stage.name)
+    found, wanted = contents(folder), contents(stage.undisturbed(processes, work))
     differ = sorted(path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path))
     if code or differ:
         shutil.copytree(folder, work / "wrong" / name, dirs_exist_ok=True)
@@ -229,7 +237,7 @@ def disk_case(stage: Stage, work: Path, full: bool) -> dict:
     """One of them, on a tmpfs."""
     folder = work / "disk"
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = sum(path.stat().st_size for path in (work / "undisturbed" / stage.name).rglob("*") if path.is_file())
+    wanted = sum(path.stat().st_size for path in stage.undisturbed(1, work).rglob("*") if path.is_file())
     try:
         mount("-t", "tmpfs", "-o", f"size={max(16, wanted // 2048)}k" if full else "ro", "tmpfs", folder)
     except (OSError, subprocess.CalledProcessError) as error:
