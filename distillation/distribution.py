@@ -51,7 +51,7 @@ def _tell(accelerator, outcome: int) -> int:
     """What the main process says, on every process."""
     import torch
     from accelerate.utils import broadcast
-    with _peers():
+    with peers():
         return int(broadcast(torch.tensor([outcome], device=accelerator.device)))
 
 
@@ -88,7 +88,7 @@ def _claimed(claim: Path) -> bool:
 def all_done(folder: Path, accelerator, share: bool = False) -> bool:
     """Wait until every process is through; True on the one that is to write the manifest, which then has the folder alone."""
     if accelerator.num_processes > 1:
-        with _peers():
+        with peers():
             accelerator.wait_for_everyone()
     if not share or not accelerator.is_main_process:
         return accelerator.is_main_process
@@ -107,11 +107,14 @@ def all_done(folder: Path, accelerator, share: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def _peers():
+def peers():
     """Turn what a collective operation fails with when another process of the job is gone into one line."""
+    import torch
     try:
         yield
     except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
         stop_if_asked()
         raise ConnectionError("another process of this job ended before its work was done; what is finished stays, the same "
                               "command continues") from error

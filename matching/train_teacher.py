@@ -63,21 +63,22 @@ def main(args):
 
     from distillation.architectures import channels_last, seeded
     from distillation.datasets import load_split
-    from distillation.distribution import require_one_process
-    from distillation.manifest import begin
+    from distillation.distribution import begin_together
     from distillation.optimisation import averaged
+    from distillation.team import Team
     from matching.image_set import real_images
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, hard_loss_of, train
 
     accelerator = Accelerator()
-    require_one_process(accelerator, "train_teacher")
+    team = Team(accelerator)
     train_split, test_split = (load_split(split=part, **dataset_flags(args)) for part in ("train", "test"))
     images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device)
                     for split in (train_split, test_split))
     folder, config = Path(args.output_dir), configuration(args, images, test)
     network = seeded(args.arch, len(images.classes), args.stem, args.seed, args.input_size).to(accelerator.device)
     seen, epoch_of, alter = views_of(args, images)
-    if begin(folder, "teacher", config):
+    team.check_rows(len(images), args.batch_size)
+    if begin_together(folder, "teacher", config, accelerator):
         print(f"{folder}: complete, nothing to do")
         return
     network = channels_last(network) if args.bf16 else network
@@ -86,8 +87,10 @@ def main(args):
                  make_optimizer(network, args.optimizer, config["learning_rate"], config["weight_decay"], args.momentum),
                  epochs=args.epochs, batch_size=args.batch_size, size=args.input_size, schedule=SCHEDULES[args.schedule],
                  rate_per_step=args.schedule == "one-cycle", bf16=args.bf16, average=average, alter=alter,
-                 state_path=folder / STATE, metrics_path=folder / METRICS, name="teacher", save_seconds=args.save_seconds)
-    finish_model(folder, "teacher", average.module if average else network, images, test, config, done)
+                 state_path=folder / STATE, metrics_path=folder / METRICS, name="teacher", save_seconds=args.save_seconds,
+                 team=team)
+    if team.main:
+        finish_model(folder, "teacher", average.module if average else network, images, test, config, done)
 
 
 def configuration(args, images, test) -> dict:

@@ -128,9 +128,9 @@ def main(args):
 
     from distillation.architectures import channels_last, seeded
     from distillation.distilled_set import check_class_names
-    from distillation.distribution import require_one_process
-    from distillation.manifest import begin
+    from distillation.distribution import begin_together
     from distillation.optimisation import averaged
+    from distillation.team import Team
     from distillation.verification import strictly
     from matching.image_set import real_images
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, train
@@ -138,7 +138,7 @@ def main(args):
     from validate.protocols import ORIGINAL, resolve
 
     accelerator = Accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
-    require_one_process(accelerator, "train_FKD")
+    team = Team(accelerator)
     if args.strict:
         strictly([args.train_dir, args.fkd_path, args.teacher], CHECKS)
     stored = stored_views(args)
@@ -153,7 +153,8 @@ def main(args):
     check_class_names(images.name, images.classes, test_split.name, test_split.classes)
     epoch_of, loss_of = labelled(settings, images)
     network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
-    if begin(folder, "student", config):
+    team.check_rows(len(images), settings.batch_size, settings.gradient_accumulation_steps)
+    if begin_together(folder, "student", config, accelerator):
         print(f"{folder}: complete, nothing to do")
         return
     test = real_images(test_split, size, args.workers, "centre").to(accelerator.device)
@@ -164,9 +165,10 @@ def main(args):
                  batch_size=settings.batch_size, size=size, schedule=SCHEDULES[settings.lr_schedule],
                  state_path=folder / STATE, name="student", chunks=settings.gradient_accumulation_steps, bf16=args.bf16,
                  average=average, metrics_path=folder / METRICS, log=lambda line: accelerator.log(line, step=line["epoch"]),
-                 save_seconds=args.save_seconds)
-    top1 = finish_model(folder, "student", average.module if average else network, images, test, config, done)
-    accelerator.log({"test_accuracy": top1}, step=settings.epochs)
+                 save_seconds=args.save_seconds, team=team)
+    if team.main:
+        top1 = finish_model(folder, "student", average.module if average else network, images, test, config, done)
+        accelerator.log({"test_accuracy": top1}, step=settings.epochs)
     accelerator.end_training()
 
 
