@@ -137,14 +137,13 @@ def schedule_of(args) -> str:
 
 
 def main(args):
-    from accelerate import Accelerator
-
     from continual.experiment import perform
     from continual.plan import plan
     from continual.result import table_row
+    from distillation.distribution import my_share, new_accelerator
     from distillation.verification import strictly
     from matching.verification import CHECKS
-    accelerator = Accelerator()
+    accelerator = new_accelerator()
     if args.strict:
         start = None if args.start in STARTS else args.start
         strictly([args.distilled, args.random, args.teacher, start], CHECKS)
@@ -152,11 +151,12 @@ def main(args):
     sources, teacher = load_sources(args, accelerator.device)
     runs = [run_of(args, sources, method, place, seed)
             for seed in args.seed for method in args.method for place in range(len(args.stream))]
-    print(f"images ready in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
+    accelerator.print(f"images ready in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
     if args.dry_run:
-        print("\n".join(plan(runs, sources, accelerator.device, teacher)))
+        if accelerator.is_main_process:
+            print("\n".join(plan(runs, sources, accelerator.device, teacher)))
         return
-    for one in runs[accelerator.process_index::accelerator.num_processes]:
+    for one in my_share(runs, accelerator, [each.cost for each in runs]):  # one run is small for several processes
         result = perform(one, sources, Path(args.output_dir), accelerator.device, args.save_seconds, teacher)
         print(table_row(result) if result else f"{Path(args.output_dir) / one.name}: complete, skipped")
 

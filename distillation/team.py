@@ -1,6 +1,6 @@
 """Several processes that train one network: each takes its rows of every batch, and gradients are averaged over all.
 
-N processes take the steps that one takes, with the same batches, draws and learning rates; only sums are taken in another order.
+N processes take the steps that one takes, with the same batches, draws and learning rates; sums are taken in another order.
 Except that without accelerators torch has no BatchNorm over processes, so each normalises its own rows.
 """
 
@@ -35,8 +35,8 @@ class Team:
         """Raise InputError where a process would get too few rows of a part of a batch."""
         smallest, least = images // math.ceil(images / batch_size), LEAST_ROWS * self.size * parts
         if self.size > 1 and smallest < least:
-            raise InputError(f"--batch-size: expected at least {least} images in every batch, {LEAST_ROWS} of each part for each of "
-                             f"{self.size} processes, found {smallest}")
+            raise InputError(f"--batch-size: expected at least {least} images in every batch, so that each of {self.size} "
+                             f"processes gets {LEAST_ROWS} of every part, found {smallest}")
 
     def rows(self, part: Tensor) -> Tensor:
         """This process's share of the rows [B] of a part of a batch."""

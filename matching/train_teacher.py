@@ -59,17 +59,15 @@ def parse_args():
 
 
 def main(args):
-    from accelerate import Accelerator
-
     from distillation.architectures import channels_last, seeded
     from distillation.datasets import load_split
-    from distillation.distribution import begin_together
+    from distillation.distribution import begin_together, new_accelerator
     from distillation.optimisation import averaged
     from distillation.team import Team
     from matching.image_set import real_images
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, hard_loss_of, train
 
-    accelerator = Accelerator()
+    accelerator = new_accelerator()
     team = Team(accelerator)
     train_split, test_split = (load_split(split=part, **dataset_flags(args)) for part in ("train", "test"))
     images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device)
@@ -79,7 +77,7 @@ def main(args):
     seen, epoch_of, alter = views_of(args, images)
     team.check_rows(len(images), args.batch_size)
     if begin_together(folder, "teacher", config, accelerator):
-        print(f"{folder}: complete, nothing to do")
+        accelerator.print(f"{folder}: complete, nothing to do")
         return
     network = channels_last(network) if args.bf16 else network
     average = averaged(network, args.ema) if args.ema else None

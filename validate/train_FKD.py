@@ -124,11 +124,9 @@ def label_mode(args) -> str:
 
 
 def main(args):
-    from accelerate import Accelerator
-
     from distillation.architectures import channels_last, seeded
     from distillation.distilled_set import check_class_names
-    from distillation.distribution import begin_together
+    from distillation.distribution import begin_together, new_accelerator
     from distillation.optimisation import averaged
     from distillation.team import Team
     from distillation.verification import strictly
@@ -137,7 +135,7 @@ def main(args):
     from matching.verification import CHECKS
     from validate.protocols import ORIGINAL, resolve
 
-    accelerator = Accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
+    accelerator = new_accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
     team = Team(accelerator)
     if args.strict:
         strictly([args.train_dir, args.fkd_path, args.teacher], CHECKS)
@@ -148,14 +146,14 @@ def main(args):
     filled, chosen = resolve(given, args.protocol, len(images.classes), len(images))
     settings = argparse.Namespace(**filled)
     if args.protocol:
-        print(f"protocol {args.protocol} sets {', '.join(f'{name} {value}' for name, value in chosen.items())}")
+        accelerator.print(f"protocol {args.protocol} sets {', '.join(f'{name} {value}' for name, value in chosen.items())}")
     folder, config = Path(args.output_dir), configuration(settings, images, test_split)
     check_class_names(images.name, images.classes, test_split.name, test_split.classes)
     epoch_of, loss_of = labelled(settings, images)
     network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
     team.check_rows(len(images), settings.batch_size, settings.gradient_accumulation_steps)
     if begin_together(folder, "student", config, accelerator):
-        print(f"{folder}: complete, nothing to do")
+        accelerator.print(f"{folder}: complete, nothing to do")
         return
     test = real_images(test_split, size, args.workers, "centre").to(accelerator.device)
     network = channels_last(network) if args.bf16 else network
