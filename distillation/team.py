@@ -51,7 +51,7 @@ class Team:
         elif self.main and any(isinstance(module, _BatchNorm) for module in network.modules()):
             print(f"BatchNorm of {self.size} processes without accelerators: each normalises its own rows")
         with peers():
-            return DistributedDataParallel(network, broadcast_buffers=False)  # alike already, or each of its own rows
+            return DistributedDataParallel(network, forward_sync_buffers=False)  # alike already, or of its own rows
 
     def averaging(self, joined: nn.Module, now: bool):
         """Around the forward of a part: only the last part of a batch, `now`, sends gradients; they hold the sum by then."""
