@@ -4,7 +4,8 @@
         --distilled runs/digits-ipc10 --seed 0 1 2
 
 Each combination of method, stream and seed writes `<output-dir>/<method>-<stream>-seed<k>/result.json` and what its memory
-holds in the end; the same command resumes, also in the middle of a task. Between stream and seed the folder names what is not
+holds in the end; the same command resumes, also in the middle of a task. Under `accelerate launch` runs are dealt out whole, by
+their length: one is too small to gain from several processes. Between stream and seed the folder names what is not
 as usual: `-soft` labels, `-memory-<source>`, `-class-balanced` memory, and `-steps<N>` or `-budget<S>s` where `--schedule` asks
 for it. Tested on the real test split: Class-IL and Task-IL accuracy matrices.
 """

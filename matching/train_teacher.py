@@ -3,7 +3,8 @@
     python -m matching.train_teacher --dataset digits --arch resnet18 --output-dir runs/teacher
 
 Writes model.safetensors, metrics.jsonl (a line per epoch), result.json and manifest.json. For ImageNet take torchvision's
-weights instead (generate_soft_label --weights IMAGENET1K_V1). The same command resumes.
+weights instead (generate_soft_label --weights IMAGENET1K_V1). The same command resumes. Under `accelerate launch` each process
+takes its rows of every batch; for digits and images of CIFAR's size one device is the better choice.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def parse_args():
     parser.add_argument("-j", "--workers", default=4, type=int, help="threads decoding images")
     parser.add_argument("--output-dir", default="runs/teacher", help="folder of the model")
     # training
-    parser.add_argument("-b", "--batch-size", default=64, type=int)
+    parser.add_argument("-b", "--batch-size", default=64, type=int, help="images a step, over all processes")
     parser.add_argument("--epochs", default=10, type=int)
     parser.add_argument("--optimizer", default="adamw", choices=tuple(OPTIMIZERS), help="sgd: with Nesterov momentum")
     parser.add_argument("-lr", "--learning-rate", default=None, type=float, help="the highest (default: AdamW 1e-3, SGD 0.1)")

@@ -29,8 +29,8 @@ from matching.training import cosine, drawn_views, hard_loss_of, train
 from scripts.batch import free_port, run_command
 from scripts.faults import launched
 
-# what is left between two orders of the same float32 sums, after a dozen steps of SGD: on random images, and on flat ones, where
-# instance norm magnifies it
+# what is left between two orders of the same float32 sums after a dozen steps of SGD (seen: 2.4e-7); and where instance norm
+# magnifies it, in areas cut out of flat images (seen: 2.0e-4). Processes' rows weighted wrongly make a difference of 1e-2
 CLOSE, CLOSE_ON_FLAT = 2e-6, 1e-3
 
 
@@ -85,9 +85,7 @@ def differences(one, other) -> float:
     """The largest difference of two models' weights."""
     first, second = (read_tensors(folder / "model.safetensors") for folder in (one, other))
     assert first.keys() == second.keys()
-    largest = max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
-    print('SEEN', largest)
-    return largest
+    return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
 
 def result_of(folder) -> dict:
@@ -208,7 +206,7 @@ def test_a_student_of_several_processes_is_that_of_one(request, image_data, dist
              "convnet_d2_w8", "--epochs", 4, "--batch-size", 36, "--sgd", "-lr", 0.1, "--cluster-weights", *source]
     for name, count in (("one", 1), ("several", processes)):
         Job(count, tmp_path / f"{name}.log", *words, "--output-dir", tmp_path / name).finish()
-    assert differences(tmp_path / "one", tmp_path / "several") < CLOSE_ON_FLAT
+    assert differences(tmp_path / "one", tmp_path / "several") < CLOSE
 
 
 def test_a_teacher_with_batch_norm_is_as_good(tmp_path):

@@ -4,6 +4,7 @@
         --model resnet18 --epochs 60 --batch-size 50 --dataset digits --output-dir runs/student
 
 Writes model.safetensors, result.json (last-epoch accuracy on the real test split) and manifest.json. The same command resumes.
+Under `accelerate launch` each process takes its rows of every batch; for small images and batches one device is the better choice.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def parse_args():
                         help="fill what is not given as this paper does; what it sets is printed")
     parser.add_argument("--model", default="resnet18", help="torchvision's name of the student, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
-    parser.add_argument("--batch-size", default=None, type=int, help="default: 1024")
+    parser.add_argument("--batch-size", default=None, type=int, help="images a step, over all processes (default: 1024)")
     parser.add_argument("--gradient-accumulation-steps", default=None, type=int, help="parts of a batch (default: 1)")
     parser.add_argument("--epochs", default=None, type=int, help="default: 300")
     parser.add_argument("--seed", default=0, type=int, help="seed of the weights (and of the views with hard labels)")
