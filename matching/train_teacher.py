@@ -4,7 +4,7 @@
 
 Writes model.safetensors, metrics.jsonl (a line per epoch), result.json and manifest.json. For ImageNet take torchvision's
 weights instead (generate_soft_label --weights IMAGENET1K_V1). The same command resumes. Under `accelerate launch` each process
-takes its rows of every batch; for digits and images of CIFAR's size one device is the better choice.
+takes its rows of every batch; for digits and images of CIFAR's size one device is better.
 """
 
 import argparse

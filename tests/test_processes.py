@@ -17,7 +17,9 @@ import pytest
 import torch
 from conftest import artefact
 from test_resume import manifest_of
+from tiny_continual import RECIPE, tiny, write_data
 
+from continual.runs import Run
 from distillation.architectures import seeded
 from distillation.datasets import load_split
 from distillation.distribution import dealt, my_share, new_accelerator
@@ -123,6 +125,22 @@ def test_classes_of_unequal_folders_are_divided_evenly_by_images(own_image_data)
     assert sizes == list(range(14, 2, -1))
     shares = [my_share(list(range(12)), SimpleNamespace(num_processes=3, process_index=place), sizes) for place in range(3)]
     assert [sum(sizes[label] for label in share) for share in shares] == [34, 34, 34]
+
+
+def test_continual_runs_are_dealt_whole_by_their_length(tmp_path):
+    def cost(method, **length):
+        return Run(method, "real", "real", 0, 2, "seeded", "resnet18", "imagenet", 32, **{"steps": None, **length},
+                   buffer_size=8, recipe=RECIPE, merging=None).cost
+    assert [cost(method, steps=10) for method in ("joint", "er", "derpp")] == [80, 160, 240]
+    assert cost("er", budget_seconds=7.5) == 7.5
+
+    words = tiny(write_data(tmp_path), tmp_path / "runs", "--method", "finetune", "er", "--stream", "real", "distilled",
+                 "--tasks", 2)
+    job = Job(3, tmp_path / "log", "continual.train_continual", *words).finish()
+    assert job.said().count("4 runs in") == 1
+    names = [f"{method}-{stream}-seed0" for method in ("finetune", "er") for stream in ("real", "distilled")]
+    assert all((tmp_path / "runs" / name / "manifest.json").exists() for name in names)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()) == sorted(names)
 
 
 # stages 1 to 3: the same bytes

@@ -4,7 +4,7 @@
         --model resnet18 --epochs 60 --batch-size 50 --dataset digits --output-dir runs/student
 
 Writes model.safetensors, result.json (last-epoch accuracy on the real test split) and manifest.json. The same command resumes.
-Under `accelerate launch` each process takes its rows of every batch; for small images and batches one device is the better choice.
+Under `accelerate launch` each process takes its rows of every batch; for small images or batches one device is better.
 """
 
 import argparse
@@ -156,7 +156,7 @@ def main(args):
     if begin_together(folder, "student", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
-    test = real_images(test_split, size, args.workers, "centre").to(accelerator.device)
+    test = real_images(test_split, size, args.workers, "centre").to(accelerator.device) if team.main else None
     network = channels_last(network) if args.bf16 else network
     average = averaged(network, args.ema) if args.ema else None
     accelerator.init_trackers(args.wandb_project or "train_FKD", plain(config))
