@@ -9,13 +9,12 @@ import math
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from distillation.distribution import peers
 from distillation.entry import InputError, stop_asked
 
-LEAST_ROWS = 2  # for a process in a part of a batch: BatchNorm finds no variance in one
+LEAST_ROWS = 2  # of a part of a batch for a process: BatchNorm finds no variance in one
 
 
 class Team:
@@ -48,7 +47,7 @@ class Team:
             return network
         if next(network.parameters()).device.type != "cpu":
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # inside the network, which keeps its parameters and their names
-        elif self.main and any(isinstance(module, _BatchNorm) for module in network.modules()):
+        elif self.main and any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
             print(f"BatchNorm of {self.size} processes without accelerators: each normalises its own rows")
         with peers():
             return DistributedDataParallel(network, forward_sync_buffers=False)  # alike already, or of its own rows
