@@ -4,6 +4,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 
 from continual.training import Recipe
 
+REPLAYS = {"er": 1, "agem": 1, "derpp": 2}  # memory batches that a method takes beside each of the stream's
 
 @dataclass(frozen=True)
 class Merging:
@@ -65,6 +66,12 @@ class Run:
                  f"memory-{self.buffer_source}" if self.buffer_source != self.stream else None,
                  self.buffer if self.buffer != "reservoir" else None, schedule if self.schedule_in_name else None)
         return "-".join(part for part in (*parts, f"seed{self.seed}") if part)
+
+    @property
+    def cost(self) -> float:
+        """What training takes relative to other runs of the same network: images a step times steps, or seconds, of a task."""
+        replayed = self.recipe.replay_batch_size * REPLAYS.get(self.method, 0)
+        return self.budget_seconds or self.steps * (self.recipe.batch_size + replayed)
 
 
 def settings(record) -> dict:

@@ -4,7 +4,8 @@
         --distilled runs/digits-ipc10 --seed 0 1 2
 
 Each combination of method, stream and seed writes `<output-dir>/<method>-<stream>-seed<k>/result.json` and what its memory
-holds in the end; the same command resumes, also in the middle of a task. Between stream and seed the folder names what is not
+holds in the end; the same command resumes, also in the middle of a task. Under `accelerate launch` runs are dealt out whole, by
+their length: one is too small to gain from several processes. Between stream and seed the folder names what is not
 as usual: `-soft` labels, `-memory-<source>`, `-class-balanced` memory, and `-steps<N>` or `-budget<S>s` where `--schedule` asks
 for it. Tested on the real test split: Class-IL and Task-IL accuracy matrices.
 """
@@ -137,14 +138,13 @@ def schedule_of(args) -> str:
 
 
 def main(args):
-    from accelerate import Accelerator
-
     from continual.experiment import perform
     from continual.plan import plan
     from continual.result import table_row
+    from distillation.distribution import my_share, new_accelerator
     from distillation.verification import strictly
     from matching.verification import CHECKS
-    accelerator = Accelerator()
+    accelerator = new_accelerator()
     if args.strict:
         start = None if args.start in STARTS else args.start
         strictly([args.distilled, args.random, args.teacher, start], CHECKS)
@@ -152,11 +152,12 @@ def main(args):
     sources, teacher = load_sources(args, accelerator.device)
     runs = [run_of(args, sources, method, place, seed)
             for seed in args.seed for method in args.method for place in range(len(args.stream))]
-    print(f"images ready in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
+    accelerator.print(f"images ready in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
     if args.dry_run:
-        print("\n".join(plan(runs, sources, accelerator.device, teacher)))
+        if accelerator.is_main_process:
+            print("\n".join(plan(runs, sources, accelerator.device, teacher)))
         return
-    for one in runs[accelerator.process_index::accelerator.num_processes]:
+    for one in my_share(runs, accelerator, [each.cost for each in runs]):  # one run is small for several processes
         result = perform(one, sources, Path(args.output_dir), accelerator.device, args.save_seconds, teacher)
         print(table_row(result) if result else f"{Path(args.output_dir) / one.name}: complete, skipped")
 

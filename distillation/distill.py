@@ -49,17 +49,15 @@ def parse_args():
 
 
 def main(args):
-    from accelerate import Accelerator
-
     from distillation.datasets import load_split
-    from distillation.distribution import all_done, begin_together
+    from distillation.distribution import all_done, begin_together, new_accelerator
     from distillation.image_maker import ImageMaker
     from distillation.manifest import read_json
     from distillation.synthesis import check_latent_shape
     from distillation.verification import own_checkpoint, strictly
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
-    accelerator = Accelerator()
+    accelerator = new_accelerator()
     if args.strict:
         strictly([args.filter_teacher, own_checkpoint(args.diffusion_checkpoints_path)])
     split = load_split(split="train", **dataset_flags(args))
@@ -75,7 +73,7 @@ def main(args):
     if begin_together(folder, "distilled", config, accelerator, args.share):
         if accelerator.is_main_process:
             clear_parts(folder)
-        print(f"{folder}: complete, nothing to do")
+        accelerator.print(f"{folder}: complete, nothing to do")
         return
     seconds: dict[str, float] = {}
     maker = ImageMaker(pipeline, split.classes, folder, config, teacher, args.num_workers)
@@ -97,7 +95,8 @@ def distil(encoder, maker, split, size: int, args, accelerator, seconds: dict) -
     def done(group: list[int]) -> bool:
         return all(part_file(maker.folder, label).exists() for label in group)
     # whole groups are made again after an interruption: rounding may depend on a batch's size
-    for mine in to_do(groups, done, accelerator, maker.folder, args.share):
+    costs = [cost(group, split, args) for group in groups]
+    for mine in to_do(groups, done, accelerator, maker.folder, args.share, costs):
         ends, found = {group[-1]: group for group in mine}, {}
         wanted = [label for group in mine for label in group]
         for label, prototypes in prototypes_of(encoder, split, wanted, size, args, seconds):
@@ -125,8 +124,17 @@ def make_group(maker, labels: list[int], prototypes: dict, args) -> dict[int, li
 
 def classes_together(args) -> int:
     """How many classes fill a batch."""
-    per_class = args.ipc * (args.repeats or 1) * (args.candidates if args.filter_teacher else 1)
-    return max(1, args.batch_size // per_class)
+    return max(1, args.batch_size // denoised(args))
+
+
+def denoised(args) -> int:
+    """Images denoised per class."""
+    return args.ipc * (args.repeats or 1) * (args.candidates if args.filter_teacher else 1)
+
+
+def cost(group: list[int], split, args) -> int:
+    """Passes through a network: of every real image of the classes through the encoder, of what is denoised at every step."""
+    return sum(len(split.rows_of(label)) for label in group) + len(group) * denoised(args) * args.num_inference_steps
 
 
 def part_file(folder: Path, label: int) -> Path:

@@ -71,11 +71,9 @@ def check_prototype_flags(args) -> None:
 
 
 def main(args):
-    from accelerate import Accelerator
-
     from distillation.checkpoints import load_pipeline
     from distillation.datasets import load_split
-    from distillation.distribution import all_done, begin_together, to_do
+    from distillation.distribution import all_done, begin_together, new_accelerator, to_do
     from distillation.prototypes import class_file, folder_name, write_class
     from distillation.verification import own_checkpoint, strictly
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
@@ -84,7 +82,7 @@ def main(args):
         strictly([own_checkpoint(args.diffusion_checkpoints_path)])
     split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
-    accelerator = Accelerator()
+    accelerator = new_accelerator()
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, accelerator.device, args.dtype,
                              args.revision)
     size = checked_size(pipeline, args.size)
@@ -92,7 +90,7 @@ def main(args):
     folder = Path(args.save_prototype_path) / name
     config = configuration(args, split, size)
     if begin_together(folder, "prototypes", config, accelerator, args.share):
-        print(f"{folder}: complete, nothing to do")
+        accelerator.print(f"{folder}: complete, nothing to do")
     else:
         seconds: dict[str, float] = {}
         files = [folder / class_file(label, entry["name"]) for label, entry in enumerate(split.classes)]
@@ -100,7 +98,8 @@ def main(args):
         if there and accelerator.is_main_process:
             print(f"{folder}: {there} of {len(files)} classes are there already")
         labels = list(range(len(files)))
-        for mine in to_do(labels, lambda label: files[label].exists(), accelerator, folder, args.share):
+        costs = [len(split.rows_of(label)) for label in labels]
+        for mine in to_do(labels, lambda label: files[label].exists(), accelerator, folder, args.share, costs):
             for label, found in prototypes_of(pipeline, split, mine, size, args, seconds):
                 write_class(folder, label, split.classes[label]["name"], found)
                 stop_if_asked()

@@ -96,10 +96,9 @@ def check_synthesis_flags(args) -> None:
 
 
 def main(args):
-    from accelerate import Accelerator
-
+    from distillation.distribution import new_accelerator
     from distillation.verification import own_checkpoint, strictly
-    accelerator = Accelerator()
+    accelerator = new_accelerator()
     if args.strict:
         strictly([args.prototype_path, args.filter_teacher, own_checkpoint(args.diffusion_checkpoints_path)])
     if args.method in REAL:
@@ -124,7 +123,7 @@ def choose_real(args, accelerator) -> None:
     config = {**{name: getattr(args, name) for name in ("method", "dataset", "ipc", "seed", "image_format")},
               "image_size": size, "data": split.identity(), **settings}
     if begin_together(folder, "distilled", config, accelerator, args.share):
-        print(f"{folder}: complete, nothing to do")
+        accelerator.print(f"{folder}: complete, nothing to do")
         return
     started = time.perf_counter()
     rows = [[row(label, entry["name"], place, 0, args.seed, 1 / args.ipc, args.image_format) for place in range(args.ipc)]
@@ -132,7 +131,8 @@ def choose_real(args, accelerator) -> None:
 
     def done(label: int) -> bool:
         return all((folder / each["file_name"]).exists() for each in rows[label])
-    for mine in to_do(list(range(len(rows))), done, accelerator, folder, args.share):
+    costs = [1 if args.method == "random" else len(split.rows_of(label)) for label in range(len(rows))]
+    for mine in to_do(list(range(len(rows))), done, accelerator, folder, args.share, costs):
         for label, images in choose(mine):
             for image, each in zip(images, rows[label], strict=True):
                 write_image(folder, each["file_name"], to_pil(image, size))
@@ -176,7 +176,7 @@ def generate(args, accelerator) -> None:
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
     config = configuration(args, args.image_size or min(made, 224), source, images_per_class)
     if begin_together(folder, "distilled", config, accelerator, args.share):
-        print(f"{folder}: complete, nothing to do")
+        accelerator.print(f"{folder}: complete, nothing to do")
         return
     started = time.perf_counter()
     rows = plan_rows(classes, {label: found.weights for label, found in prototypes.items()}, repeats, args.seed,

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from distillation.entry import InputError, stop_asked, stop_if_asked
+from distillation.distribution import peers
+from distillation.entry import InputError, Stopped
 from distillation.manifest import read_torch, write_state
+from distillation.team import Team
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
@@ -36,39 +38,46 @@ def averaged(module: nn.Module, decay: float) -> AveragedModel:
 def optimise(module: nn.Module, parts_at: Callable[[int], Iterable[Tensor]], steps: int, optimizer: torch.optim.Optimizer,
              schedule: Callable[[int], float], state_path: Path, *, name: str, images_per_step: int,
              save_seconds: float = 20, average: AveragedModel | None = None,
-             after: Callable[[int, list, float], None] | None = None) -> dict:
+             after: Callable[[int, list, float], None] | None = None, team: Team | None = None) -> dict:
     """Take `steps` optimiser steps, with the learning rate scaled by `schedule(step)`.
 
     `parts_at(step)` yields the loss in parts that sum to it, each freed before the next (gradient accumulation is more than
     one). Everything random in it must be a function of the step, so that a run continued from `state_path` (written every
     `save_seconds`, and when SIGTERM ends the run) ends in the same weights. `after(step, losses so far, seconds so far)` runs
     once a step is done. Returns {"losses": [steps], "seconds": time spent in steps over all runs}. Raises InputError when the
-    loss stops being finite.
+    loss stops being finite. In a `team` the parts are those of this process, the losses the mean of all, and the main process
+    alone writes, shows the bar and calls `after`.
     """
+    team = team or Team()
     base_rates = [group["lr"] for group in optimizer.param_groups]
     losses, done, seconds = _load(state_path, module, optimizer, average)
+    if done and team.main:
+        print(f"{state_path}: continuing at step {done}")
+    team.wait()  # so that none reads what another writes
     started = saved = time.perf_counter()
-    with tqdm(total=steps * images_per_step, initial=done * images_per_step, desc=name, unit="img", unit_scale=True,
-              disable=None, mininterval=0.5) as bar:
+    with peers(), tqdm(total=steps * images_per_step, initial=done * images_per_step, desc=name, unit="img", unit_scale=True,
+                       disable=None if team.main else True, mininterval=0.5) as bar:
         for step in range(done, steps):
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * schedule(step)
             module.train()
             optimizer.zero_grad(set_to_none=True)
-            losses.append(sum(_backward(part) for part in parts_at(step)))
+            losses.append(team.mean(sum(_backward(part) for part in parts_at(step))))
             optimizer.step()
             if average is not None:
                 average.update_parameters(module)
             bar.update(images_per_step)
-            if after is not None:
+            if after is not None and team.main:
                 after(step, losses, seconds + time.perf_counter() - started)
-            now = time.perf_counter()
-            if (now - saved >= save_seconds or stop_asked()) and step + 1 < steps:
+            now, stops = time.perf_counter(), team.stops()
+            if (now - saved >= save_seconds or stops) and step + 1 < steps:
                 losses = _finite(losses, name)
                 bar.set_postfix(loss=f"{losses[-1]:.4f}")
-                _save(state_path, module, optimizer, average, losses, step + 1, seconds + now - started)
+                if team.main:
+                    _save(state_path, module, optimizer, average, losses, step + 1, seconds + now - started)
                 saved = time.perf_counter()
-                stop_if_asked()
+                if stops:
+                    raise Stopped
     losses = _finite(losses, name)
     return {"losses": losses, "seconds": seconds + time.perf_counter() - started}
 
@@ -101,5 +110,4 @@ def _load(path: Path, module, optimizer, average) -> tuple[list, int, float]:
     optimizer.load_state_dict(state["optimizer"])
     if average is not None:
         average.load_state_dict(state["average"])
-    print(f"{path}: continuing at step {state['step']}")
     return state["losses"], state["step"], state["seconds"]

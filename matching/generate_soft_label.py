@@ -90,11 +90,10 @@ def parse_args():
 
 def main(args):
     import torch
-    from accelerate import Accelerator
     from tqdm import tqdm
 
     from distillation.datasets import load_split
-    from distillation.distribution import all_done, begin_together, to_do
+    from distillation.distribution import all_done, begin_together, new_accelerator, to_do
     from distillation.manifest import finish, write_result
     from distillation.verification import strictly
     from matching.image_set import distilled_images, real_images
@@ -103,7 +102,7 @@ def main(args):
     from matching.training import drawn_views
     from matching.verification import CHECKS
 
-    accelerator = Accelerator()
+    accelerator = new_accelerator()
     if args.strict:
         strictly([args.data, args.teacher], CHECKS)
     if args.data:
@@ -114,7 +113,7 @@ def main(args):
     teacher, teacher_name = load_teacher(args.teacher, args.arch, args.stem, args.weights, images, args.input_size)
     folder, config = Path(args.fkd_path), configuration(args, images, teacher_name)
     if begin_together(folder, "soft_labels", config, accelerator, args.share):
-        print(f"{folder}: complete, nothing to do")
+        accelerator.print(f"{folder}: complete, nothing to do")
         return
     alpha = {"mixup": args.mixup, "cutmix": args.cutmix}.get(args.mix_type, 1.0)
     epoch_of = drawn_views(images, args.input_size, args.fkd_seed, scale=(args.min_scale_crops, args.max_scale_crops),

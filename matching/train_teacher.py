@@ -3,7 +3,8 @@
     python -m matching.train_teacher --dataset digits --arch resnet18 --output-dir runs/teacher
 
 Writes model.safetensors, metrics.jsonl (a line per epoch), result.json and manifest.json. For ImageNet take torchvision's
-weights instead (generate_soft_label --weights IMAGENET1K_V1). The same command resumes.
+weights instead (generate_soft_label --weights IMAGENET1K_V1). The same command resumes. Under `accelerate launch` each process
+takes its rows of every batch; for digits and images of CIFAR's size one device is better.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def parse_args():
     parser.add_argument("-j", "--workers", default=4, type=int, help="threads decoding images")
     parser.add_argument("--output-dir", default="runs/teacher", help="folder of the model")
     # training
-    parser.add_argument("-b", "--batch-size", default=64, type=int)
+    parser.add_argument("-b", "--batch-size", default=64, type=int, help="images a step, over all processes")
     parser.add_argument("--epochs", default=10, type=int)
     parser.add_argument("--optimizer", default="adamw", choices=tuple(OPTIMIZERS), help="sgd: with Nesterov momentum")
     parser.add_argument("-lr", "--learning-rate", default=None, type=float, help="the highest (default: AdamW 1e-3, SGD 0.1)")
@@ -59,26 +60,25 @@ def parse_args():
 
 
 def main(args):
-    from accelerate import Accelerator
-
     from distillation.architectures import channels_last, seeded
     from distillation.datasets import load_split
-    from distillation.distribution import require_one_process
-    from distillation.manifest import begin
+    from distillation.distribution import begin_together, new_accelerator
     from distillation.optimisation import averaged
+    from distillation.team import Team
     from matching.image_set import real_images
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, hard_loss_of, train
 
-    accelerator = Accelerator()
-    require_one_process(accelerator, "train_teacher")
+    accelerator = new_accelerator()
+    team = Team(accelerator)
     train_split, test_split = (load_split(split=part, **dataset_flags(args)) for part in ("train", "test"))
     images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device)
                     for split in (train_split, test_split))
     folder, config = Path(args.output_dir), configuration(args, images, test)
     network = seeded(args.arch, len(images.classes), args.stem, args.seed, args.input_size).to(accelerator.device)
     seen, epoch_of, alter = views_of(args, images)
-    if begin(folder, "teacher", config):
-        print(f"{folder}: complete, nothing to do")
+    team.check_rows(len(images), args.batch_size)
+    if begin_together(folder, "teacher", config, accelerator):
+        accelerator.print(f"{folder}: complete, nothing to do")
         return
     network = channels_last(network) if args.bf16 else network
     average = averaged(network, args.ema) if args.ema else None
@@ -86,8 +86,10 @@ def main(args):
                  make_optimizer(network, args.optimizer, config["learning_rate"], config["weight_decay"], args.momentum),
                  epochs=args.epochs, batch_size=args.batch_size, size=args.input_size, schedule=SCHEDULES[args.schedule],
                  rate_per_step=args.schedule == "one-cycle", bf16=args.bf16, average=average, alter=alter,
-                 state_path=folder / STATE, metrics_path=folder / METRICS, name="teacher", save_seconds=args.save_seconds)
-    finish_model(folder, "teacher", average.module if average else network, images, test, config, done)
+                 state_path=folder / STATE, metrics_path=folder / METRICS, name="teacher", save_seconds=args.save_seconds,
+                 team=team)
+    if team.main:
+        finish_model(folder, "teacher", average.module if average else network, images, test, config, done)
 
 
 def configuration(args, images, test) -> dict:

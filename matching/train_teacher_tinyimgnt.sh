@@ -2,7 +2,8 @@
 # Stage 3a on Tiny-ImageNet: a ResNet-18 for small images on the 100,000 real training images of 200 classes, at 64 pixels.
 # Not run here as it stands. D4M's table (CVPR 2024) has 61.9 % for a ResNet-18 trained on the full set.
 # Needs a GPU (bfloat16), and $DATA_DIR as it is distributed: train/<wnid>/images/*.JPEG, val/images/*.JPEG and
-# val/val_annotations.txt, or val/<wnid>/*.JPEG. Decoded, the images take 1.2 GB of its memory, and 1.6 GB more when padded.
+# val/val_annotations.txt, or val/<wnid>/*.JPEG. Several GPUs: LAUNCH="accelerate launch" sh matching/train_teacher_tinyimgnt.sh.
+# Decoded, the images take 1.2 GB of its memory, and 1.6 GB more when padded.
 set -eu
 cd "$(dirname "$0")/.."
 

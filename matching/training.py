@@ -16,6 +16,7 @@ from distillation.architectures import accuracy, predict
 from distillation.manifest import finish, write_result, write_tensors, write_text
 from distillation.optimisation import optimise
 from distillation.randomness import seed_for
+from distillation.team import Team
 from matching.augmentation import Drawn, draw_epoch
 from matching.file_images import FileImages
 from matching.image_set import ImageSet
@@ -54,23 +55,27 @@ def train(network: nn.Module, images: ImageSet | FileImages, epoch_of: EpochOf, 
           batch_size: int, size: int, schedule: Callable[[float], float], state_path: Path, name: str, chunks: int = 1,
           save_seconds: float = 20, rate_per_step: bool = False, bf16: bool = False, average: AveragedModel | None = None,
           alter: Callable[[Tensor, int, Tensor], Tensor] | None = None, metrics_path: Path | None = None,
-          log: Callable[[dict], None] | None = None) -> dict:
+          log: Callable[[dict], None] | None = None, team: Team | None = None) -> dict:
     """Train for `epochs`; `loss_of(logits, teacher logits or None, draws, rows)` is the mean loss of a batch.
 
     Each epoch's order is cut into equal batches of at most `batch_size` images, each batch into `chunks` for the memory's sake.
     `schedule` maps the share of epochs done (with `rate_per_step`, of steps), in [0, 1), to the learning-rate factor.
     `bf16` computes the network in bfloat16 where that is safe (autocast); weights and loss stay float32. `average` follows
     the weights. `alter(views, epoch, rows)` changes the normalised views [B, 3, S, S] of a batch. `metrics_path` gets one JSON
-    line per epoch (see `write_metrics`), which `log` is given too. Returns what `optimise` returns.
+    line per epoch (see `write_metrics`), which `log` is given too. In a `team` each process takes its rows of every part of a
+    batch. Returns what `optimise` returns.
     """
-    per_epoch = math.ceil(len(images) / batch_size)
+    team = team or Team()
+    joined, per_epoch = team.joined(network), math.ceil(len(images) / batch_size)
     steps = epochs * per_epoch
     opened: dict = {}  # the epoch at hand, with its views in the order in which they will be asked for
 
     def open_epoch(epoch: int, place: int):
         drawn, ask = epoch_of(epoch)
         batches = [rows.tensor_split(min(chunks, len(rows))) for rows in drawn.order.long().tensor_split(per_epoch)]
-        return drawn, ask, batches, images.in_turn(drawn, chain.from_iterable(batches[place:]), size)
+        shares = [[team.rows(part) for part in batch] for batch in batches]
+        counts = [sum(map(len, batch)) for batch in batches]
+        return drawn, ask, shares, counts, images.in_turn(drawn, chain.from_iterable(shares[place:]), size)
 
     def rate_at(step: int) -> float:
         return schedule(step / steps if rate_per_step else step // per_epoch / epochs)
@@ -80,15 +85,16 @@ def train(network: nn.Module, images: ImageSet | FileImages, epoch_of: EpochOf, 
         if epoch not in opened:
             opened.clear()
             opened[epoch] = open_epoch(epoch, place)
-        drawn, ask, batches, in_turn = opened[epoch]
-        for part in batches[place]:
+        drawn, ask, shares, counts, in_turn = opened[epoch]
+        for part in shares[place]:
             seen = next(in_turn) if alter is None else alter(next(in_turn), epoch, part)
-            with torch.autocast(seen.device.type, torch.bfloat16, enabled=bf16):
-                logits, answers = network(seen), ask and ask(part, seen)
-            yield loss_of(logits.float(), answers, drawn, part) * (len(part) / sum(map(len, batches[place])))
+            with team.averaging(joined, part is shares[place][-1]), \
+                    torch.autocast(seen.device.type, torch.bfloat16, enabled=bf16):
+                logits, answers = joined(seen), ask and ask(part, seen)
+            yield loss_of(logits.float(), answers, drawn, part) * (team.size * len(part) / counts[place])
     after = metrics_path and write_metrics(metrics_path, per_epoch, len(images), lambda: optimizer.param_groups[0]["lr"], log)
     return optimise(network, parts_at, steps, optimizer, rate_at, state_path, name=name, average=average, after=after,
-                    images_per_step=round(len(images) / per_epoch), save_seconds=save_seconds)
+                    images_per_step=round(len(images) / per_epoch), save_seconds=save_seconds, team=team)
 
 
 def write_metrics(path: Path, per_epoch: int, images: int, rate: Callable[[], float],

@@ -11,6 +11,7 @@ import argparse
 import importlib
 import os
 import shlex
+import socket
 import sys
 from pathlib import Path
 
@@ -83,6 +84,13 @@ def run_command(words: list[str]) -> int:
     entry = importlib.import_module(words[0])
     run(entry.parse_args, entry.main)
     return 0
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on, where the processes of a job can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def fork(work, what) -> int:

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from distillation.entry import ROOT
 from distillation.manifest import digest
-from scripts.batch import fork, run_command
+from scripts.batch import fork, free_port, run_command
 
 PATIENCE_SECONDS = 1800  # a run that takes longer counts as one that hangs; a busy machine is slow
 MEASURED = {"seconds", "images_per_second", "peak_memory_bytes", "code", "hardware"}  # what differs from run to run
@@ -143,10 +142,7 @@ class Attempt:
 
 def launched(processes: int) -> list[dict]:
     """What a launcher tells each of its processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 

@@ -3,12 +3,12 @@
 import json
 import os
 import re
-import socket
 import subprocess
 
 import pytest
 
 from distillation.entry import ROOT
+from scripts.batch import free_port
 
 SBATCH = sorted((ROOT / "scripts" / "slurm").glob("*.sbatch"))
 NODES = 2
@@ -34,11 +34,8 @@ def cluster(tmp_path):
     for name, text in (("srun", SRUN), ("scontrol", "#!/bin/sh\nprintf '127.0.0.1\\nelsewhere\\n'\n")):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": str(NODES),
-            "SLURM_JOB_NODELIST": "node[1-2]", "PORT": str(port), "IPC": "1"}
+            "SLURM_JOB_NODELIST": "node[1-2]", "PORT": str(free_port()), "IPC": "1"}
 
 
 def test_two_nodes_write_what_one_process_writes(cluster, tmp_path):
@@ -64,8 +61,8 @@ def test_a_job_runs_a_stage_script_with_the_command_that_srun_starts(path, clust
     module = re.search(r"-m ((?:distillation|matching|validate|continual)\.\w+)", lines[0])[1]
     assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists()
     if "launch.sh" in path.read_text():
-        assert "--machine_rank 0" in lines[0] and "--machine_rank 1" in lines[1] and "--main_process_ip 127.0.0.1" in lines[1]
-        assert f"--num_processes {NODES}" in lines[0]
+        assert "--node-rank 0" in lines[0] and "--node-rank 1" in lines[1] and "--master-addr 127.0.0.1" in lines[1]
+        assert f"--nnodes {NODES}" in lines[0]
 
 
 @pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.name)

@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,22 +54,13 @@ def make(here, checkpoint, prototypes, image_data, tmp_path):
     return call
 
 
-# one image, whatever shares its batch or process
+# one image, whatever shares its batch
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_an_image_is_the_same_at_batch_size(make, distilled, batch_size):
     """Bit for bit where convolutions round alike, else within one grey level: the last bits of a sum depend on the batch."""
     folder = make("--ipc", IPC * REPEATS, "-s", 0.5, "-g", 3, "--batch_size", batch_size)
     assert same_pictures(folder, distilled.folder) <= 1
-
-
-def test_two_processes_make_the_images_of_one(distilled, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", distilled.module]
-    done = subprocess.run([*launch, *distilled.flags, distilled.output_flag, str(tmp_path)], cwd=ROOT, capture_output=True,
-                          text=True)
-    assert done.returncode == 0, done.stderr
-    assert same_pictures(tmp_path / distilled.folder.name, distilled.folder) == 0
 
 
 # one command for both stages

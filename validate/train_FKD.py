@@ -4,6 +4,7 @@
         --model resnet18 --epochs 60 --batch-size 50 --dataset digits --output-dir runs/student
 
 Writes model.safetensors, result.json (last-epoch accuracy on the real test split) and manifest.json. The same command resumes.
+Under `accelerate launch` each process takes its rows of every batch; for small images or batches one device is better.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def parse_args():
                         help="fill what is not given as this paper does; what it sets is printed")
     parser.add_argument("--model", default="resnet18", help="torchvision's name of the student, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
-    parser.add_argument("--batch-size", default=None, type=int, help="default: 1024")
+    parser.add_argument("--batch-size", default=None, type=int, help="images a step, over all processes (default: 1024)")
     parser.add_argument("--gradient-accumulation-steps", default=None, type=int, help="parts of a batch (default: 1)")
     parser.add_argument("--epochs", default=None, type=int, help="default: 300")
     parser.add_argument("--seed", default=0, type=int, help="seed of the weights (and of the views with hard labels)")
@@ -124,21 +125,19 @@ def label_mode(args) -> str:
 
 
 def main(args):
-    from accelerate import Accelerator
-
     from distillation.architectures import channels_last, seeded
     from distillation.distilled_set import check_class_names
-    from distillation.distribution import require_one_process
-    from distillation.manifest import begin
+    from distillation.distribution import begin_together, new_accelerator
     from distillation.optimisation import averaged
+    from distillation.team import Team
     from distillation.verification import strictly
     from matching.image_set import real_images
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, train
     from matching.verification import CHECKS
     from validate.protocols import ORIGINAL, resolve
 
-    accelerator = Accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
-    require_one_process(accelerator, "train_FKD")
+    accelerator = new_accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
+    team = Team(accelerator)
     if args.strict:
         strictly([args.train_dir, args.fkd_path, args.teacher], CHECKS)
     stored = stored_views(args)
@@ -148,15 +147,16 @@ def main(args):
     filled, chosen = resolve(given, args.protocol, len(images.classes), len(images))
     settings = argparse.Namespace(**filled)
     if args.protocol:
-        print(f"protocol {args.protocol} sets {', '.join(f'{name} {value}' for name, value in chosen.items())}")
+        accelerator.print(f"protocol {args.protocol} sets {', '.join(f'{name} {value}' for name, value in chosen.items())}")
     folder, config = Path(args.output_dir), configuration(settings, images, test_split)
     check_class_names(images.name, images.classes, test_split.name, test_split.classes)
     epoch_of, loss_of = labelled(settings, images)
     network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
-    if begin(folder, "student", config):
-        print(f"{folder}: complete, nothing to do")
+    team.check_rows(len(images), settings.batch_size, settings.gradient_accumulation_steps)
+    if begin_together(folder, "student", config, accelerator):
+        accelerator.print(f"{folder}: complete, nothing to do")
         return
-    test = real_images(test_split, size, args.workers, "centre").to(accelerator.device)
+    test = real_images(test_split, size, args.workers, "centre").to(accelerator.device) if team.main else None
     network = channels_last(network) if args.bf16 else network
     average = averaged(network, args.ema) if args.ema else None
     accelerator.init_trackers(args.wandb_project or "train_FKD", plain(config))
@@ -164,9 +164,10 @@ def main(args):
                  batch_size=settings.batch_size, size=size, schedule=SCHEDULES[settings.lr_schedule],
                  state_path=folder / STATE, name="student", chunks=settings.gradient_accumulation_steps, bf16=args.bf16,
                  average=average, metrics_path=folder / METRICS, log=lambda line: accelerator.log(line, step=line["epoch"]),
-                 save_seconds=args.save_seconds)
-    top1 = finish_model(folder, "student", average.module if average else network, images, test, config, done)
-    accelerator.log({"test_accuracy": top1}, step=settings.epochs)
+                 save_seconds=args.save_seconds, team=team)
+    if team.main:
+        top1 = finish_model(folder, "student", average.module if average else network, images, test, config, done)
+        accelerator.log({"test_accuracy": top1}, step=settings.epochs)
     accelerator.end_training()
 
 

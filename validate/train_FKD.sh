@@ -4,7 +4,7 @@
 # IPC 10.
 # Computed, not measured: 11 / 25 / 47 GFLOP a view, forward and backward; at IPC 10 and 300 epochs, 3 million views, 33 / 74
 # / 141 PFLOP or 0.5 / 1.0 / 2.0 hours at 20 TFLOP/s; IPC 50 five times that. PROTOCOL=rded: batches of 100, the teacher asked
-# on the fly, half a cosine.
+# on the fly, half a cosine. Several GPUs share every batch of 1,024: LAUNCH="accelerate launch" sh validate/train_FKD.sh
 set -eu
 cd "$(dirname "$0")/.."
 
