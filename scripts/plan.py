@@ -15,8 +15,11 @@ from pathlib import Path
 from distillation.entry import InputError, check_range, run
 
 NAMES = {"imagenet": "imgnt", "tiny_imagenet": "tinyimgnt", "cifar10": "cifar10", "cifar100": "cifar100"}
-OVERRIDES = {"ipc": int, "strength": float, "num_inference_steps": int, "epochs": int, "input_size": int, "arch": str,
-             "keep_topk": int, "keep_epochs": float}
+SETTINGS = {"ipc": (int, "images per class"), "strength": (float, "of the images"),
+            "num_inference_steps": (int, "of the images"), "epochs": (int, "of soft labels and students"),
+            "input_size": (int, "pixels of a view"), "arch": (str, "the teacher"),
+            "keep_topk": (int, "logits stored of a view"), "keep_epochs": (float, "share of epochs stored")}
+HIGHEST = {"strength": 1, "keep_epochs": 1}
 EPOCHS_OF = ("matching.generate_soft_label", "validate.train_FKD")  # the teacher's are its own
 FEW_SECONDS = 5  # stages below are not judged
 
@@ -25,15 +28,9 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="digits", choices=("digits", *NAMES))
     # settings, as in the stages' own commands (default: what the scripts say)
-    parser.add_argument("--ipc", type=int, help="images per class")
-    parser.add_argument("--strength", type=float, help="of the images")
-    parser.add_argument("--num_inference_steps", type=int, help="of the images")
-    parser.add_argument("--epochs", type=int, help="of soft labels and students")
-    parser.add_argument("--input-size", type=int, help="pixels of a view")
-    parser.add_argument("--arch", help="the teacher")
+    for name, (kind, text) in SETTINGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", f"--{name}", type=kind, help=text)
     parser.add_argument("--model", nargs="+", help="one or more students")
-    parser.add_argument("--keep-topk", type=int, help="logits stored of a view")
-    parser.add_argument("--keep-epochs", type=float, help="share of epochs stored")
     # the machine
     parser.add_argument("--gpus", type=int, default=None, help="processes with a GPU each; 0: the CPU (default: what is here, "
                         "but for ImageNet and the like at least one)")
@@ -48,15 +45,12 @@ def parse_args():
     parser.add_argument("--against", default=None, help="result.json of a quickstart to compare with")
     parser.add_argument("--tolerance", type=float, default=1.5, help="with --against: largest ratio either way")
     args = parser.parse_args()
-    for name in ("ipc", "epochs", "input_size", "num_inference_steps", "keep_topk"):
+    for name, (kind, _) in SETTINGS.items():
+        if kind is not str and getattr(args, name) is not None:
+            check_range(f"--{name.replace('_', '-')}", getattr(args, name), 1 if kind is int else 1e-6, HIGHEST.get(name, 1e9))
+    for name, low, high in (("tflops", 1e-3, 1e6), ("gpus", 0, 1e6), ("tolerance", 1, 1e6)):
         if getattr(args, name) is not None:
-            check_range(f"--{name.replace('_', '-')}" if name != "num_inference_steps" else "--num_inference_steps",
-                        getattr(args, name), 1)
-    for flag, value, low, high in (("--strength", args.strength, 0, 1), ("--keep-epochs", args.keep_epochs, 1e-6, 1),
-                                   ("--tflops", args.tflops, 1e-3, 1e6), ("--gpus", args.gpus, 0, 1e6),
-                                   ("--tolerance", args.tolerance, 1, 1e6)):
-        if value is not None:
-            check_range(flag, value, low, high)
+            check_range(f"--{name}", getattr(args, name), low, high)
     if args.against and args.dataset != "digits":
         raise InputError(f"--against: expected --dataset digits, whose quickstart is compared, found {args.dataset}")
     return args
@@ -69,25 +63,23 @@ def main(args):
 
     from continual.sections import plain_table
     from distillation.manifest import code_version, package_versions, write_json
-    from scripts.measuring import conditions
-    from scripts.plan_table import HEADER, assumptions, rows, stages_of
-    from scripts.planned_stages import data_of, work_of
+    from scripts.plan_table import HEADER, assumptions, rows
+    from scripts.planned_stages import data_of, stages_of, work_of
     commands, data = with_settings(planned(args.dataset), args), data_of(args.dataset)
     ipc = next(one.args.ipc for one in commands if one.module == "distillation.gen_prototype")
-    gpus = torch.cuda.device_count() or int(args.dataset != "digits") if args.gpus is None else args.gpus
-    here = gpus <= torch.cuda.device_count()
+    check_range("--ipc", ipc, 1, data.largest)
+    found = torch.cuda.device_count()
+    gpus = args.gpus if args.gpus is not None else found or int(args.dataset != "digits")
     works = [(one, work_of(one, data, ipc)) for one in commands]
-    found = rates(works, args, here)
-    stages = stages_of(works, found["rates"], gpus)
-    result = {"kind": "plan", "dataset": args.dataset, "ipc": ipc, "gpus": gpus, "source": found["source"],
-              "tflops": None if here or args.rates else args.tflops, "clock": args.clock, "conditions": conditions(),
-              "measured_on": found["hardware"], "stages": stages, "seconds": sum(one["seconds"] for one in stages),
-              "rates": found["rates"], "code": code_version(), "packages": package_versions()}
-    result["assumptions"] = assumptions(result, works)
-    print(plain_table(HEADER, rows(result)) + "\n\n" + "\n".join(result["assumptions"]))
+    units = list(dict.fromkeys(part.what for _, work in works for part in work.parts))
+    known = read_rates(args.rates, units, gpus) if args.rates else find_rates(units, args, gpus, here=not gpus or found > 0)
+    stages = stages_of(works, known["rates"], gpus)
+    result = {"kind": "plan", "dataset": args.dataset, "ipc": ipc, "gpus": gpus, "stages": stages,
+              "seconds": sum(one["seconds"] for one in stages), **known, "code": code_version(), "packages": package_versions()}
+    print(plain_table(HEADER, rows(result)) + "\n\n" + "\n".join(assumptions(result)))
     if args.output:
         write_json(Path(args.output), result)
-    if args.against and not compare(result, Path(args.against), args.tolerance):
+    if args.against and not compare(stages, Path(args.against), args.tolerance):
         sys.exit(1)
 
 
@@ -111,7 +103,7 @@ def with_settings(commands: list, args) -> list:
     from dataclasses import replace
     changed = []
     for one in commands:
-        given = {name: getattr(args, name) for name in OVERRIDES if getattr(args, name) is not None and hasattr(one.args, name)}
+        given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None and hasattr(one.args, name)}
         if one.module not in EPOCHS_OF:
             given.pop("epochs", None)
         own = replace(one, args=Namespace(**{**vars(one.args), **given}))
@@ -121,44 +113,50 @@ def with_settings(commands: list, args) -> list:
     return changed
 
 
-def rates(works: list, args, here: bool) -> dict:
-    """Rates of all units by name, and what they are: read, measured here, or computed where they are an accelerator's."""
+def find_rates(units: list, args, gpus: int, here: bool) -> dict:
+    """Rates of `units` by name and where they come from: measured, or computed for an accelerator that is not here."""
     import tempfile
 
     import torch
     from tqdm import tqdm
 
-    from distillation.manifest import hardware, read_json, write_json
+    from distillation.manifest import write_json
+    from scripts.measuring import conditions
     from scripts.unit_rates import Bench, computed
-    units = list(dict.fromkeys(part.what for _, work in works for part in work.parts))
-    if args.rates:
-        found = read_json(Path(args.rates))
-        if not isinstance(found, dict) or found.get("kind") != "rates":
-            raise InputError(f"{args.rates}: expected rates of scripts.plan --save-rates, found another file")
-        for one in units:
-            if str(one) not in found["rates"]:
-                raise InputError(f"{args.rates}: expected a rate of {one}, found none; measure with --save-rates")
-        return {**found, "source": "read from a file"}
-    measured = {}
-    device = torch.device("cuda" if torch.cuda.is_available() and here and args.gpus != 0 else "cpu")
+    rates, device = {}, torch.device("cuda" if here and gpus else "cpu")
     with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
         bench = Bench(device, args.clock, Path(scratch), args.dataset)
         for one in tqdm(units, desc="rates", unit="unit", disable=None):
-            measured[str(one)] = (not here and computed(one, args.tflops)) or bench.measure(one)
-    found = {"kind": "rates", "hardware": hardware(), "clock": args.clock, "rates": measured,
-             "source": "measured here" if here else f"computed at {args.tflops:g} TFLOP/s, not measured"}
+            rates[str(one)] = (not here and computed(one, args.tflops)) or bench.measure(one)
+    known = {"source": "measured" if here else "computed from counted operations, not measured", "clock": args.clock,
+             "device": device.type if here else "computed", "tflops": None if here else args.tflops, **conditions(),
+             "rates": rates}
     if args.save_rates:
-        write_json(Path(args.save_rates), found)
+        write_json(Path(args.save_rates), {"kind": "rates", **known})
+    return known
+
+
+def read_rates(path: str, units: list, gpus: int) -> dict:
+    """The same from a file of --save-rates. Raises InputError where that is none, for another device, or lacks a unit."""
+    from distillation.manifest import read_json
+    found = read_json(Path(path))
+    if not isinstance(found, dict) or found.pop("kind", None) != "rates":
+        raise InputError(f"{path}: expected a file of scripts.plan --save-rates, found another")
+    if (found["device"] == "cpu") != (gpus == 0):
+        raise InputError(f"{path}: expected rates of a {'GPU' if gpus else 'CPU'} for --gpus {gpus}, found {found['device']}")
+    for one in units:
+        if str(one) not in found["rates"]:
+            raise InputError(f"{path}: expected a rate of {one}, found none; --save-rates measures it")
     return found
 
 
-def compare(result: dict, path: Path, tolerance: float) -> bool:
+def compare(stages: list[dict], path: Path, tolerance: float) -> bool:
     """Print planned and measured seconds of each stage; whether all that last more than FEW_SECONDS lie within `tolerance`."""
     from continual.sections import plain_table
     from distillation.manifest import read_json
     measured = read_json(path).get("seconds", {})
     shown, good = [], True
-    for one in result["stages"]:
+    for one in stages:
         if one["stage"] not in measured:
             raise InputError(f"{path}: expected seconds of the stage {one['stage']}, found those of {', '.join(measured)}")
         spent, planned = measured[one["stage"]], one["seconds"]

@@ -1,9 +1,11 @@
 """What each command of a pipeline has to do, write and hold: units of work, bytes on disk, bytes of memory."""
 
 import math
+import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +19,7 @@ from distillation.prototypes import Prototypes, class_file, write_class
 from distillation.synthesis import to_pil
 from matching.augmentation import draw_epoch
 from matching.soft_labels import epoch_file, leading_answers, stored_epochs, write_epoch
-from scripts.counting import Unit, latent_shape, unit
+from scripts.counting import Unit, diffusion_parts, latent_shape, unit
 from scripts.stage_commands import Command
 from scripts.unit_rates import photographs
 from validate.protocols import resolve
@@ -89,8 +91,9 @@ def work_of(command: Command, data: Data, ipc: int) -> Work:
 
 def prototypes(args, data: Data, ipc: int) -> Work:
     """Encode every training image and cluster, class by class; the host holds a class's latents, in parts and as a whole."""
-    size = args.size or (data.size_pixels if data.name == "digits" else 512)
-    checkpoint, latent = args.diffusion_checkpoints_path, latent_shape(args.diffusion_checkpoints_path, size)
+    checkpoint = args.diffusion_checkpoints_path
+    size = args.size or own_size(checkpoint)
+    latent = latent_shape(checkpoint, size)
     parts = (Part(unit("encode", checkpoint=checkpoint, size=size, batch=args.batch_size), data.train, data.largest),
              Part(unit("cluster", checkpoint=checkpoint, size=size, images=data.largest, ipc=ipc, km_expand=args.km_expand,
                        kmeans=args.kmeans), data.classes))
@@ -101,12 +104,12 @@ def prototypes(args, data: Data, ipc: int) -> Work:
 def images(args, data: Data, ipc: int) -> Work:
     """Denoise, decode and write one image per prototype; the baselines of real images are only read and written."""
     count, checkpoint = data.classes * ipc, args.diffusion_checkpoints_path
-    size = args.image_size or min(data.size_pixels if data.name == "digits" else 512, 224)
+    size = args.image_size or min(own_size(checkpoint), 224)
     if args.method not in ("d4m", "prototype", "noise"):
         return Work((Part(unit("read", size=size), count),), count * png_bytes(data.name, size), 0)
     strength = {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
     evaluations = int(strength * args.num_inference_steps)
-    latent, batch = latent_shape(checkpoint, size if data.name == "digits" else 512), min(args.batch_size, count)
+    latent, batch = latent_shape(checkpoint, own_size(checkpoint)), min(args.batch_size, count)
     parts = (Part(unit("denoise", checkpoint=checkpoint, batch=batch), count * evaluations, batch * max(evaluations, 1)),
              Part(unit("decode", checkpoint=checkpoint, batch=batch, image_size=size), count, batch))
     return Work(parts, count * png_bytes(data.name, size), count * math.prod(latent) * 4)
@@ -183,6 +186,37 @@ def task_steps(args, data: Data, ipc: int, place: int) -> int:
     return value if schedule == "steps" else max(1, math.ceil(value * count / args.tasks / args.batch_size))
 
 
+def stages_of(works: list[tuple[Command, Work]], rates: dict, gpus: int) -> list[dict]:
+    """Stage by stage: seconds of the longest process, bytes on disk, bytes of host and device memory of one process."""
+    return [stage(name, list(own), rates, gpus) for name, own in groupby(works, lambda pair: pair[0].stage)]
+
+
+def stage(name: str, works: list[tuple[Command, Work]], rates: dict, gpus: int) -> dict:
+    """One stage; commands that run aside of others share the cores with them. On a CPU the host holds what a device would."""
+    spent, counts, host, device = [0.0, 0.0], {}, 0, 0
+    for command, work in works:
+        own = [(part, rates[str(part.what)]) for part in work.parts]
+        spent[command.aside] += sum(part.longest(max(gpus, 1)) * rate[part.of] / (part.threads if gpus else 1)
+                                    for part, rate in own)
+        tensors = max(rate.get("device_bytes", 0) for _, rate in own)
+        held = max(rate.get("host_bytes", 0) for _, rate in own) + work.host_bytes
+        host, device = max(host, held + (0 if gpus else tensors)), max(device, tensors + work.device_images_bytes)
+        for part in work.parts:
+            if part.what.kind != "start" and part.of == "seconds":
+                counts[part.what] = counts.get(part.what, 0) + part.count
+    return {"stage": name, "seconds": max(*spent, sum(spent) / (os.cpu_count() or 1)), "host_bytes": host,
+            "device_bytes": device if gpus else None, "disk_bytes": sum(work.disk_bytes for _, work in works),
+            "units": [{"unit": str(one), "what": described(one), "count": count, "per_second": 1 / rates[str(one)]["seconds"]}
+                      for one, count in counts.items() if count]}
+
+
+def described(one: Unit) -> str:
+    """A unit in the table's words."""
+    return WORDS.get(one.kind) or f"steps of {dict(one.settings)['method']}"
+
+
+WORDS = {"read": "files read", "encode": "images encoded", "cluster": "classes clustered", "denoise": "guided steps",
+         "decode": "images decoded", "train": "views trained on", "forward": "views answered"}
 STAGES = {"distillation.gen_prototype": prototypes, "distillation.gen_syn_image": images, "matching.train_teacher": teacher,
           "matching.generate_soft_label": soft_labels, "validate.train_FKD": student, "continual.train_continual": continual}
 
@@ -190,6 +224,11 @@ STAGES = {"distillation.gen_prototype": prototypes, "distillation.gen_syn_image"
 def reading(count: int, size: int, threads: int = 1) -> Part:
     """Images read from their files, by every process all of them."""
     return Part(unit("read", size=size), count, count, threads=threads)
+
+
+def own_size(checkpoint: str) -> int:
+    """Pixels of the images that a checkpoint makes."""
+    return diffusion_parts(checkpoint, False)["vae"].config.sample_size
 
 
 def pixels(count: int, size: int) -> int:

@@ -53,10 +53,13 @@ class Bench:
         return self.split.only(self.split.rows_of(0)[:images])
 
     def measure(self, one: Unit) -> dict:
-        """{"seconds", "device_bytes"} of a unit; start-ups have the process's "host_bytes" beside them."""
-        spent: dict = {}
+        """"seconds" of a unit, "flops" and "device_bytes" where a device does it, and of a start the process's "host_bytes".
+
+        Bytes are the most that tensors took at once: as the device tells, else counted.
+        """
+        found, spent = counted(one, half=self.device.type != "cpu"), {}
         peak = peak_device_bytes(lambda: spent.update(MEASURES[one.kind](self, **dict(one.settings))))
-        return {"device_bytes": peak, **spent}
+        return {**spent, **({"flops": found.flops, "device_bytes": peak or found.device_bytes} if found else {})}
 
 
 def photographs(images: int = 2000) -> Split:
@@ -200,6 +203,6 @@ MEASURES = {"start": start_up, "read": read, "encode": encode, "cluster": cluste
 
 
 def computed(one: Unit, tflops: float) -> dict | None:
-    """Seconds of a unit at `tflops` TFLOP/s, from the operations counted; None for what no accelerator works on."""
+    """The same of a unit by its operations alone, at `tflops` TFLOP/s; None for what no accelerator works on."""
     found = counted(one)
-    return found and {"seconds": found.flops / tflops / 1e12, "device_bytes": found.device_bytes, "flops": found.flops}
+    return found and {"seconds": found.flops / tflops / 1e12, **found._asdict()}
