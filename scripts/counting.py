@@ -104,6 +104,8 @@ def counted(one: Unit, half: bool = True) -> Counted | None:
     """Operations and memory of a unit, None for kinds that no accelerator works on; `half` is a diffusion model's precision."""
     settings = dict(one.settings)
     batch = settings.get("batch")
+    if one.kind == "learner":
+        return count_learner(settings)
     if one.kind in ("train", "forward"):
         return count_network(settings, batch, one.kind == "train")
     if one.kind not in ("encode", "denoise", "decode"):
@@ -135,6 +137,22 @@ def count_network(settings: dict, batch: int, training: bool) -> Counted:
             return count(lambda: network(views), len(views), network)
     found = count(lambda: network(views).sum().backward(), len(views), network)
     return found._replace(device_bytes=found.device_bytes + 2 * sum(one.nbytes for one in network.parameters()))
+
+
+def count_learner(settings: dict) -> Counted:
+    """A step of a continual method: its stream's and its memory's images at once; Task Arithmetic also holds its experts."""
+    images = settings["batch"] + (settings["replay"] if settings["method"] in ("er", "agem", "derpp") else 0)
+    found = count_network(settings, images, training=True)
+    experts = settings["tasks"] * network_bytes(*(settings[name] for name in ("arch", "classes", "stem", "size")))
+    return Counted(found.flops * images, found.device_bytes + experts * (settings["method"] == "task_arithmetic"))
+
+
+@lru_cache
+def network_bytes(arch: str, classes: int, stem: str, size: int) -> int:
+    """Bytes of a network's weights and statistics."""
+    from distillation.architectures import build
+    with torch.device("meta"):
+        return sum(value.nbytes for value in build(arch, classes, stem, size=size).state_dict().values())
 
 
 def count(work, units: int, *modules: nn.Module) -> Counted:

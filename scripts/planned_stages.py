@@ -12,14 +12,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from distillation.architectures import build
 from distillation.encoding import AHEAD
 from distillation.entry import InputError
 from distillation.prototypes import Prototypes, class_file, write_class
 from distillation.synthesis import to_pil
 from matching.augmentation import draw_epoch
 from matching.soft_labels import epoch_file, leading_answers, stored_epochs, write_epoch
-from scripts.counting import Unit, diffusion_parts, latent_shape, unit
+from scripts.counting import Unit, diffusion_parts, latent_shape, network_bytes, unit
 from scripts.stage_commands import Command
 from scripts.unit_rates import photographs
 from validate.protocols import resolve
@@ -160,7 +159,8 @@ def continual(args, data: Data, ipc: int) -> Work:
     parts, runs = [], len(args.stream) * len(args.seed)
     size = args.size or data.size_pixels
     for method in args.method:
-        own = unit("learner", method=method, arch=args.arch, stem=args.stem, tasks=args.tasks, batch=args.batch_size,
+        network = {"arch": args.arch, "stem": args.stem, "size": size, "classes": data.classes}
+        own = unit("learner", method=method, **network, tasks=args.tasks, batch=args.batch_size,
                    replay=args.replay_batch_size, buffer=args.buffer_size, refit=args.refit_head, scales=len(args.scale))
         steps = sum(task_steps(args, data, ipc, place) for place in range(len(args.stream))) * args.tasks * len(args.seed)
         ends = 1 if method == "joint" else args.tasks
@@ -168,8 +168,7 @@ def continual(args, data: Data, ipc: int) -> Work:
         tests = runs * (ends + 1 + (method == "task_arithmetic")) * data.test
         parts += [Part(own, steps + start * args.start_steps * len(args.seed)), Part(own, runs * ends, of="end_seconds"),
                   Part(own, runs, of="set_up_seconds"),
-                  Part(unit("forward", arch=args.arch, stem=args.stem, size=size, classes=data.classes,
-                            batch=min(256, data.test // args.tasks)), tests)]
+                  Part(unit("forward", **network, batch=min(256, data.test // args.tasks)), tests)]
     stored = pixels(data.train + data.test + 2 * data.classes * ipc, size)
     return Work((reading(data.train + data.test, size), *parts),
                 runs * len(args.method) * args.buffer_size * (3 * size ** 2 + 8), stored, stored)
@@ -271,10 +270,3 @@ def png_bytes(dataset: str, size: int, count: int = 50) -> int:
         to_pil(image).save(file, format="PNG")
         found.append(len(file.getvalue()))
     return round(sum(found) / len(found))
-
-
-@lru_cache
-def network_bytes(arch: str, classes: int, stem: str, size: int) -> int:
-    """Bytes of a network's weights and statistics."""
-    with torch.device("meta"):
-        return sum(value.nbytes for value in build(arch, classes, stem, size=size).state_dict().values())

@@ -171,15 +171,14 @@ def forward_views(bench: Bench, arch: str, stem: str, size: int, batch: int, cla
     return {"seconds": seconds_of(work, bench.now) / batch}
 
 
-def learner(bench: Bench, method: str, arch: str, stem: str, tasks: int, batch: int, replay: int, buffer: int, refit: int,
-            scales: int) -> dict:
+def learner(bench: Bench, method: str, arch: str, stem: str, size: int, classes: int, tasks: int, batch: int, replay: int,
+            buffer: int, refit: int, scales: int) -> dict:
     """A step of a continual method on real images, with memory to look at; beside it the end of a task and a run's set-up."""
     from continual.experiment import Sources, prepare
     from continual.runs import Dark, Merging, Run
     from continual.streams import batches
     from continual.training import Recipe
     from matching.image_set import real_images
-    size = bench.split.native_size_pixels or 224
     real, test = (real_images(load_split(bench.dataset, "data", part), size).to(bench.device) for part in ("train", "test"))
     recipe = Recipe("adamw", 1e-3, 5e-4, 0.9, "one-cycle", batch, replay, 0.6, 0.0, 0.3)
     run = Run(method, "real", "real", 0, tasks, "seeded", arch, stem, size, 5, buffer, recipe,
@@ -204,5 +203,5 @@ MEASURES = {"start": start_up, "read": read, "encode": encode, "cluster": cluste
 
 def computed(one: Unit, tflops: float) -> dict | None:
     """The same of a unit by its operations alone, at `tflops` TFLOP/s; None for what no accelerator works on."""
-    found = counted(one)
-    return found and {"seconds": found.flops / tflops / 1e12, **found._asdict()}
+    found, nothing = counted(one), {"end_seconds": 0.0, "set_up_seconds": 0.0} if one.kind == "learner" else {}
+    return found and {"seconds": found.flops / tflops / 1e12, **found._asdict(), **nothing}
