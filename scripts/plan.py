@@ -128,9 +128,8 @@ def find_rates(units: list, args, gpus: int, here: bool) -> dict:
         bench = Bench(device, args.clock, Path(scratch), args.dataset)
         for one in tqdm(units, desc="rates", unit="unit", disable=None):
             rates[str(one)] = (not here and computed(one, args.tflops)) or bench.measure(one)
-    known = {"source": "measured" if here else "computed from counted operations, not measured", "clock": args.clock,
-             "device": device.type if here else "computed", "tflops": None if here else args.tflops, **conditions(),
-             "rates": rates}
+    known = {"clock": args.clock, "device": device.type if here else "computed", "tflops": None if here else args.tflops,
+             **conditions(), "rates": rates}
     if args.save_rates:
         write_json(Path(args.save_rates), {"kind": "rates", **known})
     return known

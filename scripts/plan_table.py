@@ -30,11 +30,13 @@ def size(count: int | None) -> str:
 
 def assumptions(result: dict) -> list[str]:
     """What the table rests on."""
-    gpus, clock = result["gpus"], {"wall": "", "processor": ", in processor time"}[result["clock"]]
-    said = [f"Time: {result['source']}{'' if result['tflops'] else clock}; hardware here: {result['hardware']}."]
+    gpus, where = result["gpus"], result["hardware"] + (", in processor time" if result["clock"] == "processor" else "")
     if result["tflops"]:
-        said.append(f"Assumed: a GPU sustains {result['tflops']:g} TFLOP/s (--tflops) and never waits for files. Starts of "
-                    f"processes, reading files and clustering were measured here{clock}.")
+        said = ["Times are computed from counted operations, not measured, for GPUs that sustain "
+                f"{result['tflops']:g} TFLOP/s each (an assumption, --tflops) and never wait for files; starts of processes, "
+                f"reading files and clustering were measured on {where}."]
+    else:
+        said = [f"Times of units were measured on {where}."]
     if gpus > 1:
         said.append(f"{gpus} processes share classes, batches and epochs, none of which is cut; training divides without loss, "
                     "which is the most it can do.")

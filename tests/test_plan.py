@@ -41,7 +41,7 @@ def rates(quickstart, tmp_path_factory):
     path = tmp_path_factory.mktemp("rates") / "rates.json"
     known = {name: {"seconds": 2.0 if name.startswith("start") else 0.01, "end_seconds": 0.5, "set_up_seconds": 0.25,
                     "device_bytes": 1000, "host_bytes": 10 ** 9} for name in names}
-    path.write_text(json.dumps({"kind": "rates", "source": "made up", "clock": "wall", "device": "cpu", "tflops": None,
+    path.write_text(json.dumps({"kind": "rates", "clock": "wall", "device": "cpu", "tflops": None,
                                 "hardware": "none", "rates": known}))
     return path
 
