@@ -19,7 +19,7 @@ SMALL_PARENT = """
 import os, subprocess, sys
 command = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(command.pid, 0)
-print(usage.ru_maxrss)
+print(usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
@@ -86,10 +86,16 @@ def peak_device_bytes(work: Callable[[], object]) -> int | None:
 
 def peak_memory_bytes(command: list[str]) -> int:
     """The most memory (resident set) that a command run from the repository's root took; raises when it fails."""
+    return costs_of_command(command)[0]
+
+
+def costs_of_command(command: list[str]) -> tuple[int, float]:
+    """`peak_memory_bytes` of a command, and its seconds of processor time."""
     done = subprocess.run([sys.executable, "-c", SMALL_PARENT, *command], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: expected exit code 0, found {done.returncode}: {done.stderr[-2000:]}")
-    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+    peak, processor_seconds = done.stdout.split()
+    return int(peak) * (1 if sys.platform == "darwin" else 1024), float(processor_seconds)
 
 
 def flops_of(work: Callable[[], object]) -> int:

@@ -216,7 +216,7 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
           "protocols-cifar10": ("matching_cifar10.json", matching("protocols")),
           "storage": ("matching_digits.json", matching("storage")), "cross": ("matching_digits.json", matching("cross")),
           "judge": ("judge_digits.json", judge), "judge-cifar10": ("judge_cifar10.json", judge),
-          "fuzz": ("fuzz.json", fuzz),
+          "fuzz": ("fuzz.json", fuzz), "plan": ("plan_imagenet.json", later("plan_table", "plan_table")),
           "kills": ("faults.json", faults("kills_table")), "faults": ("faults.json", faults("cases_table")),
           "continual": ("continual_digits_resnet18.json", continual("readme")),
           **{f"{part}-{network}": (f"continual_digits_{network}.json", continual(part)) for network in NETWORKS
