@@ -47,7 +47,7 @@ def main(args):
     from continual.figures import draw_all
     from continual.rows import read_runs, rows_of
     from continual.sections import markdown, plain
-    from distillation.manifest import write_json, write_text
+    from distillation.files import write_json, write_text
     output, rows = Path(args.output), rows_of(read_runs([Path(path) for path in args.runs]))
     costs = costs_of(args)
     numbers, found = numbers_of(rows, costs)

@@ -26,7 +26,8 @@ from continual.timing import Timers
 from continual.training import Trainer
 from distillation.architectures import seeded
 from distillation.entry import InputError
-from distillation.manifest import begin, finish, write_json, write_tensors
+from distillation.files import write_json, write_tensors
+from distillation.manifest import begin, finish
 from distillation.randomness import seed_for
 from matching.image_set import ImageSet, check_same_classes
 

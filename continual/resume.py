@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from distillation.entry import stop_asked, stop_if_asked
-from distillation.manifest import read_torch, write_state
+from distillation.files import read_torch, write_state
 
 
 class ResumePoint:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distillation.entry import InputError
-from distillation.manifest import read_json
+from distillation.files import read_json
 
 METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
            "task_arithmetic": "Task Arithmetic", "derpp": "DER++"}

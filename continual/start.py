@@ -13,7 +13,8 @@ from continual.timing import Timers
 from continual.training import Recipe, Trainer
 from distillation.architectures import build, load_model
 from distillation.entry import InputError
-from distillation.manifest import begin, finish, read_json, read_manifest, read_tensors, write_json, write_tensors
+from distillation.files import read_json, read_tensors, write_json, write_tensors
+from distillation.manifest import begin, finish, read_manifest
 from matching.image_set import ImageSet
 
 IMAGENET_CLASSES = 1000

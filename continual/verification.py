@@ -4,7 +4,7 @@ from pathlib import Path
 
 from distillation.architectures import WEIGHTS, weight_problems
 from distillation.entry import InputError
-from distillation.manifest import read_json
+from distillation.files import read_json
 from distillation.tensors import Expected, tensor_problems
 from distillation.verification import Check, file_content, inner, json_problems, share
 from matching import verification

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from distillation.entry import InputError
-from distillation.manifest import raise_first, read_manifest, read_tensors, read_torch
+from distillation.files import read_tensors, read_torch
+from distillation.manifest import raise_first, read_manifest
 from distillation.tensors import Expected, tensor_problems
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's pretrained models expect

@@ -9,7 +9,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from distillation.entry import InputError
-from distillation.manifest import digest, one_line
+from distillation.files import digest, one_line
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -51,8 +51,8 @@ def parse_args():
 def main(args):
     from distillation.datasets import load_split
     from distillation.distribution import all_done, begin_together, new_accelerator
+    from distillation.files import read_json
     from distillation.image_maker import ImageMaker
-    from distillation.manifest import read_json
     from distillation.synthesis import check_latent_shape
     from distillation.verification import own_checkpoint, strictly
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
@@ -87,7 +87,7 @@ def main(args):
 def distil(encoder, maker, split, size: int, args, accelerator, seconds: dict) -> None:
     """Make the images of this process's classes: as many classes together as fill a batch."""
     from distillation.distribution import to_do
-    from distillation.manifest import write_json
+    from distillation.files import write_json
 
     labels, together = list(range(len(split.classes))), classes_together(args)
     groups = [labels[first:first + together] for first in range(0, len(labels), together)]

@@ -14,7 +14,8 @@ from torch import Tensor
 from distillation.card import card
 from distillation.datasets import image_folder
 from distillation.entry import InputError
-from distillation.manifest import atomic_path, finish, raise_first, read_manifest, write_text
+from distillation.files import atomic_path, write_text
+from distillation.manifest import finish, raise_first, read_manifest
 from distillation.prototypes import class_folder
 
 LARGEST_WEIGHT = 10 ** 6  # ours are shares of a class

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from distillation import locks
 from distillation.entry import InputError, at_work, stop_if_asked
-from distillation.manifest import begin, disk_errors, take_folder
+from distillation.files import disk_errors
+from distillation.manifest import begin, take_folder
 
 POLL_SECONDS = 0.5
 PATIENCE = timedelta(days=1)  # of a process that waits for one with more work; torch's own is 10 minutes on GPUs

@@ -156,7 +156,8 @@ def configuration(args, split, size: int) -> dict:
 
 def complete(folder: Path, split, config: dict, latent_shape: tuple, seconds: dict) -> None:
     """Write result and manifest."""
-    from distillation.manifest import finish, read_tensors, write_result
+    from distillation.files import read_tensors
+    from distillation.manifest import finish, write_result
     from distillation.prototypes import class_file
     files = [class_file(label, entry["name"]) for label, entry in enumerate(split.classes)]
     left_out = [int(split.rows_of(label)[place]) for label, file in enumerate(files)

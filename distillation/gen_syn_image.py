@@ -264,7 +264,8 @@ def keep_of(args, images_per_class: int) -> str:
 def configuration(args, image_size: int, source: dict, images_per_class: int) -> dict:
     """What decides the images, whatever machine and path they are made on."""
     from distillation.checkpoints import checkpoint_identity
-    from distillation.manifest import digest, identity
+    from distillation.files import digest
+    from distillation.manifest import identity
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     names = ("method", "dataset", "ipc", "repeats", "km_expand", "guidance_scale", "num_inference_steps", "scheduler",
              "negative_prompt", "prompt_template", "guidance", "dtype", "batch_size", "seed", "image_format")

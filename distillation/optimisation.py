@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from distillation.distribution import peers
 from distillation.entry import InputError, Stopped
-from distillation.manifest import read_torch, write_state
+from distillation.files import read_torch, write_state
 from distillation.team import Team
 
 

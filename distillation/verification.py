@@ -15,18 +15,9 @@ from tqdm import tqdm
 from distillation.architectures import WEIGHTS, model_problems, state_problems, weight_problems
 from distillation.distilled_set import row_problems
 from distillation.entry import InputError
+from distillation.files import digest, parse_json, read_bytes, read_json, read_tensors
 from distillation.images import ENDINGS, open_image
-from distillation.manifest import (
-    digest,
-    file_problems,
-    manifest_problems,
-    parse_json,
-    raise_first,
-    read_bytes,
-    read_json,
-    read_tensors,
-    without_manifest,
-)
+from distillation.manifest import file_problems, manifest_problems, raise_first, without_manifest
 from distillation.prototypes import class_files, class_problems
 
 BESIDE = ("manifest.json", "config.json", "result.json", "metrics.jsonl")  # written with an artefact, without a digest

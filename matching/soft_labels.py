@@ -17,7 +17,8 @@ from torch import Tensor
 
 from distillation.architectures import LARGEST_PIXELS
 from distillation.entry import InputError
-from distillation.manifest import raise_first, read_manifest, read_tensors, write_tensors
+from distillation.files import read_tensors, write_tensors
+from distillation.manifest import raise_first, read_manifest
 from distillation.randomness import seed_for
 from distillation.tensors import Expected, tensor_problems
 from matching.augmentation import Drawn

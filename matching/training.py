@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from distillation.architectures import accuracy, predict
-from distillation.manifest import finish, write_result, write_tensors, write_text
+from distillation.files import write_tensors, write_text
+from distillation.manifest import finish, write_result
 from distillation.optimisation import optimise
 from distillation.randomness import seed_for
 from distillation.team import Team

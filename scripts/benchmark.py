@@ -46,7 +46,8 @@ def main(args):
 
     from continual.sections import plain
     from distillation.distribution import require_one_process
-    from distillation.manifest import code_version, package_versions, write_json
+    from distillation.files import write_json
+    from distillation.manifest import code_version, package_versions
     from scripts.measuring import conditions
 
     accelerator = Accelerator()

@@ -24,7 +24,7 @@ def parse_args():
 
 
 def main(args):
-    from distillation.manifest import write_json
+    from distillation.files import write_json
     runs = [{"run": name, **result} for name, result in read_results(Path(args.folder)).items()
             if (args.kind is None or result.get("kind") in args.kind)
             and any(fnmatchcase(name.split("/")[0], pattern) for pattern in args.only)]
@@ -37,7 +37,7 @@ def main(args):
 
 def read_results(folder: Path) -> dict[str, dict]:
     """Every result.json below `folder`, by its folder's place below it, in the order of those."""
-    from distillation.manifest import read_json
+    from distillation.files import read_json
     paths = sorted(path for path in folder.rglob("result.json") if path.parent != folder)
     return {path.parent.relative_to(folder).as_posix(): read_json(path) for path in paths}
 

@@ -66,7 +66,8 @@ def main(args):
 def export_hub(folder: Path, manifest: dict, labels_folder: Path, output: Path) -> None:
     """Card, images and soft labels in one folder. Raises InputError where the labels belong to other images."""
     from distillation.card import card
-    from distillation.manifest import finish, identity, write_text
+    from distillation.files import write_text
+    from distillation.manifest import finish, identity
     from matching.image_set import distilled_images
     from matching.soft_labels import SoftLabels
     labels = SoftLabels(labels_folder, distilled_images(folder, data_path="pil")).manifest
@@ -83,7 +84,8 @@ def export_hub(folder: Path, manifest: dict, labels_folder: Path, output: Path) 
 
 def export_ddranking(folder: Path, manifest: dict, benchmark: str | None, teacher: str | None, output: Path) -> None:
     """An image folder, and with a teacher tensors with one soft label per image."""
-    from distillation.manifest import finish, identity, write_text
+    from distillation.files import write_text
+    from distillation.manifest import finish, identity
     benchmark = benchmark or OWN_NAMES.get(manifest["config"].get("dataset"))
     ipc = check_fits(folder, manifest, benchmark)
     config = {"to": "ddranking", "distilled": identity(folder), "benchmark": benchmark,
@@ -124,7 +126,7 @@ def place_files(folder: Path, files: dict[str, str | None], output: Path) -> lis
     import os
     import shutil
 
-    from distillation.manifest import atomic_path, digest
+    from distillation.files import atomic_path, digest
     for name, expected in files.items():
         source, target = folder / name, output / name
         if expected and digest(source) != expected:
@@ -180,7 +182,7 @@ def write_tensor(path: Path, tensor) -> None:
     """Write one tensor as `torch.load(path, weights_only=True)` reads it, atomically."""
     import torch
 
-    from distillation.manifest import atomic_path
+    from distillation.files import atomic_path
     with atomic_path(path) as partial:
         torch.save(tensor.clone(), partial)
 

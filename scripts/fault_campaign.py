@@ -33,7 +33,8 @@ def main(args):
 
     from tqdm import tqdm
 
-    from distillation.manifest import code_version, hardware, package_versions, read_json, write_json
+    from distillation.files import read_json, write_json
+    from distillation.manifest import code_version, hardware, package_versions
     from scripts import faults
     from scripts.batch import LOADED
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from distillation.entry import ROOT
-from distillation.manifest import digest
+from distillation.files import digest
 from scripts.batch import fork, free_port, run_command
 
 PATIENCE_SECONDS = 1800  # a run that takes longer counts as one that hangs; a busy machine is slow

@@ -33,7 +33,8 @@ def parse_args():
 def main(args):
     from tqdm import tqdm
 
-    from distillation.manifest import code_version, hardware, package_versions, write_json
+    from distillation.files import write_json
+    from distillation.manifest import code_version, hardware, package_versions
     from scripts.fuzz_readers import cases
     with tempfile.TemporaryDirectory() as folder:
         known = cases(Path(folder))

@@ -12,8 +12,9 @@ from PIL import Image
 from continual.verification import CHECKS
 from distillation.architectures import WEIGHTS, load_checkpoint, load_model, read_state_dict, seeded
 from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
+from distillation.files import write_json, write_tensors
 from distillation.images import open_image
-from distillation.manifest import begin, finish, write_json, write_tensors
+from distillation.manifest import begin, finish
 from distillation.prompts import file_prompts
 from distillation.prototypes import Prototypes, class_file, read_prototypes, write_class, write_json_file
 from distillation.verification import strictly, verify

@@ -50,7 +50,8 @@ def main(args):
     import torch
 
     from distillation.datasets import load_split
-    from distillation.manifest import code_version, hardware, package_versions, write_json
+    from distillation.files import write_json
+    from distillation.manifest import code_version, hardware, package_versions
     from matching.image_set import distilled_images, real_images
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     train, test = (real_images(load_split(split=part, **dataset_flags(args)), 32)

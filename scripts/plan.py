@@ -62,7 +62,8 @@ def main(args):
     import torch
 
     from continual.sections import plain_table
-    from distillation.manifest import code_version, package_versions, write_json
+    from distillation.files import write_json
+    from distillation.manifest import code_version, package_versions
     from scripts.plan_table import HEADER, assumptions, rows
     from scripts.planned_stages import data_of, stages_of, work_of
     commands, data = with_settings(planned(args.dataset), args), data_of(args.dataset)
@@ -120,7 +121,7 @@ def find_rates(units: list, args, gpus: int, here: bool) -> dict:
     import torch
     from tqdm import tqdm
 
-    from distillation.manifest import write_json
+    from distillation.files import write_json
     from scripts.measuring import conditions
     from scripts.unit_rates import Bench, computed
     rates, device = {}, torch.device("cuda" if here and gpus else "cpu")
@@ -137,7 +138,7 @@ def find_rates(units: list, args, gpus: int, here: bool) -> dict:
 
 def read_rates(path: str, units: list, gpus: int) -> dict:
     """The same from a file of --save-rates. Raises InputError where that is none, for another device, or lacks a unit."""
-    from distillation.manifest import read_json
+    from distillation.files import read_json
     found = read_json(Path(path))
     if not isinstance(found, dict) or found.pop("kind", None) != "rates":
         raise InputError(f"{path}: expected a file of scripts.plan --save-rates, found another")
@@ -152,7 +153,7 @@ def read_rates(path: str, units: list, gpus: int) -> dict:
 def compare(stages: list[dict], path: Path, tolerance: float) -> bool:
     """Print planned and measured seconds of each stage; whether all that last more than FEW_SECONDS lie within `tolerance`."""
     from continual.sections import plain_table
-    from distillation.manifest import read_json
+    from distillation.files import read_json
     measured = read_json(path).get("seconds", {})
     shown, good = [], True
     for one in stages:

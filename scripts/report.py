@@ -49,7 +49,7 @@ def parse_args():
 def main(args):
     from tempfile import TemporaryDirectory
 
-    from distillation.manifest import write_text
+    from distillation.files import write_text
     from scripts.collected import chapters_of
     given = Path(args.results)
     title, stages, results = f"Report of {given.resolve().name}", read_stages(given / "stages.jsonl"), read_results(given)
@@ -72,7 +72,7 @@ def main(args):
 
 def run_report(folder: Path, output: Path, stages: dict, results: dict[str, dict], command: str) -> list[Section]:
     """The sections of a run, whose figures and result.json are written into `output`."""
-    from distillation.manifest import write_json
+    from distillation.files import write_json
     students, continual = group(results, "student", student_key), group(results, "continual", continual_key)
     student, stream = measure(students, STUDENT), compare_to_real(measure(continual, CONTINUAL))
     pictures, equal = pictures_of(folder), held(continual, 1, CONTINUAL_SETTINGS)

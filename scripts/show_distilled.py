@@ -253,7 +253,8 @@ def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> No
     """How far distilled images are from the nearest training image of their class, and training images from one another."""
     import numpy as np
 
-    from distillation.manifest import code_version, package_versions, write_json
+    from distillation.files import write_json
+    from distillation.manifest import code_version, package_versions
     from scripts.comparison import name_of
     from scripts.judge import quantiles
     images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name_of(split, row),

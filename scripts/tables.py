@@ -32,7 +32,7 @@ def parse_args():
 
 
 def main(args):
-    from distillation.manifest import read_json, write_text
+    from distillation.files import read_json, write_text
     root = Path(args.root)
     for page in [root / "README.md", *sorted((root / "misc").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def main(args):
 
 def table(name: str, misc: Path, page: Path) -> str:
     """The table `name`, from the result files below `misc`. Raises InputError naming the page where there is none."""
-    from distillation.manifest import read_json
+    from distillation.files import read_json
     from scripts import literature_tables
     if name in literature_tables.TABLES:
         return literature_tables.TABLES[name](misc)

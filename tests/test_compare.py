@@ -27,7 +27,8 @@ from continual.fairness import (
 from continual.rows import Arm, rows_of
 from distillation.distilled_set import finish_distilled, row, write_image
 from distillation.entry import ROOT, InputError
-from distillation.manifest import write_json, write_result
+from distillation.files import write_json
+from distillation.manifest import write_result
 
 REAL, RANDOM, DISTILLED = (Arm(name, name, "hard") for name in ("real", "random", "distilled"))
 SAME = Arm("real", "real", "hard", "same steps")

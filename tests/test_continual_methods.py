@@ -33,7 +33,7 @@ from continual.timing import Timers
 from continual.training import Trainer, augment
 from distillation.architectures import build, normalise, predict, seeded
 from distillation.entry import InputError, run
-from distillation.manifest import read_tensors
+from distillation.files import read_tensors
 from distillation.randomness import generator_for, seed_for
 
 SHAPE, ARCH = (3, 32, 32), "shufflenet_v2_x0_5"

@@ -18,7 +18,8 @@ from test_resume import manifest_of
 
 from distillation import locks
 from distillation.entry import ROOT
-from distillation.manifest import atomic_path, begin, finish, read_tensors
+from distillation.files import atomic_path, read_tensors
+from distillation.manifest import begin, finish
 
 HOLD = "import sys, time; from distillation import locks; print(locks.take(sys.argv[1]), flush=True); time.sleep(60)"
 

@@ -24,7 +24,7 @@ from distillation.architectures import seeded
 from distillation.datasets import load_split
 from distillation.distribution import dealt, my_share, new_accelerator
 from distillation.entry import ROOT
-from distillation.manifest import read_tensors, write_tensors
+from distillation.files import read_tensors, write_tensors
 from distillation.team import Team
 from matching.image_set import image_set
 from matching.training import cosine, drawn_views, hard_loss_of, train

@@ -13,7 +13,8 @@ from continual.rows import mean_std
 from continual.sections import Section, cell, left_columns, markdown_table, plain_table
 from distillation.distilled_set import finish_distilled, row, write_image
 from distillation.entry import ROOT
-from distillation.manifest import begin, write_json, write_result
+from distillation.files import write_json
+from distillation.manifest import begin, write_result
 from scripts.page import html_section
 from scripts.report import compare_to_real, read_stages
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from continual.sections import Section, markdown_table
 from distillation.entry import ROOT
-from distillation.manifest import read_json, write_json
+from distillation.files import read_json, write_json
 from scripts.collected import from_markdown
 from scripts.page import html_section
 from scripts.pictures import packed, unpacked

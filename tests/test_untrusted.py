@@ -17,19 +17,9 @@ from safetensors.torch import save, save_file
 from distillation.datasets import load_split
 from distillation.distilled_set import read_distilled
 from distillation.entry import InputError, printable
+from distillation.files import DEEPEST, LARGEST_BYTES, digest, nesting, read_json, read_tensors, read_torch, write_json
 from distillation.images import BadImage, open_image
-from distillation.manifest import (
-    DEEPEST,
-    LARGEST_BYTES,
-    digest,
-    is_inner,
-    nesting,
-    read_json,
-    read_manifest,
-    read_tensors,
-    read_torch,
-    write_json,
-)
+from distillation.manifest import is_inner, read_manifest
 from distillation.prototypes import read_prototypes
 from distillation.verification import strictly, verify
 from scripts import fuzz, fuzz_readers

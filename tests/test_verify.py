@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from distillation.entry import ROOT
-from distillation.manifest import digest
+from distillation.files import digest
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from PIL import Image
 from continual.training import Recipe
 from distillation.architectures import seeded
 from distillation.distilled_set import finish_distilled, row, write_image
-from distillation.manifest import finish, write_tensors
+from distillation.files import write_tensors
+from distillation.manifest import finish
 from distillation.randomness import generator_for
 from matching.image_set import image_set
 
