@@ -36,7 +36,7 @@ def assumptions(result: dict) -> list[str]:
                 f"{result['tflops']:g} TFLOP/s each (an assumption, --tflops) and never wait for files; starts of processes, "
                 f"reading files and clustering were measured on {where}."]
     else:
-        said = [f"Times of units were measured on {where}."]
+        said = [f"Times of units were measured on {where}, with libraries that had been read from disk before."]
     if gpus > 1:
         said.append(f"{gpus} processes share classes, batches and epochs, none of which is cut; training divides without loss, "
                     "which is the most it can do.")

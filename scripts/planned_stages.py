@@ -93,7 +93,8 @@ def prototypes(args, data: Data, ipc: int) -> Work:
     checkpoint = args.diffusion_checkpoints_path
     size = args.size or own_size(checkpoint)
     latent = latent_shape(checkpoint, size)
-    parts = (Part(unit("encode", checkpoint=checkpoint, size=size, batch=args.batch_size), data.train, data.largest),
+    encode = unit("encode", checkpoint=checkpoint, size=size, batch=args.batch_size)
+    parts = (Part(encode, 1, of="set_up_seconds"), Part(encode, data.train, data.largest),
              Part(unit("cluster", checkpoint=checkpoint, size=size, images=data.largest, ipc=ipc, km_expand=args.km_expand,
                        kmeans=args.kmeans), data.classes))
     return Work(parts, data.classes * prototype_bytes(ipc, latent),
@@ -109,8 +110,9 @@ def images(args, data: Data, ipc: int) -> Work:
     strength = {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
     evaluations = int(strength * args.num_inference_steps)
     latent, batch = latent_shape(checkpoint, own_size(checkpoint)), min(args.batch_size, count)
+    decode = unit("decode", checkpoint=checkpoint, batch=batch, image_size=size)
     parts = (Part(unit("denoise", checkpoint=checkpoint, batch=batch), count * evaluations, batch * max(evaluations, 1)),
-             Part(unit("decode", checkpoint=checkpoint, batch=batch, image_size=size), count, batch))
+             Part(decode, 1, of="set_up_seconds"), Part(decode, count, batch))
     return Work(parts, count * png_bytes(data.name, size), count * math.prod(latent) * 4)
 
 

@@ -87,14 +87,16 @@ def read(bench: Bench, size: int, images: int = 64) -> dict:
 
 
 def encode(bench: Bench, checkpoint: str, size: int, batch: int) -> dict:
-    """Read and encode an image."""
-    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, own_weights(bench, checkpoint), bench.device)
+    """Read and encode an image; beside it what the autoencoder's start takes, its first batch included."""
+    weights, images = own_weights(bench, checkpoint), bench.few(batch)
+    began = bench.now()
+    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, weights, bench.device)
 
-    def work(images: int) -> float:
-        return seconds_of(lambda: list(encode_classes(pipeline, bench.few(images), [0], size, seed=0, batch_size=batch)),
-                          bench.now)
-    work(batch)
-    return {"seconds": work(batch) / len(bench.few(batch).labels)}
+    def work():
+        list(encode_classes(pipeline, images, [0], size, seed=0, batch_size=batch))
+    work()
+    started, spent = bench.now() - began, seconds_of(work, bench.now)
+    return {"seconds": spent / len(images.labels), "set_up_seconds": max(started - spent, 0.0)}
 
 
 def cluster(bench: Bench, checkpoint: str, size: int, images: int, ipc: int, km_expand: int, kmeans: str) -> dict:
@@ -108,24 +110,28 @@ def cluster(bench: Bench, checkpoint: str, size: int, images: int, ipc: int, km_
     return {"seconds": seconds_of(lambda: find_prototypes(latents, ipc, km_expand, 0, kmeans=kmeans), bench.now)}
 
 
-def images_seconds(bench: Bench, checkpoint: str, batch: int, image_size: int, evaluations: int) -> float:
-    """Seconds of one batch of images with so many evaluations of the UNet, files included."""
+def images_seconds(bench: Bench, checkpoint: str, batch: int, image_size: int, evaluations: int) -> tuple[float, float]:
+    """Seconds of one batch of images with so many evaluations of the UNet, files included, and of loading the pipeline."""
     from scripts.benchmark_synthesis import load_ours, make_ours, plan_images
-    pipeline = load_ours(own_weights(bench, checkpoint), bench.device, "float32" if bench.device.type == "cpu" else "float16")
+    weights, dtype = own_weights(bench, checkpoint), "float32" if bench.device.type == "cpu" else "float16"
+    began = bench.now()
+    pipeline = load_ours(weights, bench.device, dtype)
+    loading = bench.now() - began
     plan = plan_images(pipeline, batch, {"strength": evaluations / 10, "num_inference_steps": 10, "guidance_scale": 8,
                                          "negative_prompt": "", "image_size": image_size})
     make_ours(pipeline, plan, bench.scratch / "images")  # the first of its size is slow
-    return seconds_of(lambda: make_ours(pipeline, plan, bench.scratch / "images"), bench.now)
+    return seconds_of(lambda: make_ours(pipeline, plan, bench.scratch / "images"), bench.now), loading
 
 
 def decode_images(bench: Bench, checkpoint: str, batch: int, image_size: int) -> dict:
-    """Decode a latent and write its file."""
-    return {"seconds": images_seconds(bench, checkpoint, batch, image_size, 0) / batch}
+    """Decode a latent and write its file; beside it what loading the pipeline takes."""
+    spent, loading = images_seconds(bench, checkpoint, batch, image_size, 0)
+    return {"seconds": spent / batch, "set_up_seconds": loading}
 
 
 def denoise(bench: Bench, checkpoint: str, batch: int) -> dict:
     """One step of one image with guidance: its latent with the prompt and without."""
-    none, some = (images_seconds(bench, checkpoint, batch, 32, evaluations) for evaluations in (0, EVALUATIONS))
+    none, some = (images_seconds(bench, checkpoint, batch, 32, evaluations)[0] for evaluations in (0, EVALUATIONS))
     return {"seconds": max(some - none, 0.0) / EVALUATIONS / batch}
 
 
@@ -203,5 +209,5 @@ MEASURES = {"start": start_up, "read": read, "encode": encode, "cluster": cluste
 
 def computed(one: Unit, tflops: float) -> dict | None:
     """The same of a unit by its operations alone, at `tflops` TFLOP/s; None for what no accelerator works on."""
-    found, nothing = counted(one), {"end_seconds": 0.0, "set_up_seconds": 0.0} if one.kind == "learner" else {}
-    return found and {"seconds": found.flops / tflops / 1e12, **found._asdict(), **nothing}
+    found = counted(one)
+    return found and {"seconds": found.flops / tflops / 1e12, "set_up_seconds": 0.0, "end_seconds": 0.0, **found._asdict()}
