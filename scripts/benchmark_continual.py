@@ -45,11 +45,8 @@ def overhead(device, repetitions: int, batch_size: int, size: int) -> dict:
 
 def steps(device, repetitions: int, batch_size: int, size: int) -> dict:
     """A step of each method, and how many times a fine-tune step it takes."""
-    from importlib.util import find_spec
-
     from scripts.measuring import interleaved, rounded, times_faster
-    there = [method for method in METHODS if method != "derpp" or find_spec("continual.derpp")]
-    learners = {method: ready(method, device, batch_size, size) for method in there}
+    learners = {method: ready(method, device, batch_size, size) for method in METHODS}
     variants = {method: lambda learner=learner, tasks=tasks: take(learner, tasks[1])
                 for method, (learner, tasks) in learners.items()}
     seconds = interleaved(variants, repetitions, "steps")

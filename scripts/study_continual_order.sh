@@ -2,8 +2,8 @@
 # The order of methods on CIFAR-10 that Buzzega et al. (2020, arXiv 2004.07211) publish: fine-tuning, A-GEM with 200 images, ER with
 # 200 and with 500; ResNet-18 with the CIFAR stem, 5 tasks of 2 classes in their natural order, SGD at a constant rate, real
 # images. CIFAR10_JPEG is a folder with train/<class>/ and test/<class>/. Theirs are 50 epochs of batches of 32 + 32 and all
-# test images (EPOCHS=50 BATCH=32 TEST_PER_CLASS=1000 FLAGS=); the default is what two cores do in an hour: half an epoch of
-# batches of 16 + 16 in bfloat16 (twice as many steps as with 32), 200 test images of each class. The same command resumes. Then:
+# test images (EPOCHS=50 BATCH=32 TEST_PER_CLASS=1000 FLAGS=); the default is what two cores do in an hour and a quarter: one epoch
+# of batches of 16 + 16 in bfloat16 (twice as many steps as with 32), 200 test images of each class. The same command resumes. Then:
 # python -m scripts.collect runs/study-order misc/results/continual_order_cifar10.json --kind continual
 # python -m scripts.tables
 set -eu
@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 CIFAR10_JPEG=${CIFAR10_JPEG:?expected a folder with train/<class>/ and test/<class>/}
 STUDY=${STUDY:-runs/study-order}
 SEEDS=${SEEDS:-0}
-EPOCHS=${EPOCHS:-0.5}
+EPOCHS=${EPOCHS:-1}
 BATCH=${BATCH:-16}
 TEST_PER_CLASS=${TEST_PER_CLASS:-200}
 JOBS=${JOBS:-2}                  # single-threaded processes at once
@@ -36,5 +36,5 @@ runs() {                         # buffer images, flags that name the methods ..
     done
 }
 
-{ runs 200 --method er; runs 500 --method er; runs 200 --method finetune agem; } > "$STUDY/commands.txt"
+{ runs 200 --method er; runs 500 --method er; runs 200 --method agem; runs 200 --method finetune; } > "$STUDY/commands.txt"
 python -m scripts.batch "$STUDY/commands.txt" --jobs "$JOBS"
