@@ -135,9 +135,13 @@ class Attempt:
             self.kill()
         return max(self.codes, key=abs)
 
+    def printed(self) -> str:
+        """What it printed, with paths below the repository's root."""
+        return self.log.read_text(encoding="utf-8", errors="replace").replace(f"{ROOT}/", "")
+
     def said(self) -> list[str]:
         """The lines that say an error."""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
+        text = self.printed()
         return ["a traceback"] if "Traceback" in text else [
             line for line in text.splitlines() if line.startswith("error: ")]
 
@@ -283,7 +287,7 @@ def verified(spoil: Callable[[Path], None], work: Path) -> dict:
     spoil(spoilt)
     attempt = Attempt(["scripts.verify", str(spoilt)], 1, work / "logs" / "input.log")
     code = attempt.finish()
-    return {"exit": code, "said": attempt.said() or attempt.log.read_text().splitlines()[:1]}
+    return {"exit": code, "said": attempt.said() or attempt.printed().splitlines()[:1]}
 
 
 def edit_manifest(folder: Path) -> None:
