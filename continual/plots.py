@@ -160,7 +160,7 @@ def heat_map(axis, shares):
 
 def draw_scales(path: Path, arms: dict[Arm, dict[int, dict]], colours: dict[str, str]) -> None:
     """Accuracy on the memory against the scale, after the last merge."""
-    figure, ((axis,),) = new_figure(5.2, 4.2, 1, 1)
+    figure, ((axis,),) = new_figure(7.2, 4.6, 1, 1)  # as wide as three columns of names
     for arm, row in arms.items():
         last = [one["scale_curves"][-1] for one in row.values()]
         scales = [point["scale"] for point in last[0]]
