@@ -23,6 +23,8 @@ def projection_coefficient(gradients: list[Tensor], references: list[Tensor]) ->
 def project_(gradients: list[Tensor], references: list[Tensor]) -> None:
     """Take from `gradients`, in place, the part that would raise the memory's loss, whose gradient is `references`."""
     coefficient = projection_coefficient(gradients, references)
+    if coefficient.is_cpu and not coefficient:  # asking an accelerator would make the host wait for it
+        return
     for gradient, reference in zip(gradients, references, strict=True):
         gradient.addcmul_(reference, coefficient, value=-1)
 

@@ -75,7 +75,8 @@ def start_up(bench: Bench, module: str) -> dict:
     tree = ast.parse((ROOT / module.replace(".", "/")).with_suffix(".py").read_text())
     imports = dict.fromkeys(ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
     began = time.perf_counter()
-    peak, processor = costs_of_command([sys.executable, "-c", "\n".join([*imports, "Accelerator()"])])
+    work = "\n".join([*imports, "from accelerate import Accelerator", "Accelerator()"])
+    peak, processor = costs_of_command([sys.executable, "-c", work])
     return {"seconds": processor if bench.clock == "processor" else time.perf_counter() - began, "host_bytes": peak}
 
 

@@ -136,12 +136,13 @@ def test_units_that_are_not_cut_decide_how_work_divides():
 def test_a_few_units_are_measured_with_the_project_itself(checkpoint, tmp_path):
     bench = Bench(torch.device("cpu"), "processor", tmp_path, "digits")
     found = {one.kind: bench.measure(one) for one in (
-        unit("read", size=32), unit("encode", checkpoint=str(checkpoint), size=32, batch=8),
+        unit("start", module="distillation.gen_prototype"), unit("read", size=32), unit("encode", checkpoint=str(checkpoint), size=32, batch=8),
         unit("cluster", checkpoint=str(checkpoint), size=32, images=30, ipc=3, km_expand=1, kmeans="full"),
         unit("denoise", checkpoint=str(checkpoint), batch=8),
         unit("decode", checkpoint=str(checkpoint), batch=8, image_size=32),
         unit("train", arch="convnet_d3_w128", stem="imagenet", size=32, classes=10, batch=16, chunks=1, bf16=False),
         unit("forward", arch="convnet_d3_w128", stem="imagenet", size=32, classes=10, batch=16))}
+    assert found.pop("start")["host_bytes"] > 10 ** 8
     assert all(0 < one["seconds"] < 5 and math.isfinite(one["seconds"]) for one in found.values())
     assert found["train"]["seconds"] > found["forward"]["seconds"]
     assert len(list(tmp_path.rglob("*.png"))) == 8
