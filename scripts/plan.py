@@ -57,7 +57,12 @@ def parse_args():
 
 
 def main(args):
+    import os
     import sys
+
+    commands = with_settings(planned(args.dataset), args)
+    if commands[0].threads:  # libraries read it when they are imported; rates are to be of the script's number of threads
+        os.environ["OMP_NUM_THREADS"] = commands[0].threads
 
     import torch
 
@@ -66,7 +71,7 @@ def main(args):
     from distillation.manifest import code_version, package_versions
     from scripts.plan_table import HEADER, assumptions, rows
     from scripts.planned_stages import data_of, stages_of, work_of
-    commands, data = with_settings(planned(args.dataset), args), data_of(args.dataset)
+    data = data_of(args.dataset)
     ipc = next(one.args.ipc for one in commands if one.module == "distillation.gen_prototype")
     check_range("--ipc", ipc, 1, data.largest)
     found = torch.cuda.device_count()

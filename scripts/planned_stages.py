@@ -62,12 +62,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Work:
-    """A command's parts, what it leaves on disk, holds in the host's memory beside libraries, and of images on the device."""
+    """A command's parts, what it leaves on disk, holds in the host's memory beside libraries, and of images on the device.
+
+    `start` is the module whose imports it takes to start, where that is not the command's own.
+    """
 
     parts: tuple[Part, ...]
     disk_bytes: int
     host_bytes: int
     device_images_bytes: int = 0
+    start: str = ""
 
 
 def data_of(name: str) -> Data:
@@ -85,7 +89,7 @@ def work_of(command: Command, data: Data, ipc: int) -> Work:
     if command.module not in STAGES:
         raise InputError(f"{command.module}: expected one of {', '.join(STAGES)}")
     work = STAGES[command.module](command.args, data, ipc)
-    return replace(work, parts=(Part(unit("start", module=command.module), 1), *work.parts))
+    return replace(work, parts=(Part(unit("start", module=work.start or command.module), 1), *work.parts))
 
 
 def prototypes(args, data: Data, ipc: int) -> Work:
@@ -106,7 +110,8 @@ def images(args, data: Data, ipc: int) -> Work:
     count, checkpoint = data.classes * ipc, args.diffusion_checkpoints_path
     size = args.image_size or min(own_size(checkpoint), 224)
     if args.method not in ("d4m", "prototype", "noise"):
-        return Work((Part(unit("read", size=size), count),), count * png_bytes(data.name, size), 0)
+        files = Part(unit("read", size=size), count)
+        return Work((files,), count * png_bytes(data.name, size), 0, start="distillation.datasets")
     strength = {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
     evaluations = int(strength * args.num_inference_steps)
     latent, batch = latent_shape(checkpoint, own_size(checkpoint)), min(args.batch_size, count)

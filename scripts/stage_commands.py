@@ -16,19 +16,24 @@ from distillation.entry import ROOT, InputError
 # a shell gives what it starts with `&` nothing to read, which tells such commands from the others
 SAY = """import json, os, sys
 alone = os.path.samestat(os.fstat(0), os.stat(os.devnull))
-sys.stdout.write(json.dumps({"command": sys.argv[1:], "aside": alone}) + "\\n")
+said = {"command": sys.argv[1:], "aside": alone, "threads": os.environ.get("OMP_NUM_THREADS")}
+sys.stdout.write(json.dumps(said) + "\\n")
 """
 HEADING = re.compile(r"== ([\w-]+): ")
 
 
 @dataclass(frozen=True)
 class Command:
-    """`python -m module` with the settings `args`, as a script starts it in its stage; `aside` of what the script does next."""
+    """`python -m module` with the settings `args`, as a script starts it in its stage; `aside` of what the script does next.
+
+    `threads` is OMP_NUM_THREADS as the script sets it, or passes it on; None: as many as there are cores.
+    """
 
     stage: str
     module: str
     args: argparse.Namespace
     aside: bool
+    threads: str | None = None
 
 
 def commands_of(script: str, stage: str = "") -> list[Command]:
@@ -51,7 +56,7 @@ def commands_of(script: str, stage: str = "") -> list[Command]:
         elif line.startswith("{"):
             said = json.loads(line)
             if said["command"][:1] == ["-m"] and stage != "report":
-                found.append(Command(stage, said["command"][1], parsed(*said["command"][1:]), said["aside"]))
+                found.append(Command(stage, said["command"][1], parsed(*said["command"][1:]), said["aside"], said["threads"]))
     return found
 
 

@@ -64,6 +64,10 @@ def test_variables_reach_the_scripts(monkeypatch):
     assert {one.args.epochs for one in planned("digits") if one.stage == "teacher"} == {1}
     monkeypatch.setenv("IPC", "50")
     assert {one.args.ipc for one in planned("imagenet") if hasattr(one.args, "ipc")} == {50}
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert {one.threads for one in planned("digits")} == {"1"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert {one.threads for one in planned("digits")} == {"3"}
 
 
 def test_counts_and_bytes_are_those_of_real_artefacts(prototypes, distilled, soft_labels, teacher, student):
@@ -136,7 +140,8 @@ def test_units_that_are_not_cut_decide_how_work_divides():
 def test_a_few_units_are_measured_with_the_project_itself(checkpoint, tmp_path):
     bench = Bench(torch.device("cpu"), "processor", tmp_path, "digits")
     found = {one.kind: bench.measure(one) for one in (
-        unit("start", module="distillation.gen_prototype"), unit("read", size=32), unit("encode", checkpoint=str(checkpoint), size=32, batch=8),
+        unit("start", module="distillation.gen_prototype"), unit("read", size=32),
+        unit("encode", checkpoint=str(checkpoint), size=32, batch=8),
         unit("cluster", checkpoint=str(checkpoint), size=32, images=30, ipc=3, km_expand=1, kmeans="full"),
         unit("denoise", checkpoint=str(checkpoint), batch=8),
         unit("decode", checkpoint=str(checkpoint), batch=8, image_size=32),
