@@ -18,24 +18,25 @@ PARTS=${PARTS:-models sets judge students continual}
 SEEDS=${SEEDS:-0 1 2}            # of students and streams; one distilled and one random set serve all
 STRENGTH=${STRENGTH:-0.5}
 GUIDANCE=${GUIDANCE:-2}
-METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic}
+METHODS=${METHODS:-finetune joint er agem derpp}
+CLAIMED=${CLAIMED:-er agem task_arithmetic}     # with soft labels too, and on real images with no more steps than on few
 case $SCALE in
 full)
     STUDY=${STUDY:-runs/study-cifar10}
     IPCS=${IPCS:-10 50 500} MODELS=${MODELS:-resnet18 resnet50 convnet_d3_w128}
     EPOCHS=${EPOCHS:-300} STEM=${STEM:-cifar} TEACHER_EPOCHS=${TEACHER_EPOCHS:-60}
-    BUFFER=${BUFFER:-500} REAL_EPOCHS=${REAL_EPOCHS:-10} SMALL_EPOCHS=${SMALL_EPOCHS:-40} CONTINUAL_IPC=${CONTINUAL_IPC:-500}
+    BUFFER=${BUFFER:-500} REAL_STEPS=${REAL_STEPS:-3125} SMALL_STEPS=${SMALL_STEPS:-1200} CONTINUAL_IPC=${CONTINUAL_IPC:-500}
     START_STEPS=${START_STEPS:-400} TEST_PER_CLASS=${TEST_PER_CLASS:-all} JUDGED=${JUDGED:-2000} JUDGE_STEPS=${JUDGE_STEPS:-50}
     JOBS=${JOBS:-4} ;;
 small)
     STUDY=${STUDY:-runs/study-cifar10-small}
     IPCS=${IPCS:-10} MODELS=${MODELS:-resnet18 convnet_d3_w128}
-    EPOCHS=${EPOCHS:-100} STEM=${STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-6}
-    BUFFER=${BUFFER:-200} REAL_EPOCHS=${REAL_EPOCHS:-0.2} SMALL_EPOCHS=${SMALL_EPOCHS:-40} CONTINUAL_IPC=${CONTINUAL_IPC:-10}
-    START_STEPS=${START_STEPS:-100} TEST_PER_CLASS=${TEST_PER_CLASS:-200} JUDGED=${JUDGED:-1000} JUDGE_STEPS=${JUDGE_STEPS:-20}
+    EPOCHS=${EPOCHS:-100} STEM=${STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-4}
+    BUFFER=${BUFFER:-200} REAL_STEPS=${REAL_STEPS:-48} SMALL_STEPS=${SMALL_STEPS:-18} CONTINUAL_IPC=${CONTINUAL_IPC:-10}
+    START_STEPS=${START_STEPS:-100} TEST_PER_CLASS=${TEST_PER_CLASS:-200} JUDGED=${JUDGED:-500} JUDGE_STEPS=${JUDGE_STEPS:-20}
     JOBS=${JOBS:-2}
     export VAE_CHANNELS="${VAE_CHANNELS:-24 48 64}" UNET_CHANNELS="${UNET_CHANNELS:-64 128}" BATCH="${BATCH:-64}"
-    export VAE_STEPS="${VAE_STEPS:-500}" UNET_STEPS="${UNET_STEPS:-1200}"
+    export VAE_STEPS="${VAE_STEPS:-400}" UNET_STEPS="${UNET_STEPS:-1000}"
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     export OMP_NUM_THREADS ;;
 *)
@@ -112,27 +113,39 @@ students() {
     done
 }
 
+runs() {                         # output folder, flags that name methods and streams ...
+    output=$1; shift
+    echo "continual.train_continual --dataset folder --data_dir $STREAMS --seed $SEED --arch resnet18 --stem $STEM --size 32" \
+        "--tasks 5 --bf16 --flip 0.5 --batch-size 32 --replay-batch-size 32 --buffer-size $BUFFER --start-steps $START_STEPS" \
+        "--distilled $(distilled "$CONTINUAL_IPC") --random $(random "$CONTINUAL_IPC") --output-dir $STUDY/$output $*"
+}
+
 continual() {                    # Task Arithmetic from a start that was trained on the distilled set, the same for all streams
     for SEED in $SEEDS; do
-        RUNS="continual.train_continual --dataset folder --data_dir $STREAMS --seed $SEED --arch resnet18 --stem $STEM --size 32"
-        RUNS="$RUNS --tasks 5 --bf16 --flip 0.5 --batch-size 32 --replay-batch-size 32 --buffer-size $BUFFER"
-        RUNS="$RUNS --distilled $(distilled "$CONTINUAL_IPC")"
-        RUNS="$RUNS --random $(random "$CONTINUAL_IPC") --output-dir $STUDY/continual --start-steps $START_STEPS"
-        echo "$RUNS --method $METHODS --stream real random distilled --epochs $REAL_EPOCHS $SMALL_EPOCHS $SMALL_EPOCHS"
-        echo "$RUNS --method er agem task_arithmetic --stream random distilled --epochs $SMALL_EPOCHS --labels soft" \
-            "--teacher $TEACHER"
+        STEPS="--stream real random distilled --steps $REAL_STEPS $SMALL_STEPS $SMALL_STEPS"
+        runs continual --method "$METHODS" "$STEPS"
+        echo
+        runs continual --method task_arithmetic "$STEPS"
+        runs continual --method "$CLAIMED" --stream random distilled --steps "$SMALL_STEPS" --labels soft --teacher "$TEACHER"
+        runs same-steps --method "$CLAIMED" --stream real --steps "$SMALL_STEPS"
         echo
     done
 }
 
-for PART in $PARTS; do
-    case $PART in
+part() {
+    case $1 in
     models) models ;;
-    sets | judge | students) block "$PART" ;;
+    sets | judge | students) block "$1" ;;
     continual)
         STREAMS=$DATA
         [ "$TEST_PER_CLASS" = all ] || { STREAMS=$STUDY/streams; fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"; }
-        block "$PART" ;;
-    *) echo "PARTS: expected models, sets, judge, students or continual, found $PART" >&2; exit 2 ;;
+        block continual ;;
+    *) echo "PARTS: expected models, sets, judge, students or continual, found $1" >&2; exit 2 ;;
     esac
+}
+
+for PART in $PARTS; do
+    started=$(date +%s)
+    part "$PART"
+    printf '{"stage": "%s", "seconds": %d}\n' "$PART" "$(($(date +%s) - started))" >> "$STUDY/stages.jsonl"
 done
