@@ -25,12 +25,14 @@ def parse_args():
 
 def main(args):
     from distillation.files import write_json
+    from scripts.report import read_stages
     runs = [{"run": name, **result} for name, result in read_results(Path(args.folder)).items()
             if (args.kind is None or result.get("kind") in args.kind)
             and any(fnmatchcase(name.split("/")[0], pattern) for pattern in args.only)]
     if not runs:
         raise InputError(f"{args.folder}: expected folders with result.json, found none")
-    kept = {"command": args.command, "pictures": args.pictures and small_copies(Path(args.pictures))}
+    kept = {"command": args.command, "pictures": args.pictures and small_copies(Path(args.pictures)),
+            "seconds": read_stages(Path(args.folder) / "stages.jsonl")}
     write_json(Path(args.output), {**{name: value for name, value in kept.items() if value}, **shared_once(runs)})
     print(f"{args.output}: {len(runs)} results")
 

@@ -11,12 +11,15 @@ from distillation.entry import InputError
 # what stands first and under which name; other files follow under their own
 TITLES = {"quickstart": "Quickstart: digits, one run", "digits": "Digits: students by images per class",
           "matching_digits": "Digits: protocol, label bytes, architecture", "matching_cifar10": "CIFAR-10: protocol",
+          "cifar10": "CIFAR-10: from the prior to the tables, two cores", "cifar10_arms": "CIFAR-10: ways to make the images",
           "continual_digits_resnet18": "Digits: continual learning, ResNet-18",
           "continual_digits_resnet50": "Digits: continual learning, ResNet-50",
           "continual_digits_starts": "Digits: Task Arithmetic's common start"}
 TABLE_TITLES = {"digits": "Students", "sweep": "By strength", "arms-hard": "Every arm, hard labels", "storage": "Label bytes",
                 "arms-soft": "Every arm, soft labels", "protocols": "Protocols", "protocols-cifar10": "Protocols",
-                "cross": "Architectures", "starts": "Common starts"}
+                "cross": "Architectures", "starts": "Common starts", "parts-cifar10": "Time", "students-cifar10": "Students",
+                "arms-cifar10": "Students", "claim-cifar10": "The claim", "fairness-cifar10": "Continual learning",
+                "paired-cifar10": "Paired differences"}
 
 
 def chapters_of(given: Path, figures: Path) -> dict[str, list[Section]]:

@@ -14,7 +14,8 @@ cd "$(dirname "$0")/.."
 
 SCALE=${SCALE:-full}
 DATA=${DATA:-${CIFAR10_JPEG:-data/cifar10}}
-PARTS=${PARTS:-models sets judge students continual}
+PARTS=${PARTS:-models sets judge students continual}     # and arms: other ways to make the images
+ARMS=${ARMS:-s0.3 s0.7 prototype noise medoid}
 SEEDS=${SEEDS:-0 1 2}            # of students and streams; one distilled and one random set serve all
 STRENGTH=${STRENGTH:-0.5}
 GUIDANCE=${GUIDANCE:-2}
@@ -54,7 +55,8 @@ block() {                        # the commands of a part, side by side where an
     python -m scripts.batch "$STUDY/$1.txt" --jobs "$JOBS"
 }
 
-distilled() { echo "$STUDY/distilled/folder_ipc$1_$1_s${STRENGTH}_g$(awk "BEGIN{printf \"%.1f\", $GUIDANCE}")_kmexpand1"; }
+one_place() { awk "BEGIN{printf \"%.1f\", $1}"; }
+distilled() { echo "$STUDY/distilled/folder_ipc$1_$1_s${STRENGTH}_g$(one_place "$GUIDANCE")_kmexpand1"; }
 random() { echo "$STUDY/distilled/folder_random_ipc$1"; }
 
 models() {
@@ -70,13 +72,16 @@ teacher() {
         "--epochs $TEACHER_EPOCHS --output-dir $TEACHER"
 }
 
+images() {                       # images per class, prototypes
+    echo "distillation.gen_syn_image $SOURCE --diffusion_checkpoints_path $PRIOR --image_size 32 --ipc $1 --prototype_path $2" \
+        "--guidance_scale $GUIDANCE --num_inference_steps 50 --negative_prompt '' --save_init_image_path $STUDY/distilled"
+}
+
 sets() {
     for IPC in $IPCS; do
         echo "distillation.gen_prototype $SOURCE --diffusion_checkpoints_path $PRIOR --size 32 --ipc $IPC --kmeans full" \
             "--save_prototype_path $STUDY/prototypes"
-        echo "distillation.gen_syn_image $SOURCE --diffusion_checkpoints_path $PRIOR --image_size 32 --ipc $IPC" \
-            "--prototype_path $STUDY/prototypes/folder-ipc$IPC-kmexpand1 --strength $STRENGTH --guidance_scale $GUIDANCE" \
-            "--num_inference_steps 50 --negative_prompt '' --save_init_image_path $STUDY/distilled"
+        echo "$(images "$IPC" "$STUDY/prototypes/folder-ipc$IPC-kmexpand1") --strength $STRENGTH"
         echo "distillation.gen_syn_image $SOURCE --method random --image_size 32 --ipc $IPC" \
             "--save_init_image_path $STUDY/distilled"
         echo
@@ -90,26 +95,53 @@ judge() {
         "--output $STUDY/judge.json"
 }
 
+taught() {                       # arm, its images
+    echo "matching.generate_soft_label --data $2 --teacher $TEACHER --epochs $EPOCHS --fkd-seed 42 $VIEWS --mix-type cutmix" \
+        "--use-fp16 --fkd-path $STUDY/soft-labels/$1-ipc$IPC"
+}
+
+student() {                      # labels, arm, its images
+    case $1 in
+    soft) HOW="--fkd-path $STUDY/soft-labels/$2-ipc$IPC" ;;
+    hard) HOW="--labels hard $VIEWS" ;;
+    esac
+    echo "validate.train_FKD $SOURCE --protocol d4m --train-dir $3 --model $MODEL --stem $STEM --batch-size 50" \
+        "--gradient-accumulation-steps 1 --epochs $EPOCHS --bf16 --seed $SEED" \
+        "--output-dir $STUDY/students/$MODEL-$2-ipc$IPC-$1-seed$SEED $HOW"
+}
+
 students() {
     for IPC in $IPCS; do
         for ARM in distilled random; do
-            echo "matching.generate_soft_label --data $($ARM "$IPC") --teacher $TEACHER --epochs $EPOCHS --fkd-seed 42 $VIEWS" \
-                "--mix-type cutmix --use-fp16 --fkd-path $STUDY/soft-labels/$ARM-ipc$IPC"
+            taught "$ARM" "$($ARM "$IPC")"
             for MODEL in $MODELS; do
                 for LABELS in soft hard; do
-                    for SEED in $SEEDS; do
-                        case $LABELS in
-                        soft) HOW="--fkd-path $STUDY/soft-labels/$ARM-ipc$IPC" ;;
-                        hard) HOW="--labels hard $VIEWS" ;;
-                        esac
-                        echo "validate.train_FKD $SOURCE --protocol d4m --train-dir $($ARM "$IPC") --model $MODEL --stem $STEM" \
-                            "--batch-size 50 --gradient-accumulation-steps 1 --epochs $EPOCHS --bf16 --seed $SEED" \
-                            "--output-dir $STUDY/students/$MODEL-$ARM-ipc$IPC-$LABELS-seed$SEED $HOW"
-                    done
+                    for SEED in $SEEDS; do student "$LABELS" "$ARM" "$($ARM "$IPC")"; done
                 done
             done
             echo
         done
+    done
+}
+
+arms() {                         # other ways to make the images, for the first network with soft labels
+    IPC=${IPCS%% *} MODEL=${MODELS%% *}
+    for ARM in $ARMS; do
+        START=$STUDY/prototypes/folder-ipc$IPC-kmexpand1
+        case $ARM in
+        s0.*) HOW="--strength ${ARM#s}" NAME=folder_ipc${IPC}_${IPC}_${ARM}_g$(one_place "$GUIDANCE")_kmexpand1 ;;
+        medoid)
+            START=$START-medoid HOW="--strength $STRENGTH"
+            NAME=$(basename "$(distilled "$IPC")")_medoid
+            echo "distillation.gen_prototype $SOURCE --diffusion_checkpoints_path $PRIOR --size 32 --ipc $IPC --kmeans full" \
+                "--prototype medoid --save_prototype_path $STUDY/prototypes" ;;
+        prototype | noise) HOW="--method $ARM" NAME=folder_${ARM}_ipc$IPC ;;
+        *) echo "ARMS: expected s0.3 and the like, prototype, noise or medoid, found $ARM" >&2; exit 2 ;;
+        esac
+        echo "$(images "$IPC" "$START") $HOW"
+        taught "$ARM" "$STUDY/distilled/$NAME"
+        for SEED in $SEEDS; do student soft "$ARM" "$STUDY/distilled/$NAME"; done
+        echo
     done
 }
 
@@ -135,12 +167,12 @@ continual() {                    # Task Arithmetic from a start that was trained
 part() {
     case $1 in
     models) models ;;
-    sets | judge | students) block "$1" ;;
+    sets | judge | students | arms) block "$1" ;;
     continual)
         STREAMS=$DATA
         [ "$TEST_PER_CLASS" = all ] || { STREAMS=$STUDY/streams; fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"; }
         block continual ;;
-    *) echo "PARTS: expected models, sets, judge, students or continual, found $1" >&2; exit 2 ;;
+    *) echo "PARTS: expected models, sets, judge, students, continual or arms, found $1" >&2; exit 2 ;;
     esac
 }
 

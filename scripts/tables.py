@@ -91,6 +91,20 @@ def stages(result: dict) -> str:
     return f"Seconds in the quickstart ({'; '.join(result['hardware'])}): {', '.join(parts)}."
 
 
+def parts(result: dict) -> str:
+    """Minutes of a study's parts, on one line."""
+    hardware = result.get("hardware") or "; ".join(dict.fromkeys(one["hardware"] for one in result["runs"]))
+    spent = result["seconds"]
+    listed = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in spent.items())
+    return f"Minutes of `{result['command']}` ({hardware} a process): {listed}; {sum(spent.values()) / 60:.1f} in all."
+
+
+def named_students(result: dict) -> str:
+    """The students of a study, a row per name."""
+    from scripts.collected import students_by_name
+    return "\n\n".join(with_table(part.says, part.header, part.rows) for part in students_by_name(result))
+
+
 def student_numbers(result: dict) -> dict:
     """{(arm, ipc or None, labels): numbers over seeds} of a study's students."""
     from scripts.report import measure
@@ -222,6 +236,9 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
           **{f"{part}-{network}": (f"continual_digits_{network}.json", continual(part)) for network in NETWORKS
              for part in ("claim", "fairness", "paired", "payback")},
           "starts": ("continual_digits_starts.json", continual("starts")),
+          **{f"{part}-cifar10": ("cifar10.json", continual(part)) for part in ("claim", "fairness", "paired")},
+          "parts-cifar10": ("cifar10.json", parts), "students-cifar10": ("cifar10.json", named_students),
+          "arms-cifar10": ("cifar10_arms.json", named_students),
           "benchmark-distillation": ("benchmark_distillation.json", benchmark("distillation")),
           "benchmark-matching": ("benchmark_matching.json", benchmark("matching")),
           "benchmark-continual": ("benchmark_continual.json", benchmark("continual"))}
