@@ -56,8 +56,8 @@ def add_prototype_flags(parser) -> None:
     parser.add_argument("--ipc", default=10, type=int, help="prototypes (images) per class")
     parser.add_argument("--km_expand", default=1, type=int, help="mini-batches of km_expand * ipc latents, at least 1,024")
     parser.add_argument("--kmeans", default="minibatch", choices=("minibatch", "full"), help="scikit-learn's estimator")
-    parser.add_argument("--prototype", default="centroid", choices=("centroid", "medoid"),
-                        help="medoid: the real latent nearest to the centroid")
+    parser.add_argument("--prototype", default="centroid", choices=("centroid", "medoid", "random"),
+                        help="medoid: the real latent nearest to the centroid; random: real latents, without k-means")
     parser.add_argument("--outliers", default="none", choices=("none", "lof"),
                         help="lof: drop a tenth of each class before clustering, by local outlier factor")
 

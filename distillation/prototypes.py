@@ -18,14 +18,15 @@ from distillation.manifest import raise_first, read_manifest
 from distillation.tensors import Expected, tensor_problems
 
 LARGEST_JSON_BYTES = 2 ** 32  # of the original's file: ImageNet-1K at IPC 10 takes 3.2 GB
+REAL = ("medoid", "random")  # prototypes that are latents of real images
 LEAST_BATCH = 1024  # scikit-learn's own default; batches of km_expand * ipc alone can be as small as the clusters are many
 
 
 @dataclass(frozen=True)
 class Prototypes:
-    """One class's `centroids` [IPC, C, h, w] (scaled latents; or the medoids), cluster `sizes` [IPC] in images, `inertia`
-    (squared error), `nearest` [IPC]: the place, among the class's images, of the one nearest to each, `skipped`: the places of
-    images that could not be read.
+    """One class's `centroids` [IPC, C, h, w] (scaled latents; or real ones in their place), cluster `sizes` [IPC] in images,
+    `inertia` (squared error), `nearest` [IPC]: the place, among the class's images, of the one nearest to each, `skipped`: the
+    places of images that could not be read.
     """
 
     centroids: Tensor
@@ -65,6 +66,16 @@ def cluster(latents: Tensor, ipc: int, km_expand: int, seed: int, kmeans: str = 
                       nearest_members(latents, centroids, members))
 
 
+def drawn(latents: Tensor, ipc: int, seed: int) -> Prototypes:
+    """`ipc` of one class's latents [N, C, h, w] drawn at random: what is left of the method without k-means.
+
+    Each stands for the latents that it is the nearest to.
+    """
+    places = torch.randperm(len(latents), generator=torch.Generator().manual_seed(seed))[:ipc].sort().values
+    distances, members = torch.cdist(latents.flatten(1), latents[places].flatten(1)).min(1)
+    return Prototypes(latents[places], torch.bincount(members, minlength=ipc), distances.pow(2).sum(), places)
+
+
 def nearest_members(latents: Tensor, centroids: Tensor, members: Tensor) -> Tensor:
     """Of each cluster, the place [IPC] of the latent nearest to its centroid; of an empty cluster, the nearest of all."""
     nearest = []
@@ -92,12 +103,13 @@ def inliers(latents: Tensor, at_least: int, neighbours: int = 10, contamination:
 
 def find_prototypes(latents: Tensor, ipc: int, km_expand: int, seed: int, *, kmeans: str = "minibatch",
                     prototype: str = "centroid", outliers: str = "none") -> Prototypes:
-    """One class's prototypes as asked for: outliers dropped or not, then clustered, then centroids or medoids.
+    """One class's prototypes as asked for: outliers dropped or not, then clustered, then centroids or medoids; or drawn.
 
     `nearest` counts all latents given, whether dropped or not.
     """
     kept = inliers(latents, ipc) if outliers == "lof" else np.arange(len(latents))
-    found = cluster(latents[kept], ipc, km_expand, seed, kmeans)
+    random = prototype == "random"
+    found = drawn(latents[kept], ipc, seed) if random else cluster(latents[kept], ipc, km_expand, seed, kmeans)
     nearest = torch.from_numpy(kept)[found.nearest]
     return replace(found, nearest=nearest, centroids=latents[nearest] if prototype == "medoid" else found.centroids)
 
@@ -109,7 +121,7 @@ def folder_name(dataset: str, ipc: int, km_expand: int, prototype: str = "centro
 
 def ending(prototype: str | None, outliers: str | None, mark: str) -> str:
     """What a folder's name says of prototypes that are not plain centroids; nothing for those."""
-    return (f"{mark}medoid" if prototype == "medoid" else "") + (f"{mark}lof" if outliers == "lof" else "")
+    return (f"{mark}{prototype}" if prototype in REAL else "") + (f"{mark}lof" if outliers == "lof" else "")
 
 
 def class_folder(label: int, name: str) -> str:

@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 SCALE=${SCALE:-full}
 DATA=${DATA:-${CIFAR10_JPEG:-data/cifar10}}
 PARTS=${PARTS:-models sets judge students continual}     # and arms: other ways to make the images
-ARMS=${ARMS:-s0.3 s0.7 prototype noise medoid}
+ARMS=${ARMS:-s0.3 s0.7 prototype noise medoid autoencoder}
 SEEDS=${SEEDS:-0 1 2}            # of students and streams; one distilled and one random set serve all
 STRENGTH=${STRENGTH:-0.5}
 GUIDANCE=${GUIDANCE:-2}
@@ -72,6 +72,12 @@ teacher() {
         "--epochs $TEACHER_EPOCHS --output-dir $TEACHER"
 }
 
+prototypes() {                   # images per class, flags ...
+    ipc=$1; shift
+    echo "distillation.gen_prototype $SOURCE --diffusion_checkpoints_path $PRIOR --size 32 --ipc $ipc --kmeans full" \
+        "--save_prototype_path $STUDY/prototypes $*"
+}
+
 images() {                       # images per class, prototypes
     echo "distillation.gen_syn_image $SOURCE --diffusion_checkpoints_path $PRIOR --image_size 32 --ipc $1 --prototype_path $2" \
         "--guidance_scale $GUIDANCE --num_inference_steps 50 --negative_prompt '' --save_init_image_path $STUDY/distilled"
@@ -79,8 +85,7 @@ images() {                       # images per class, prototypes
 
 sets() {
     for IPC in $IPCS; do
-        echo "distillation.gen_prototype $SOURCE --diffusion_checkpoints_path $PRIOR --size 32 --ipc $IPC --kmeans full" \
-            "--save_prototype_path $STUDY/prototypes"
+        prototypes "$IPC"
         echo "$(images "$IPC" "$STUDY/prototypes/folder-ipc$IPC-kmexpand1") --strength $STRENGTH"
         echo "distillation.gen_syn_image $SOURCE --method random --image_size 32 --ipc $IPC" \
             "--save_init_image_path $STUDY/distilled"
@@ -131,12 +136,13 @@ arms() {                         # other ways to make the images, for the first 
         case $ARM in
         s0.*) HOW="--strength ${ARM#s}" NAME=folder_ipc${IPC}_${IPC}_${ARM}_g$(one_place "$GUIDANCE")_kmexpand1 ;;
         medoid)
-            START=$START-medoid HOW="--strength $STRENGTH"
-            NAME=$(basename "$(distilled "$IPC")")_medoid
-            echo "distillation.gen_prototype $SOURCE --diffusion_checkpoints_path $PRIOR --size 32 --ipc $IPC --kmeans full" \
-                "--prototype medoid --save_prototype_path $STUDY/prototypes" ;;
+            START=$START-medoid HOW="--strength $STRENGTH" NAME=$(basename "$(distilled "$IPC")")_medoid
+            prototypes "$IPC" --prototype medoid ;;
+        autoencoder)             # random real images, encoded and decoded
+            START=$START-random HOW="--method prototype" NAME=folder_prototype_ipc${IPC}_random
+            prototypes "$IPC" --prototype random ;;
         prototype | noise) HOW="--method $ARM" NAME=folder_${ARM}_ipc$IPC ;;
-        *) echo "ARMS: expected s0.3 and the like, prototype, noise or medoid, found $ARM" >&2; exit 2 ;;
+        *) echo "ARMS: expected s0.3 and the like, prototype, noise, medoid or autoencoder, found $ARM" >&2; exit 2 ;;
         esac
         echo "$(images "$IPC" "$START") $HOW"
         taught "$ARM" "$STUDY/distilled/$NAME"

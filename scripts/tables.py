@@ -93,10 +93,12 @@ def stages(result: dict) -> str:
 
 def parts(result: dict) -> str:
     """Minutes of a study's parts, on one line."""
-    hardware = result.get("hardware") or "; ".join(dict.fromkeys(one["hardware"] for one in result["runs"]))
-    spent = result["seconds"]
-    listed = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in spent.items())
-    return f"Minutes of `{result['command']}` ({hardware} a process): {listed}; {sum(spent.values()) / 60:.1f} in all."
+    from continual.rows import whole_results
+    from scripts.report import origins
+    hardware = "; ".join(origins({one["run"]: one for one in whole_results(result)})["hardware"])
+    listed = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in result["seconds"].items())
+    total = sum(result["seconds"].values()) / 60
+    return f"Minutes of `{result['command']}` ({hardware} a process): {listed}; {total:.1f} in all."
 
 
 def named_students(result: dict) -> str:

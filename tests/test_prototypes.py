@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, IPC, PER_CLASS, SIZE
+from scipy.stats import chisquare
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.neighbors import LocalOutlierFactor
 
@@ -91,6 +92,22 @@ def test_medoids_are_the_members_nearest_to_the_centroids(kmeans):
         assert torch.equal(medoids.centroids[place], latents[own.argmin()])
         assert int(medoids.nearest[place]) == int(own.argmin())
     assert len(set(medoids.nearest.tolist())) == 7
+
+
+def test_drawn_prototypes_are_latents_of_the_class():
+    latents = blobs(90)
+    found = find_prototypes(latents, 7, 1, 3, prototype="random")
+    assert torch.equal(found.centroids, latents[found.nearest]) and len(set(found.nearest.tolist())) == 7
+    squares = (latents[:, None] - found.centroids).flatten(2).pow(2).sum(2)
+    assert torch.equal(found.sizes, torch.bincount(squares.argmin(1), minlength=7)) and int(found.sizes.sum()) == 90
+    torch.testing.assert_close(found.inertia, squares.min(1).values.sum(), rtol=1e-3, atol=1e-2)
+    assert find_prototypes(latents, 7, 1, 4, prototype="random").nearest.tolist() != found.nearest.tolist()
+    counts = torch.zeros(90)
+    for seed in range(400):
+        counts[find_prototypes(latents, 9, 1, seed, prototype="random").nearest] += 1
+    assert chisquare(counts.numpy()).pvalue > 1e-3
+    without = find_prototypes(torch.cat([latents, latents[:1] + 40]), 90, 1, 0, prototype="random", outliers="lof")
+    assert 90 not in without.nearest
 
 
 def test_outliers_are_those_of_scikit_learn():

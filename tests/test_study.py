@@ -1,0 +1,68 @@
+"""scripts/study_cifar10.sh in its smallest settings, from the prior to the tables."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distillation.entry import ROOT
+
+TINY = {"SCALE": "small", "IPCS": "1", "MODELS": "convnet_d3_w128", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
+        "VAE_CHANNELS": "8 8 8", "UNET_CHANNELS": "16 16", "VAE_STEPS": "2", "UNET_STEPS": "2", "BATCH": "8", "JUDGED": "20",
+        "JUDGE_STEPS": "2", "REAL_STEPS": "2", "SMALL_STEPS": "1", "CONTINUAL_IPC": "1", "START_STEPS": "1", "METHODS": "er",
+        "TEST_PER_CLASS": "2", "ARMS": "s0.3 noise autoencoder", "PARTS": "models sets judge students continual arms"}
+
+
+@pytest.fixture(scope="module")
+def ten_classes(image_data, tmp_path_factory) -> Path:
+    """Image folders of ten classes, which five tasks share."""
+    data = tmp_path_factory.mktemp("study") / "data"
+    for part in ("train", "test"):
+        for folder in sorted((image_data / part).iterdir())[:10]:
+            shutil.copytree(folder, data / part / folder.name)
+    return data
+
+
+def study(data: Path, run: Path, **changed: str) -> subprocess.CompletedProcess:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, **TINY, "DATA": str(data), "STUDY": str(run), "PATH": path, **changed}
+    return subprocess.run(["sh", "scripts/study_cifar10.sh"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+
+
+def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
+    run, misc = tmp_path / "run", tmp_path / "misc"
+    answer = study(ten_classes, run)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    students = {path.parent.name for path in run.glob("students/*/result.json")}
+    assert students == {f"convnet_d3_w128-{arm}-ipc1-{labels}-seed0" for arm, labels in (
+        ("distilled", "soft"), ("distilled", "hard"), ("random", "soft"), ("random", "hard"), ("s0.3", "soft"),
+        ("noise", "soft"), ("autoencoder", "soft"))}
+    streams = {path.parent.relative_to(run).as_posix() for path in run.glob("*/*/result.json") if "-seed0" in path.parent.name}
+    assert {"continual/er-real-seed0", "continual/task_arithmetic-distilled-soft-seed0"} < streams
+    assert len([name for name in streams if name.startswith("same-steps/")]) == 4   # three methods and a common start
+    assert json.loads((run / "judge.json").read_text())["kind"] == "judge"
+    # what the page says is made of these results
+    (misc / "results").mkdir(parents=True)
+    assert here("scripts.collect", run, misc / "results" / "cifar10.json", "--command", "sh study.sh").code == 0
+    names = ("parts-cifar10", "students-cifar10", "claim-cifar10", "fairness-cifar10", "paired-cifar10")
+    (tmp_path / "README.md").write_text("")
+    (misc / "page.md").write_text("\n\n".join(f"<!-- table: {name} -->" for name in names))
+    assert here("scripts.tables", "--root", tmp_path).code == 0
+    page = (misc / "page.md").read_text()
+    assert "Minutes of `sh study.sh`" in page and "arms " in page and " in all." in page
+    assert "convnet_d3_w128-distilled-ipc1-soft" in page and "| real, same steps |" in page
+    # again: nothing is left to do
+    kept = {path: path.read_bytes() for path in run.rglob("*") if path.suffix in (".safetensors", ".png")}
+    assert study(ten_classes, run, PARTS="models sets students").returncode == 0
+    assert kept and {path: path.read_bytes() for path in kept} == kept
+
+
+@pytest.mark.parametrize("changed", [{"SCALE": "medium"}, {"PARTS": "students nothing"}, {"PARTS": "arms", "ARMS": "strength"}])
+def test_bad_settings_are_named(ten_classes, tmp_path, changed):
+    answer = study(ten_classes, tmp_path, **({"MODELS": "", "IPCS": ""} | changed))
+    assert answer.returncode == 2 and answer.stderr.count("\n") == 1
+    assert list(changed)[-1] in answer.stderr and list(changed.values())[-1].split()[-1] in answer.stderr
