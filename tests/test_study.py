@@ -61,8 +61,8 @@ def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
     assert kept and {path: path.read_bytes() for path in kept} == kept
 
 
-@pytest.mark.parametrize("changed", [{"SCALE": "medium"}, {"PARTS": "students nothing"}, {"PARTS": "arms", "ARMS": "strength"}])
+@pytest.mark.parametrize("changed", [{"SCALE": "medium"}, {"PARTS": "everything"}, {"PARTS": "arms", "ARMS": "strength"}])
 def test_bad_settings_are_named(ten_classes, tmp_path, changed):
-    answer = study(ten_classes, tmp_path, **({"MODELS": "", "IPCS": ""} | changed))
-    assert answer.returncode == 2 and answer.stderr.count("\n") == 1
-    assert list(changed)[-1] in answer.stderr and list(changed.values())[-1].split()[-1] in answer.stderr
+    answer = study(ten_classes, tmp_path, **changed)
+    name, value = list(changed.items())[-1]
+    assert answer.returncode == 2 and answer.stderr.count("\n") == 1 and name in answer.stderr and value in answer.stderr
