@@ -62,6 +62,9 @@ STABLE_DIFFUSION = "Stable Diffusion v1.5"
 CIFAR10 = Study("cifar10.json", "CIFAR-10", 10, "a latent diffusion model of our own", "`sh scripts/study_cifar10.sh`",
                 ("convnet_d3_w128", "resnet18"), ("distilled", "random"), (10, 50, 500))
 WEAK_CIFAR10 = Study("matching_cifar10.json", "CIFAR-10", 10, "a weak latent diffusion model of our own (one CPU core)")
+SMALL_CIFAR10 = Study("cifar10_small.json", "CIFAR-10", 10, "a latent diffusion model of our own, of minutes (`SCALE=small`)")
+CIFAR10_ARMS = Study("cifar10_arms.json", "CIFAR-10", 10, WEAK_CIFAR10.prior, "`SCALE=small PARTS=\"sets students arms\" "
+                     "PRIOR=... TEACHER=... sh scripts/study_cifar10.sh`")
 CIFAR100 = Study("cifar100.json", "CIFAR-100", 100, STABLE_DIFFUSION, stages("cifar100", "train_FKD_cifar100"),
                  ("convnet_d3_w128",), ("distilled",), (10, 50))
 IMAGENET = Study("imagenet.json", "ImageNet-1K", 1000, STABLE_DIFFUSION, stages("imgnt", "train_FKD"),
@@ -225,7 +228,7 @@ def side_by_side(misc: Path, table: str, studies: tuple[Study, ...], columns: tu
 
 def cifar(misc: Path) -> str:
     """Table 1: CIFAR-10 and CIFAR-100."""
-    return side_by_side(misc, "cifar", (CIFAR10, WEAK_CIFAR10, CIFAR100), ("10", "50", "500", "all"))
+    return side_by_side(misc, "cifar", (CIFAR10, SMALL_CIFAR10, WEAK_CIFAR10, CIFAR100), ("10", "50", "500", "all"))
 
 
 def large(misc: Path) -> str:
@@ -247,8 +250,10 @@ def start(misc: Path) -> str:
         rows.append(Row("digits, IPC 10", "ResNet-18", f"this code, {labels} labels",
                         {key: cell(one, "accuracy", 100) for key, one in pair.items()}, f"misc/results/{DIGITS.file}", differs,
                         counted(ran) or NONE))
+    found = {"prototypes": resnet18(misc, CIFAR10_ARMS, "s0.7", 10), "noise": resnet18(misc, CIFAR10_ARMS, "noise", 10)}
+    rows.append(resnet18_row(10, CIFAR10_ARMS, found, "soft labels", CIFAR10_ARMS.command))
     found = {"prototypes": resnet18(misc, IMAGENET, "distilled", 10), "noise": resnet18(misc, IMAGENET, "noise", 10)}
-    rows.append(imagenet_row(10, IMAGENET, found, "soft labels", f"{command(IMAGENET, 'resnet18')}, and again with "
+    rows.append(resnet18_row(10, IMAGENET, found, "soft labels", f"{command(IMAGENET, 'resnet18')}, and again with "
                              "`gen_syn_image --method noise`"))
     return rendered(rows, {"prototypes": "Start: prototypes (%)", "noise": "Start: noise (%)"})
 
@@ -257,7 +262,7 @@ def matching(misc: Path) -> str:
     """Matching while synthesising against training-time matching."""
     found = {"training": resnet18(misc, IMAGENET, "distilled", 10)}
     rows = [*published(misc, "matching"),
-            imagenet_row(10, IMAGENET, found, "which matches at training time only", command(IMAGENET, "resnet18"))]
+            resnet18_row(10, IMAGENET, found, "which matches at training time only", command(IMAGENET, "resnet18"))]
     return rendered(rows, {"training": "At training time (%)", "synthesis": "While synthesising, BatchNorm statistics (%)"})
 
 
@@ -267,8 +272,8 @@ def resnet18(misc: Path, study: Study, images: str, ipc: int) -> dict[str, dict]
             if key[:4] == ("resnet18", images, "soft", "d4m") for name, one in by_ipc.get(str(ipc), {}).items()}
 
 
-def imagenet_row(ipc: int, study: Study, found: dict[str, dict], name: str, line: str, **others: str) -> Row:
-    """ResNet-18 on ImageNet-1K: runs by column, the command `line` where one has none, and `others` as they are."""
+def resnet18_row(ipc: int, study: Study, found: dict[str, dict], name: str, line: str, **others: str) -> Row:
+    """ResNet-18 on a study's data: runs by column, the command `line` where one has none, and `others` as they are."""
     cells, seeds = cells_of({column: runs for column, runs in found.items() if runs})
     missing = {column: NOT_RUN for column in found if column not in cells}
     return Row(f"{study.data}, IPC {ipc}", "ResNet-18", f"this code, {name}", missing | cells | others,
@@ -331,7 +336,7 @@ def storage(misc: Path) -> str:
     for study, name, line in ((IMAGENET, "labels of every view", command(IMAGENET, "resnet18")),
                               (FORTIETH, "labels of a fortieth of the epochs", command(FORTIETH, "resnet18"))):
         found = {"accuracy": resnet18(misc, study, "distilled", 50)}
-        rows.append(imagenet_row(50, study, found, name, line, **label_cells(read(misc, study.file)["runs"], study.classes)))
+        rows.append(resnet18_row(50, study, found, name, line, **label_cells(read(misc, study.file)["runs"], study.classes)))
     return rendered(rows, STORAGE_COLUMNS)
 
 

@@ -1,11 +1,12 @@
 #!/bin/sh
-# CIFAR-10 from the prior to the tables: a latent diffusion model of our own, prototypes and images, a teacher and its soft labels,
-# students, continual learning; every arm beside random real images of the same count. DATA is a folder with train/<class>/* and
-# test/<class>/* (PNG or JPEG). SCALE=full is for one GPU of an H200's class; SCALE=small for two cores, with a smaller prior, a
-# ResNet-18 teacher with ImageNet's stem, 10 images per class, short schedules (each row's result says what it had), and streams
-# tested on 200 images of each class. A checkpoint made before is named by PRIOR, a teacher by TEACHER; what is not there is trained,
-# both side by side. PARTS runs a part of it; the same command resumes. Then:
-# python -m scripts.collect runs/study-cifar10 misc/results/cifar10.json
+# CIFAR-10 from the prior to the tables: a latent diffusion model of our own, prototypes and images, a teacher and its soft
+# labels, students, continual learning; every arm beside random real images of the same count. DATA is a folder with
+# train/<class>/* and test/<class>/* (PNG or JPEG). SCALE=full is for one GPU of an H200's class and has not been run;
+# SCALE=small is for an hour of two cores, with a smaller prior, a ResNet-18 teacher with ImageNet's stem, 10 images per
+# class, short schedules (each row's result says what it had), and streams tested on 200 images of each class. A checkpoint
+# made before is named by PRIOR, a teacher by TEACHER; what is not there is trained, both side by side. PARTS runs a part of
+# it; the same command resumes. Then:
+# python -m scripts.collect runs/study-cifar10 misc/results/cifar10.json   (small: runs/study-cifar10-small, cifar10_small.json)
 # python -m scripts.tables
 set -eu
 cd "$(dirname "$0")/.."

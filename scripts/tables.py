@@ -238,8 +238,8 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
           **{f"{part}-{network}": (f"continual_digits_{network}.json", continual(part)) for network in NETWORKS
              for part in ("claim", "fairness", "paired", "payback")},
           "starts": ("continual_digits_starts.json", continual("starts")),
-          **{f"{part}-cifar10": ("cifar10.json", continual(part)) for part in ("claim", "fairness", "paired")},
-          "parts-cifar10": ("cifar10.json", parts), "students-cifar10": ("cifar10.json", named_students),
+          **{f"{part}-cifar10": ("cifar10_small.json", continual(part)) for part in ("claim", "fairness", "paired")},
+          "parts-cifar10": ("cifar10_small.json", parts), "students-cifar10": ("cifar10_small.json", named_students),
           "arms-cifar10": ("cifar10_arms.json", named_students),
           "benchmark-distillation": ("benchmark_distillation.json", benchmark("distillation")),
           "benchmark-matching": ("benchmark_matching.json", benchmark("matching")),

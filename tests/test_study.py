@@ -47,7 +47,7 @@ def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
     assert json.loads((run / "judge.json").read_text())["kind"] == "judge"
     # what the page says is made of these results
     (misc / "results").mkdir(parents=True)
-    assert here("scripts.collect", run, misc / "results" / "cifar10.json", "--command", "sh study.sh").code == 0
+    assert here("scripts.collect", run, misc / "results" / "cifar10_small.json", "--command", "sh study.sh").code == 0
     names = ("parts-cifar10", "students-cifar10", "claim-cifar10", "fairness-cifar10", "paired-cifar10")
     (tmp_path / "README.md").write_text("")
     (misc / "page.md").write_text("\n\n".join(f"<!-- table: {name} -->" for name in names))
