@@ -91,22 +91,6 @@ def stages(result: dict) -> str:
     return f"Seconds in the quickstart ({'; '.join(result['hardware'])}): {', '.join(parts)}."
 
 
-def parts(result: dict) -> str:
-    """Minutes of a study's parts, on one line."""
-    from continual.rows import whole_results
-    from scripts.report import origins
-    hardware = "; ".join(origins({one["run"]: one for one in whole_results(result)})["hardware"])
-    listed = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in result["seconds"].items())
-    total = sum(result["seconds"].values()) / 60
-    return f"Minutes of `{result['command']}` ({hardware} a process): {listed}; {total:.1f} in all."
-
-
-def named_students(result: dict) -> str:
-    """The students of a study, a row per name."""
-    from scripts.collected import students_by_name
-    return "\n\n".join(with_table(part.says, part.header, part.rows) for part in students_by_name(result))
-
-
 def student_numbers(result: dict) -> dict:
     """{(arm, ipc or None, labels): numbers over seeds} of a study's students."""
     from scripts.report import measure
@@ -204,7 +188,8 @@ def later(module: str, name: str):
     return call
 
 
-matching, continual, faults = (partial(later, module) for module in ("matching_tables", "continual_tables", "faults"))
+matching, continual, study, faults = (partial(later, module) for module in ("matching_tables", "continual_tables",
+                                                                           "study_tables", "faults"))
 
 
 def fuzz(result: dict) -> str:
@@ -232,6 +217,7 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
           "protocols-cifar10": ("matching_cifar10.json", matching("protocols")),
           "storage": ("matching_digits.json", matching("storage")), "cross": ("matching_digits.json", matching("cross")),
           "judge": ("judge_digits.json", judge), "judge-cifar10": ("judge_cifar10.json", judge),
+          "judge-arms": ("judge_cifar10_arms.json", judge),
           "fuzz": ("fuzz.json", fuzz), "plan": ("plan_imagenet.json", later("plan_table", "plan_table")),
           "kills": ("faults.json", faults("kills_table")), "faults": ("faults.json", faults("cases_table")),
           "continual": ("continual_digits_resnet18.json", continual("readme")),
@@ -239,8 +225,8 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
              for part in ("claim", "fairness", "paired", "payback")},
           "starts": ("continual_digits_starts.json", continual("starts")),
           **{f"{part}-cifar10": ("cifar10_small.json", continual(part)) for part in ("claim", "fairness", "paired")},
-          "parts-cifar10": ("cifar10_small.json", parts), "students-cifar10": ("cifar10_small.json", named_students),
-          "arms-cifar10": ("cifar10_arms.json", named_students),
+          **{f"{part}-cifar10": ("cifar10_small.json", study(part)) for part in ("parts", "students", "targets")},
+          "arms-cifar10": ("cifar10_arms.json", study("students")),
           "benchmark-distillation": ("benchmark_distillation.json", benchmark("distillation")),
           "benchmark-matching": ("benchmark_matching.json", benchmark("matching")),
           "benchmark-continual": ("benchmark_continual.json", benchmark("continual"))}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from distillation.entry import ROOT
+from scripts.study_tables import student_targets
 
 TINY = {"SCALE": "small", "IPCS": "1", "MODELS": "convnet_d3_w128", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
         "VAE_CHANNELS": "8 8 8", "UNET_CHANNELS": "16 16", "VAE_STEPS": "2", "UNET_STEPS": "2", "BATCH": "8", "JUDGED": "20",
@@ -48,13 +50,16 @@ def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
     # what the page says is made of these results
     (misc / "results").mkdir(parents=True)
     assert here("scripts.collect", run, misc / "results" / "cifar10_small.json", "--command", "sh study.sh").code == 0
-    names = ("parts-cifar10", "students-cifar10", "claim-cifar10", "fairness-cifar10", "paired-cifar10")
+    names = ("parts-cifar10", "students-cifar10", "claim-cifar10", "fairness-cifar10", "paired-cifar10",
+             "targets-cifar10")
     (tmp_path / "README.md").write_text("")
     (misc / "page.md").write_text("\n\n".join(f"<!-- table: {name} -->" for name in names))
     assert here("scripts.tables", "--root", tmp_path).code == 0
     page = (misc / "page.md").read_text()
     assert "Minutes of `sh study.sh`" in page and "arms " in page and " in all." in page
     assert "convnet_d3_w128-distilled-ipc1-soft" in page and "| real, same steps |" in page
+    assert len(re.findall(r"^\| (?:ER|Task Arithmetic), distilled.* \| (?:yes|no) \|$", page, re.MULTILINE)) == 4
+    assert len(re.findall(r"^\| ResNet-18.*\| not run \| no \|$", page, re.MULTILINE)) == 3
     # again: nothing is left to do
     kept = {path: path.read_bytes() for path in run.rglob("*") if path.suffix in (".safetensors", ".png")}
     assert study(ten_classes, run, PARTS="models sets students").returncode == 0
@@ -66,3 +71,15 @@ def test_bad_settings_are_named(ten_classes, tmp_path, changed):
     answer = study(ten_classes, tmp_path, **changed)
     name, value = list(changed.items())[-1]
     assert answer.returncode == 2 and answer.stderr.count("\n") == 1 and name in answer.stderr and value in answer.stderr
+
+
+def test_a_target_is_met_only_beyond_two_standard_deviations():
+    def runs(distilled, random, ipc):
+        return [{"run": f"students/resnet18-{arm}-ipc{ipc}-soft-seed{seed}", "kind": "student", "seconds": {"train": 1.0},
+                 "metrics": {"test_accuracy": value, "train_images": 10, "steps": 1}}
+                for arm, values in (("distilled", distilled), ("random", random)) for seed, value in enumerate(values)]
+    def met(*given):
+        return [row[-1] for row in student_targets({"runs": runs(*given)})]
+    assert met((0.70, 0.72), (0.60, 0.62), 10) == ["yes", "no", "no"]
+    assert met((0.70, 0.72), (0.68, 0.70), 10)[0] == met((0.60, 0.62), (0.70, 0.72), 10)[0] == "no"
+    assert met((0.70, 0.72), (0.60, 0.62), 50) == ["no", "yes", "yes"] and met((0.69, 0.70), (0.60, 0.62), 50)[2] == "no"
