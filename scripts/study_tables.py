@@ -63,8 +63,8 @@ def continual_targets(result: dict) -> list[tuple[str, str, str]]:
         if one["method"] not in AIMED:
             continue
         told = next((rival["distilled_is"] for name, rival in one["rivals"].items() if name.startswith(RIVAL)), "unknown")
-        aim = (f"{METHODS[one['method']]}, {one['arm']}: at least {percent(CLAIMED_SAVING, 0)} of time and FLOPs saved, at least "
-               f"{CLAIMED_KEPT} of ACC kept, better than random real images")
+        aim = (f"{METHODS[one['method']]}, {one['arm']}: at least {percent(CLAIMED_SAVING, 0)} of time and FLOPs saved, at "
+               f"least {CLAIMED_KEPT} of ACC kept, better than random real images")
         reached = (f"{percent(one['time_saved'])} of time and {percent(one['flops_saved'])} of FLOPs saved, "
                    f"{one['acc_kept']:.3f} kept; against random: {told}")
         rows.append((aim, reached, answer(one["holds"] and told == "better")))
