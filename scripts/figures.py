@@ -12,6 +12,7 @@ def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None],
     """Rows of images with a name each, under one name per column, None being a gap; a row that is None says so, an image that
     is None leaves its place empty. `notes` are a line under each image, by row; `caption` goes below everything. The picture
     is as wide as its columns need, unless it has to be `width_inches`."""
+    from itertools import pairwise
     from textwrap import fill
 
     from matplotlib.figure import Figure
@@ -33,8 +34,10 @@ def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None],
                 axis.set_xlabel(notes.get(name, [""] * len(names))[place], fontsize=7.5, labelpad=2)
             else:
                 axis.set_box_aspect(1)
+    crowded = max((len(plain(name)) for name, following in pairwise(names) if name and following), default=1)
+    points = min(head_points, 72 * cell_inches / (0.55 * crowded))     # a letter is about 0.55 of its size wide
     for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(plain(name or ""), fontsize=head_points)
+        axis.set_title(plain(name or ""), fontsize=points)
     if caption:
         figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, parse_math=False)
     fit = {} if width_inches else {"bbox_inches": "tight", "pad_inches": 0.05}

@@ -88,6 +88,7 @@ sets() {
     for IPC in $IPCS; do
         prototypes "$IPC"
         echo "$(images "$IPC" "$STUDY/prototypes/folder-ipc$IPC-kmexpand1") --strength $STRENGTH"
+        echo "$(images "$IPC" "$STUDY/prototypes/folder-ipc$IPC-kmexpand1") --method prototype"
         echo "distillation.gen_syn_image $SOURCE --method random --image_size 32 --ipc $IPC" \
             "--save_init_image_path $STUDY/distilled"
         echo
