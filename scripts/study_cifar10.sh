@@ -56,6 +56,7 @@ block() {                        # the commands of a part, side by side where an
     python -m scripts.batch "$STUDY/$1.txt" --jobs "$JOBS"
 }
 
+centroids() { echo "$STUDY/prototypes/folder-ipc$1-kmexpand1"; }
 one_place() { awk "BEGIN{printf \"%.1f\", $1}"; }
 distilled() { echo "$STUDY/distilled/folder_ipc$1_$1_s${STRENGTH}_g$(one_place "$GUIDANCE")_kmexpand1"; }
 random() { echo "$STUDY/distilled/folder_random_ipc$1"; }
@@ -87,8 +88,8 @@ images() {                       # images per class, prototypes
 sets() {
     for IPC in $IPCS; do
         prototypes "$IPC"
-        echo "$(images "$IPC" "$STUDY/prototypes/folder-ipc$IPC-kmexpand1") --strength $STRENGTH"
-        echo "$(images "$IPC" "$STUDY/prototypes/folder-ipc$IPC-kmexpand1") --method prototype"
+        echo "$(images "$IPC" "$(centroids "$IPC")") --strength $STRENGTH"
+        echo "$(images "$IPC" "$(centroids "$IPC")") --method prototype"
         echo "distillation.gen_syn_image $SOURCE --method random --image_size 32 --ipc $IPC" \
             "--save_init_image_path $STUDY/distilled"
         echo
@@ -134,7 +135,7 @@ students() {
 arms() {                         # other ways to make the images, for the first network with soft labels
     IPC=${IPCS%% *} MODEL=${MODELS%% *}
     for ARM in $ARMS; do
-        START=$STUDY/prototypes/folder-ipc$IPC-kmexpand1
+        START=$(centroids "$IPC")
         case $ARM in
         s0.*) HOW="--strength ${ARM#s}" NAME=folder_ipc${IPC}_${IPC}_${ARM}_g$(one_place "$GUIDANCE")_kmexpand1 ;;
         medoid)

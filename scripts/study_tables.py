@@ -4,7 +4,8 @@ import re
 
 from continual.fairness import CLAIMED_KEPT, CLAIMED_SAVING, percent, verdicts
 from continual.rows import METHODS, whole_results
-from continual.sections import cell, markdown_table
+from continual.sections import NOT_RUN, cell, markdown_table
+from scripts.continual_tables import rows_in, text
 from scripts.report import STUDENT, measure, origins
 
 ENOUGH = 0.7     # accuracy of ResNet-18 with soft labels at IPC 50 that the study is to reach
@@ -23,7 +24,7 @@ def parts(result: dict) -> str:
 def students(result: dict) -> str:
     """The students of a study, a row per name."""
     from scripts.collected import students_by_name
-    return "\n\n".join(f"{part.says}\n\n{markdown_table(part.header, part.rows)}" for part in students_by_name(result))
+    return text(*students_by_name(result))
 
 
 def targets(result: dict) -> str:
@@ -47,9 +48,9 @@ def student_targets(result: dict) -> list[tuple[str, str, str]]:
             apart = None not in (spread, width) and high - low > 2 * max(spread, width)
             rows.append((aim, f"{cell(own, 'accuracy', 100)} % and {cell(other, 'accuracy', 100)} %", answer(apart)))
         else:
-            rows.append((aim, "not run", answer(False)))
+            rows.append((aim, NOT_RUN, answer(False)))
     own = numbers.get(("distilled", "50"))
-    reached = f"{cell(own, 'accuracy', 100)} %" if own else "not run"
+    reached = f"{cell(own, 'accuracy', 100)} %" if own else NOT_RUN
     rows.append((f"ResNet-18, soft labels, IPC 50: at least {percent(ENOUGH, 0)}", reached,
                  answer(own and own["accuracy"]["mean"] >= ENOUGH)))
     return rows
@@ -57,7 +58,6 @@ def student_targets(result: dict) -> list[tuple[str, str, str]]:
 
 def continual_targets(result: dict) -> list[tuple[str, str, str]]:
     """ER and Task Arithmetic: the claim's numbers and better than random real images of the same count."""
-    from scripts.continual_tables import rows_in
     rows = []
     for one in verdicts(rows_in(result)):
         if one["method"] not in AIMED:
