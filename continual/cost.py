@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from continual.teaching import Teacher
-from distillation.architectures import build
+from scripts.networks import build
 
 BACKWARD = ("training",)  # passes that go back too
 

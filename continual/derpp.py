@@ -8,7 +8,7 @@ from continual.buffer import Buffer
 from continual.learner import Learner
 from continual.streams import Batch, Task
 from continual.training import Trainer
-from distillation.architectures import predict
+from scripts.networks import predict
 
 
 class DarkExperienceReplay(Learner):

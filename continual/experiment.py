@@ -24,12 +24,12 @@ from continual.task_arithmetic import TaskArithmetic
 from continual.teaching import Teacher
 from continual.timing import Timers
 from continual.training import Trainer
-from distillation.architectures import seeded
-from distillation.entry import InputError
-from distillation.files import write_json, write_tensors
-from distillation.manifest import begin, finish
-from distillation.randomness import seed_for
 from matching.image_set import ImageSet, check_same_classes
+from scripts.artefact import begin, finish
+from scripts.cli import InputError
+from scripts.files import write_json, write_tensors
+from scripts.networks import seeded
+from scripts.randomness import seed_for
 
 STATE = "state.pt"
 BUFFERS = {"reservoir": Reservoir, "class-balanced": ClassBalanced}

@@ -12,7 +12,7 @@ from continual.learner import Learner
 from continual.metrics import confusion_matrix, masked_accuracy
 from continual.resume import ResumePoint
 from continual.streams import Task, batches
-from distillation.architectures import predict
+from scripts.networks import predict
 
 
 @dataclass

@@ -4,7 +4,7 @@ import numpy as np
 
 from continual.cost import flops, peak_memory_bytes
 from continual.metrics import forward_transfer, per_class_accuracy, summarise
-from distillation.manifest import code_version, hardware, package_versions
+from scripts.artefact import code_version, hardware, package_versions
 
 
 def report(run, config: dict, ready, tested, baseline: list[float], facts: dict) -> dict:

@@ -11,11 +11,11 @@ from continual.streams import Task
 from continual.task_arithmetic import head_of
 from continual.timing import Timers
 from continual.training import Recipe, Trainer
-from distillation.architectures import build, load_model
-from distillation.entry import InputError
-from distillation.files import read_json, read_tensors, write_json, write_tensors
-from distillation.manifest import begin, finish, read_manifest
 from matching.image_set import ImageSet
+from scripts.artefact import begin, finish, read_manifest
+from scripts.cli import InputError
+from scripts.files import read_json, read_tensors, write_json, write_tensors
+from scripts.networks import build, load_model
 
 IMAGENET_CLASSES = 1000
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillation.entry import InputError
-from distillation.randomness import generator_for, seed_for
 from matching.image_set import ImageSet, image_set
+from scripts.cli import InputError
+from scripts.randomness import generator_for, seed_for
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distillation.architectures import load_model
 from distillation.distilled_set import check_class_names
-from distillation.entry import InputError
-from distillation.manifest import identity
 from matching.soft_labels import soft_loss
+from scripts.artefact import identity
+from scripts.cli import InputError
+from scripts.networks import load_model
 
 
 @dataclass(frozen=True)

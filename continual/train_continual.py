@@ -15,7 +15,7 @@ import math
 import time
 from pathlib import Path
 
-from distillation.entry import InputError, add_dataset_flags, add_strict_flag, check_range, dataset_flags, run
+from scripts.cli import InputError, add_dataset_flags, add_strict_flag, check_range, dataset_flags, run
 
 METHODS = ("finetune", "joint", "er", "agem", "derpp", "task_arithmetic")
 SOURCES = ("real", "random", "distilled")
@@ -141,9 +141,9 @@ def main(args):
     from continual.experiment import perform
     from continual.plan import plan
     from continual.result import table_row
-    from distillation.distribution import my_share, new_accelerator
     from distillation.verification import strictly
     from matching.verification import CHECKS
+    from scripts.parallel import my_share, new_accelerator
     accelerator = new_accelerator()
     if args.strict:
         start = None if args.start in STARTS else args.start

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from continual.teaching import Teacher
 from continual.timing import Timers
-from distillation.optimisation import parameter_groups
-from distillation.randomness import seed_for
 from matching.augmentation import crop_resize, draw_crops, normalise
+from scripts.randomness import seed_for
+from scripts.training import parameter_groups
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

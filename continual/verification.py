@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from distillation.architectures import WEIGHTS, weight_problems
-from distillation.entry import InputError
-from distillation.files import read_json
-from distillation.tensors import Expected, tensor_problems
 from distillation.verification import Check, file_content, inner, json_problems, share
 from matching import verification
+from scripts.cli import InputError
+from scripts.files import read_json
+from scripts.networks import WEIGHTS, weight_problems
+from scripts.tensors import Expected, tensor_problems
 
 BUFFER, RESULT = "buffer.safetensors", "result.json"
 

@@ -1,6 +1,6 @@
 """The card of a distilled set: its `README.md`, with which the folder can be pushed to a hub as it is.
 
-With soft labels beside the images (scripts/export.py) the card stands above `images/` and `soft_labels/`.
+With soft labels beside the images (misc/export.py) the card stands above `images/` and `soft_labels/`.
 
 Its front matter is what `datasets.load_dataset(folder)` reads: the files, the columns and the names of the classes.
 """

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distillation.entry import InputError
 from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_image
-from distillation.manifest import is_inner
 from distillation.prompts import own_prompts, plain, read_lines, with_prompts
+from scripts.artefact import is_inner
+from scripts.cli import InputError
 
 
 @dataclass(frozen=True)

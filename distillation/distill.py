@@ -12,7 +12,6 @@ import shutil
 import time
 from pathlib import Path
 
-from distillation.entry import add_dataset_flags, add_share_flag, dataset_flags, run, stop_if_asked
 from distillation.gen_prototype import (
     add_prototype_flags,
     check_enough_images,
@@ -30,6 +29,7 @@ from distillation.gen_syn_image import (
     load_filter,
     load_images_pipeline,
 )
+from scripts.cli import add_dataset_flags, add_share_flag, dataset_flags, run, stop_if_asked
 
 
 def parse_args():
@@ -50,11 +50,11 @@ def parse_args():
 
 def main(args):
     from distillation.datasets import load_split
-    from distillation.distribution import all_done, begin_together, new_accelerator
-    from distillation.files import read_json
     from distillation.image_maker import ImageMaker
     from distillation.synthesis import check_latent_shape
     from distillation.verification import own_checkpoint, strictly
+    from scripts.files import read_json
+    from scripts.parallel import all_done, begin_together, new_accelerator
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
     accelerator = new_accelerator()
@@ -86,8 +86,8 @@ def main(args):
 
 def distil(encoder, maker, split, size: int, args, accelerator, seconds: dict) -> None:
     """Make the images of this process's classes: as many classes together as fill a batch."""
-    from distillation.distribution import to_do
-    from distillation.files import write_json
+    from scripts.files import write_json
+    from scripts.parallel import to_do
 
     labels, together = list(range(len(split.classes))), classes_together(args)
     groups = [labels[first:first + together] for first in range(0, len(labels), together)]

@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distillation.datasets import Split, decode_readable
-from distillation.entry import InputError
-from distillation.randomness import generator_for
+from scripts.cli import InputError
+from scripts.randomness import generator_for
 
 AHEAD = 3  # batches decoded before they are asked for, beside an accelerator; a CPU is kept busy by either alone
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import Split, decode_readable, readable_part
 from distillation.encoding import ahead
-from distillation.entry import InputError
 from distillation.ldm import encode_moments, tokenize
 from distillation.ldm_folder import write_checkpoint
 from distillation.ldm_training import Posteriors, images_at_once, train_unet, trained_text
 from distillation.synthesis import latent_shape
+from scripts.cli import InputError
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the projections of every attention

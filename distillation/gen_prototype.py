@@ -11,7 +11,7 @@ import argparse
 import time
 from pathlib import Path
 
-from distillation.entry import (
+from scripts.cli import (
     InputError,
     add_checkpoint_flags,
     add_dataset_flags,
@@ -73,9 +73,9 @@ def check_prototype_flags(args) -> None:
 def main(args):
     from distillation.checkpoints import load_pipeline
     from distillation.datasets import load_split
-    from distillation.distribution import all_done, begin_together, new_accelerator, to_do
     from distillation.prototypes import class_file, folder_name, write_class
     from distillation.verification import own_checkpoint, strictly
+    from scripts.parallel import all_done, begin_together, new_accelerator, to_do
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
     if args.strict:
@@ -130,8 +130,8 @@ def prototypes_of(pipeline, split, labels: list[int], size: int, args, seconds: 
     """Yield (label, Prototypes) class by class; adds to `seconds`."""
     from distillation.encoding import encode_classes
     from distillation.prototypes import find_prototypes
-    from distillation.randomness import seed_for
     from distillation.real_subset import check_count
+    from scripts.randomness import seed_for
     for label, latents, rows in encode_classes(pipeline, split, labels, size, seed=args.seed, latent=args.latent,
                                                batch_size=args.batch_size, workers=args.num_workers, fit=args.resize,
                                                seconds=seconds):
@@ -156,9 +156,9 @@ def configuration(args, split, size: int) -> dict:
 
 def complete(folder: Path, split, config: dict, latent_shape: tuple, seconds: dict) -> None:
     """Write result and manifest."""
-    from distillation.files import read_tensors
-    from distillation.manifest import finish, write_result
     from distillation.prototypes import class_file
+    from scripts.artefact import finish, write_result
+    from scripts.files import read_tensors
     files = [class_file(label, entry["name"]) for label, entry in enumerate(split.classes)]
     left_out = [int(split.rows_of(label)[place]) for label, file in enumerate(files)
                 for place in read_tensors(folder / file)["skipped"]]

@@ -12,7 +12,7 @@ import argparse
 import time
 from pathlib import Path
 
-from distillation.entry import (
+from scripts.cli import (
     InputError,
     add_checkpoint_flags,
     add_dataset_flags,
@@ -96,8 +96,8 @@ def check_synthesis_flags(args) -> None:
 
 
 def main(args):
-    from distillation.distribution import new_accelerator
     from distillation.verification import own_checkpoint, strictly
+    from scripts.parallel import new_accelerator
     accelerator = new_accelerator()
     if args.strict:
         strictly([args.prototype_path, args.filter_teacher, own_checkpoint(args.diffusion_checkpoints_path)])
@@ -111,9 +111,9 @@ def choose_real(args, accelerator) -> None:
     """The baselines every table needs: `ipc` real training images of each class, by chance or by their latents."""
     from distillation.datasets import load_split
     from distillation.distilled_set import row, write_image
-    from distillation.distribution import all_done, begin_together, to_do
     from distillation.gen_prototype import check_enough_images
     from distillation.synthesis import to_pil
+    from scripts.parallel import all_done, begin_together, to_do
 
     split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
@@ -164,8 +164,8 @@ def generate(args, accelerator) -> None:
     """Denoise (or only decode) every prototype `repeats` times."""
     from tqdm import tqdm
 
-    from distillation.distribution import all_done, begin_together, to_do
     from distillation.image_maker import ImageMaker, plan_rows
+    from scripts.parallel import all_done, begin_together, to_do
 
     pipeline = load_images_pipeline(args, accelerator.device)
     classes, prototypes, source = starting_points(args, pipeline)
@@ -220,10 +220,10 @@ def starting_points(args, pipeline):
     import torch
 
     from distillation.datasets import load_split
-    from distillation.manifest import identity
     from distillation.prompts import with_prompts
     from distillation.prototypes import Prototypes, read_prototypes
     from distillation.synthesis import check_latent_shape, latent_shape
+    from scripts.artefact import identity
 
     if args.method == "noise":
         split = load_split(split="train", **dataset_flags(args))
@@ -264,8 +264,8 @@ def keep_of(args, images_per_class: int) -> str:
 def configuration(args, image_size: int, source: dict, images_per_class: int) -> dict:
     """What decides the images, whatever machine and path they are made on."""
     from distillation.checkpoints import checkpoint_identity
-    from distillation.files import digest
-    from distillation.manifest import identity
+    from scripts.artefact import identity
+    from scripts.files import digest
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     names = ("method", "dataset", "ipc", "repeats", "km_expand", "guidance_scale", "num_inference_steps", "scheduler",
              "negative_prompt", "prompt_template", "guidance", "dtype", "batch_size", "seed", "image_format")
@@ -301,7 +301,7 @@ def folder_name(args, ipc: int, source: dict) -> str:
 def complete(folder: Path, classes: list[dict], config: dict, rows: list[dict], seconds: dict) -> None:
     """Write result, rows and manifest."""
     from distillation.distilled_set import finish_distilled
-    from distillation.manifest import write_result
+    from scripts.artefact import write_result
     spent = sum(seconds.values())
     write_result(folder, "distilled", config, {"images": len(rows), "images_per_second": len(rows) / spent}, seconds)
     finish_distilled(folder, classes, config, rows)

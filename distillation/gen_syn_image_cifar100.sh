@@ -4,7 +4,7 @@
 # images).
 # Several GPUs: accelerate launch -m distillation.gen_syn_image ...
 # At the paper's rate, 2.7 s and 6.1 GB per image on a V100 at batch 1 (D4M, CVPR 2024): IPC 10 45 minutes, IPC 50 3.8 hours.
-# `python -m scripts.benchmark distillation` measures this code's rate on your GPU.
+# `python -m misc.benchmark distillation` measures this code's rate on your GPU.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -3,7 +3,7 @@
 # pixels. Needs a GPU. The paper has no figure for your data; for other domains than photographs sweep STRENGTH first.
 # Several GPUs: accelerate launch -m distillation.gen_syn_image ...
 # The paper states 2.7 s and 6.1 GB per image on a V100 at batch 1 (D4M, CVPR 2024);
-# `python -m scripts.benchmark distillation` measures this code's rate on your GPU.
+# `python -m misc.benchmark distillation` measures this code's rate on your GPU.
 set -eu
 cd "$(dirname "$0")/.."
 

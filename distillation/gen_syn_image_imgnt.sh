@@ -1,7 +1,7 @@
 #!/bin/sh
 # Stage 2 in the paper's setting: 35 of 50 steps at strength 0.7, guidance 8, saved at 224 pixels.
 # At the paper's rate, 2.7 s and 6.1 GB per image on a V100 at batch 1 (D4M, CVPR 2024): IPC 10 7.5 hours, IPC 50 37.5 hours.
-# `python -m scripts.benchmark distillation` measures this code's rate on your GPU.
+# `python -m misc.benchmark distillation` measures this code's rate on your GPU.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -4,7 +4,7 @@
 # IPC 100 (61.9 / 62.0 / 62.3 % on all real images).
 # Several GPUs: accelerate launch -m distillation.gen_syn_image ...
 # At the paper's rate, 2.7 s and 6.1 GB per image on a V100 at batch 1 (D4M, CVPR 2024): IPC 10 1.5 hours, IPC 50 7.5 hours.
-# `python -m scripts.benchmark distillation` measures this code's rate on your GPU.
+# `python -m misc.benchmark distillation` measures this code's rate on your GPU.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from distillation.distilled_set import row, write_image
 from distillation.prototypes import Prototypes
-from distillation.randomness import seed_for
 from distillation.synthesis import synthesize, to_pil, use_scheduler
+from scripts.randomness import seed_for
 
 SEED_PLACE = ("label", "prototype", "repeat")  # what an image's noise is a function of
 

@@ -11,11 +11,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import Split
-from distillation.files import atomic_path, disk_errors, write_text
 from distillation.ldm_training import images_at_once
-from distillation.locks import LOCK
-from distillation.manifest import finish
 from distillation.synthesis import grid, latent_shape, synthesize
+from scripts.artefact import finish
+from scripts.files import atomic_path, disk_errors, write_text
+from scripts.locks import LOCK
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
 COLUMNS, WIDEST_PIXELS = 20, 2560  # of the picture of samples

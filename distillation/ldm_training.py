@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from distillation.ldm import diffusion_loss, draw_noising, to_signed, vae_loss
-from distillation.optimisation import averaged, optimise
-from distillation.randomness import generator_for
+from scripts.randomness import generator_for
+from scripts.training import averaged, optimise
 
 
 @dataclass(frozen=True)

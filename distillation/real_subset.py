@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from distillation.datasets import Split, decode, decode_readable
 from distillation.encoding import encode_classes
-from distillation.entry import InputError
 from distillation.selection import METHODS, random_order
+from scripts.cli import InputError
 
 
 def at_random(split: Split, labels: list[int], count: int, size_pixels: int, seed: int,

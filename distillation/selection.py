@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillation.randomness import seed_for
+from scripts.randomness import seed_for
 
 
 def random_order(count: int, seed: int, label: int) -> np.ndarray:

@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distillation.entry import InputError
 from distillation.mode_guidance import ModeGuidedScheduler
-from distillation.randomness import generator_for
+from scripts.cli import InputError
+from scripts.randomness import generator_for
 
 
 def check_latent_shape(pipeline, shape: tuple[int, ...], size_pixels: int | None, source: str) -> None:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillation.architectures import load_model, predict
 from distillation.distilled_set import check_class_names
+from scripts.networks import load_model, predict
 
 
 class TeacherFilter:

@@ -13,7 +13,7 @@ import math
 import shutil
 from pathlib import Path
 
-from distillation.entry import DIGITS_LDM, InputError, add_dataset_flags, add_strict_flag, check_range, dataset_flags, run
+from scripts.cli import DIGITS_LDM, InputError, add_dataset_flags, add_strict_flag, check_range, dataset_flags, run
 
 FROM_SCRATCH = {"size": 32, "vae_channels": [16, 32, 32], "unet_channels": [64, 96], "text_width": 64,
                 "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3}
@@ -100,11 +100,11 @@ def main(args):
     from accelerate import Accelerator
 
     from distillation.datasets import load_split
-    from distillation.distribution import require_one_process
     from distillation.fine_tuning import load_source
     from distillation.ldm_folder import draw_samples, write_card
-    from distillation.manifest import begin
     from distillation.verification import own_checkpoint, strictly
+    from scripts.artefact import begin
+    from scripts.parallel import require_one_process
 
     accelerator = Accelerator()
     require_one_process(accelerator, "train_ldm")

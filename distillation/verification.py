@@ -12,13 +12,13 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from distillation.architectures import WEIGHTS, model_problems, state_problems, weight_problems
 from distillation.distilled_set import row_problems
-from distillation.entry import InputError
-from distillation.files import digest, parse_json, read_bytes, read_json, read_tensors
 from distillation.images import ENDINGS, open_image
-from distillation.manifest import file_problems, manifest_problems, raise_first, without_manifest
 from distillation.prototypes import class_files, class_problems
+from scripts.artefact import file_problems, manifest_problems, raise_first, without_manifest
+from scripts.cli import InputError
+from scripts.files import digest, parse_json, read_bytes, read_json, read_tensors
+from scripts.networks import WEIGHTS, model_problems, state_problems, weight_problems
 
 BESIDE = ("manifest.json", "config.json", "result.json", "metrics.jsonl")  # written with an artefact, without a digest
 Check = Callable[[Path, dict], list[str]]  # folder and sound manifest -> what is wrong with the content

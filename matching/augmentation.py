@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillation.architectures import MEAN, STD, normalise
+from scripts.networks import MEAN, STD, normalise
 
 LARGE = 32  # pixels: views beyond this are made one by one on the CPU, where that is faster
 

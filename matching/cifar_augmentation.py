@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillation.entry import InputError
-from distillation.randomness import seed_for
 from matching.augmentation import draw_epoch, mix
 from matching.image_set import ImageSet
+from scripts.cli import InputError
+from scripts.randomness import seed_for
 
 
 def pad_images(images: ImageSet, pixels: int) -> ImageSet:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import hflip, pil_to_tensor, resized_crop
 
-from distillation.architectures import normalise
 from matching.augmentation import Drawn, mixed_one_by_one
+from scripts.networks import normalise
 
 AHEAD = 1  # batches read before they are asked for
 

@@ -12,7 +12,7 @@ import argparse
 import time
 from pathlib import Path
 
-from distillation.entry import (
+from scripts.cli import (
     add_dataset_flags,
     add_share_flag,
     add_strict_flag,
@@ -93,14 +93,14 @@ def main(args):
     from tqdm import tqdm
 
     from distillation.datasets import load_split
-    from distillation.distribution import all_done, begin_together, new_accelerator, to_do
-    from distillation.manifest import finish, write_result
     from distillation.verification import strictly
     from matching.image_set import distilled_images, real_images
     from matching.soft_labels import epoch_file, leading_answers, relabel, stored_epochs, write_epoch
     from matching.teachers import load_teacher
     from matching.training import drawn_views
     from matching.verification import CHECKS
+    from scripts.artefact import finish, write_result
+    from scripts.parallel import all_done, begin_together, new_accelerator, to_do
 
     accelerator = new_accelerator()
     if args.strict:

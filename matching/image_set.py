@@ -13,10 +13,10 @@ from torch import Tensor
 
 from distillation.datasets import Split, decode_all, decode_readable, readable_part
 from distillation.distilled_set import check_class_names, read_distilled
-from distillation.entry import InputError
 from distillation.images import fit_image, open_image
 from matching.augmentation import LARGE, Drawn, views
 from matching.file_images import FileImages
+from scripts.cli import InputError
 
 BLOCK = 1024         # images decoded at once for the digest of a set that stays in its files
 LARGEST_SHARE = 0.5  # of the free memory, that a decoded set may take

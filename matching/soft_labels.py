@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillation.architectures import LARGEST_PIXELS
-from distillation.entry import InputError
-from distillation.files import read_tensors, write_tensors
-from distillation.manifest import raise_first, read_manifest
-from distillation.randomness import seed_for
-from distillation.tensors import Expected, tensor_problems
 from matching.augmentation import Drawn
 from matching.file_images import FileImages
 from matching.image_set import ImageSet
+from scripts.artefact import raise_first, read_manifest
+from scripts.cli import InputError
+from scripts.files import read_tensors, write_tensors
+from scripts.networks import LARGEST_PIXELS
+from scripts.randomness import seed_for
+from scripts.tensors import Expected, tensor_problems
 
 STORED = {"order": torch.int32, "crop": torch.int16, "flip": torch.bool, "partner": torch.int32, "ratio": torch.float32,
           "box": torch.int16}

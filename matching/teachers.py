@@ -4,12 +4,12 @@ from pathlib import Path
 
 from torch import nn
 
-from distillation.architectures import build, load_checkpoint, load_model
 from distillation.distilled_set import check_class_names
-from distillation.entry import InputError
-from distillation.manifest import identity
 from matching.file_images import FileImages
 from matching.image_set import ImageSet
+from scripts.artefact import identity
+from scripts.cli import InputError
+from scripts.networks import build, load_checkpoint, load_model
 
 
 def load_teacher(folder: str | Path | None, arch: str, stem: str, weights: str, images: ImageSet | FileImages,

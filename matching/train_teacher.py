@@ -10,7 +10,7 @@ takes its rows of every batch; for digits and images of CIFAR's size one device 
 import argparse
 from pathlib import Path
 
-from distillation.entry import add_dataset_flags, check_range, check_views, dataset_flags, run
+from scripts.cli import add_dataset_flags, check_range, check_views, dataset_flags, run
 
 OPTIMIZERS = {"adamw": (1e-3, 0.01), "sgd": (0.1, 5e-4)}  # learning rate and weight decay where none are given
 
@@ -60,13 +60,13 @@ def parse_args():
 
 
 def main(args):
-    from distillation.architectures import channels_last, seeded
     from distillation.datasets import load_split
-    from distillation.distribution import begin_together, new_accelerator
-    from distillation.optimisation import averaged
-    from distillation.team import Team
     from matching.image_set import real_images
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, hard_loss_of, train
+    from scripts.networks import channels_last, seeded
+    from scripts.parallel import begin_together, new_accelerator
+    from scripts.team import Team
+    from scripts.training import averaged
 
     accelerator = new_accelerator()
     team = Team(accelerator)
@@ -117,7 +117,7 @@ def make_optimizer(network, name: str, rate: float, weight_decay: float, momentu
     """AdamW, or SGD with Nesterov momentum, without weight decay on biases and normalisation."""
     import torch
 
-    from distillation.optimisation import parameter_groups
+    from scripts.training import parameter_groups
     groups = parameter_groups(network, weight_decay)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from distillation.architectures import accuracy, predict
-from distillation.files import write_tensors, write_text
-from distillation.manifest import finish, write_result
-from distillation.optimisation import optimise
-from distillation.randomness import seed_for
-from distillation.team import Team
 from matching.augmentation import Drawn, draw_epoch
 from matching.file_images import FileImages
 from matching.image_set import ImageSet
 from matching.soft_labels import SoftLabels, hard_loss
+from scripts.artefact import finish, write_result
+from scripts.files import write_tensors, write_text
+from scripts.networks import accuracy, predict
+from scripts.randomness import seed_for
+from scripts.team import Team
+from scripts.training import optimise
 
 STATE, METRICS = "state.pt", "metrics.jsonl"  # in a model's folder: the resume point, and a line per epoch
 Ask = Callable[[Tensor, Tensor], Tensor]  # rows [B] and their views -> the teacher's logits [B, K]

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillation.entry import ROOT, run
+from scripts.cli import ROOT, run
 
 CLASSES = ["ant", "bear", "cat", "dog", "eel", "fox", "gnu", "hen", "ibex", "jay", "koi", "sea_lion"]  # 12: "10" < "2" as text
 PER_CLASS, TEST_PER_CLASS, SIZE, IPC, REPEATS, EPOCHS = 14, 3, 32, 3, 2, 6

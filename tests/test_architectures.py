@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from distillation.architectures import build, channels_last, load_checkpoint, seeded
-from distillation.entry import InputError, run
+from scripts.cli import InputError, run
+from scripts.networks import build, channels_last, load_checkpoint, seeded
 
 
 def count(network: nn.Module) -> int:

@@ -12,14 +12,14 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from distillation.architectures import STD, normalise
 from distillation.datasets import image_folder, load_split
-from distillation.entry import InputError
 from matching import augmentation
 from matching.augmentation import crop_resize, draw_crops, draw_epoch, mix
 from matching.file_images import FileImages
 from matching.image_set import ImageSet, distilled_images, image_set, real_images
-from scripts.benchmark_matching import photograph_patches
+from misc.benchmark_matching import photograph_patches
+from scripts.cli import InputError
+from scripts.networks import STD, normalise
 
 CIFAR = os.environ.get("CIFAR10_JPEG", "")  # a folder with one folder of JPEG files per class
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import CLASSES, IPC, SIZE, TEST_PER_CLASS
 from PIL import Image
 
-from distillation.files import digest
+from scripts.files import digest
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -10,11 +10,10 @@ import torch
 from conftest import SIZE
 from torch import nn
 
-from distillation.architectures import seeded
-from scripts.benchmark_distillation import report as report_distillation
-from scripts.benchmark_encoding import check_same_latents, memory
-from scripts.benchmark_matching import augmentation, check_same_views, labels, report, training
-from scripts.benchmark_synthesis import (
+from misc.benchmark_distillation import report as report_distillation
+from misc.benchmark_encoding import check_same_latents, memory
+from misc.benchmark_matching import augmentation, check_same_views, labels, report, training
+from misc.benchmark_synthesis import (
     DIGITS,
     Setting,
     check_same_images,
@@ -27,7 +26,8 @@ from scripts.benchmark_synthesis import (
     stable_diffusion,
     synthesis,
 )
-from scripts.measuring import conditions, flops_of, interleaved, peak_memory_bytes, times_faster
+from misc.measuring import conditions, flops_of, interleaved, peak_memory_bytes, times_faster
+from scripts.networks import seeded
 
 QUICK = {**DIGITS, "num_inference_steps": 4, "image_size": SIZE}
 
@@ -49,7 +49,7 @@ def result_of(sections: dict) -> dict:
 def test_the_command_writes_every_number_and_the_table_shows_them(here, tmp_path):
     results = tmp_path / "misc" / "results"
     output = results / "benchmark_distillation.json"
-    answer = here("scripts.benchmark", "distillation", "--only", "encoding", "stable_diffusion", "--repetitions", 1,
+    answer = here("misc.benchmark", "distillation", "--only", "encoding", "stable_diffusion", "--repetitions", 1,
                   "--output", output)
     assert answer.code == 0, answer.err
     result = json.loads(output.read_text())
@@ -67,19 +67,19 @@ def test_the_command_writes_every_number_and_the_table_shows_them(here, tmp_path
 
     (tmp_path / "README.md").write_text("No table.\n")
     (tmp_path / "misc" / "benchmark.md").write_text("<!-- table: benchmark-distillation -->\n")
-    assert here("scripts.tables", "--root", tmp_path).code == 0
+    assert here("misc.report.tables", "--root", tmp_path).code == 0
     page = (tmp_path / "misc" / "benchmark.md").read_text()
     speed = found["images_per_second"]     # the seconds above are rounded
     speeds = f"| {speed['ours']:.1f} | {speed['stock']:.1f}, decoding and encoding in turn |"
     assert f"{speeds} {found['times_faster']:.2f} | – |" in page
     assert "| Digits made, images/s | not run |" in page and "MB) | not run |" in page
-    assert "not run, needs an accelerator (`python -m scripts.benchmark distillation --only stable_diffusion`)" in page
+    assert "not run, needs an accelerator (`python -m misc.benchmark distillation --only stable_diffusion`)" in page
     assert "needs an accelerator" in answer.out and f"{speed['ours']:.1f}" in answer.out
 
 
 def test_the_continual_benchmark_writes_every_number_and_the_table_shows_them(here, tmp_path):
     output = tmp_path / "misc" / "results" / "benchmark_continual.json"
-    answer = here("scripts.benchmark", "continual", "--repetitions", 1, "--batch-size", 2, "--size", 16, "--output", output)
+    answer = here("misc.benchmark", "continual", "--repetitions", 1, "--batch-size", 2, "--size", 16, "--output", output)
     assert answer.code == 0, answer.err
     result = json.loads(output.read_text())
     found = result["sections"]
@@ -94,7 +94,7 @@ def test_the_continual_benchmark_writes_every_number_and_the_table_shows_them(he
     assert 0 < found["start"]["milliseconds"] < 1000
     (tmp_path / "README.md").write_text("No table.\n")
     (tmp_path / "misc" / "benchmark.md").write_text("<!-- table: benchmark-continual -->\n")
-    assert here("scripts.tables", "--root", tmp_path).code == 0
+    assert here("misc.report.tables", "--root", tmp_path).code == 0
     page = (tmp_path / "misc" / "benchmark.md").read_text()
     assert f"| A-GEM step, times a fine-tune step | {times['agem']:.2f} | at most 2.1 |" in page
     assert "2 stream and 2 memory images of 16 pixels" in page and f"{times['agem']:.2f}" in answer.out
@@ -102,13 +102,13 @@ def test_the_continual_benchmark_writes_every_number_and_the_table_shows_them(he
 
 @pytest.mark.parametrize("wrong", [("--only", "encoding", "speed"), ("--repetitions", "0")])
 def test_a_wrong_flag_is_refused(here, tmp_path, wrong):
-    answer = here("scripts.benchmark", "distillation", "--output", tmp_path / "result.json", *wrong)
+    answer = here("misc.benchmark", "distillation", "--output", tmp_path / "result.json", *wrong)
     assert answer.code == 2 and wrong[0] in answer.err and not (tmp_path / "result.json").exists()
 
 
 def test_the_matching_command_writes_every_number_and_the_table_shows_them(here, tmp_path):
     output = tmp_path / "misc" / "results" / "benchmark_matching.json"
-    answer = here("scripts.benchmark", "matching", "--only", "small_batch", "training", "--repetitions", 1, "--output", output)
+    answer = here("misc.benchmark", "matching", "--only", "small_batch", "training", "--repetitions", 1, "--output", output)
     assert answer.code == 0, answer.err
     found = json.loads(output.read_text())["sections"]
     assert list(found) == ["small_batch"]    # the other needs an accelerator
@@ -116,7 +116,7 @@ def test_the_matching_command_writes_every_number_and_the_table_shows_them(here,
     assert found["small_batch"]["times_faster"] == pytest.approx(stock / ours, rel=1e-2)
     (tmp_path / "README.md").write_text("No table.\n")
     (tmp_path / "misc" / "benchmark.md").write_text("<!-- table: benchmark-matching -->\n")
-    assert here("scripts.tables", "--root", tmp_path).code == 0
+    assert here("misc.report.tables", "--root", tmp_path).code == 0
     page = (tmp_path / "misc" / "benchmark.md").read_text()
     spent = 64e3 / found["small_batch"]["images_per_second"]["ours"]
     assert f"64 views of 32 pixels, one core (ms) | {spent:.2f} |" in page and f"{spent:.2f}" in answer.out

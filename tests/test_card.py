@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from distillation.card import card, quoted, size_category
 from distillation.distilled_set import finish_distilled, row, write_image
-from distillation.entry import ROOT
+from scripts.cli import ROOT
 
 ODD = ["10", "9", "a: b", 'quo"te', "été", "test", "null", "- x #y", "back\\slash", "line\u2028end", "\x7f", "🦊", "a/b", "~"]
 

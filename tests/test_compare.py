@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from continual.fairness import (
+from distillation.distilled_set import finish_distilled, row, write_image
+from misc.report.fairness import (
     conclusion,
     cost_of,
     counterparts,
@@ -24,11 +25,10 @@ from continual.fairness import (
     shown_interval,
     verdicts,
 )
-from continual.rows import Arm, rows_of
-from distillation.distilled_set import finish_distilled, row, write_image
-from distillation.entry import ROOT, InputError
-from distillation.files import write_json
-from distillation.manifest import write_result
+from misc.report.rows import Arm, rows_of
+from scripts.artefact import write_result
+from scripts.cli import ROOT, InputError
+from scripts.files import write_json
 
 REAL, RANDOM, DISTILLED = (Arm(name, name, "hard") for name in ("real", "random", "distilled"))
 SAME = Arm("real", "real", "hard", "same steps")
@@ -232,8 +232,8 @@ def test_a_collected_file_with_newer_fields_gives_more_columns_rows_and_a_figure
     for kind, spent in (("prototypes", {"encode": 2.0, "cluster": 1.0}), ("distilled", {"synthesise": 7.0}),
                         ("teacher", {"train": 20.0})):
         write_result(tmp_path / "made" / kind, kind, {}, {}, spent)
-    assert here("scripts.collect", tmp_path / "runs", tmp_path / "all.json").code == 0
-    answer = here("continual.compare", tmp_path / "all.json", "--output", tmp_path / "out", "--cost-from", tmp_path / "made")
+    assert here("misc.report.collect", tmp_path / "runs", tmp_path / "all.json").code == 0
+    answer = here("misc.report.compare", tmp_path / "all.json", "--output", tmp_path / "out", "--cost-from", tmp_path / "made")
     assert answer.code == 0, answer.err
     found, before = (json.loads((path / "comparison.json").read_text()) for path in (tmp_path / "out",
                                                                                    runs / "runs" / "comparison"))
@@ -262,6 +262,6 @@ def test_bad_input_is_one_line(here, tmp_path, words, message):
     for name in ("a", "b"):
         write_result(tmp_path / "sets" / name, "distilled", {}, {}, {"synthesise": 1.0})
     placed = [tmp_path / word if word in ("nowhere", "empty", "runs", "sets", "out") else word for word in words]
-    answer = here("continual.compare", *placed)
+    answer = here("misc.report.compare", *placed)
     assert answer.code == 2 and message in answer.err.replace(f"{tmp_path}/", "") and answer.err.count("\n") == 1
     assert not (tmp_path / "out").exists()

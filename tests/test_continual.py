@@ -28,9 +28,9 @@ from continual.streams import (
 from continual.task_arithmetic import TaskArithmetic, backbone_vector, reestimate_batchnorm
 from continual.timing import Timers
 from continual.training import Trainer, only
-from distillation.architectures import seeded
-from distillation.entry import ROOT, InputError, run
-from distillation.randomness import generator_for
+from scripts.cli import ROOT, InputError, run
+from scripts.networks import seeded
+from scripts.randomness import generator_for
 
 # metrics
 

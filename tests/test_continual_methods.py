@@ -31,10 +31,10 @@ from continual.task_arithmetic import TaskArithmetic, backbone_vector, set_backb
 from continual.teaching import Teacher
 from continual.timing import Timers
 from continual.training import Trainer, augment
-from distillation.architectures import build, normalise, predict, seeded
-from distillation.entry import InputError, run
-from distillation.files import read_tensors
-from distillation.randomness import generator_for, seed_for
+from scripts.cli import InputError, run
+from scripts.files import read_tensors
+from scripts.networks import build, normalise, predict, seeded
+from scripts.randomness import generator_for, seed_for
 
 SHAPE, ARCH = (3, 32, 32), "shufflenet_v2_x0_5"
 ROOM = 8

@@ -25,10 +25,10 @@ from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageFolder, Imagenet
 from torchvision.models import ResNet18_Weights
 
 from distillation.datasets import decode, decode_all, decode_readable, image_folder, load_split
-from distillation.entry import ROOT, InputError
 from distillation.images import BadImage, fit_image, open_image
 from distillation.prompts import PROMPTS
 from matching.image_set import check_class_names, real_images
+from scripts.cli import ROOT, InputError
 
 CATEGORIES = ResNet18_Weights.DEFAULT.meta["categories"]
 SEEN = {  # SHA-256 of the sorted wnids, a line each

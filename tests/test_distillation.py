@@ -16,15 +16,15 @@ from torchvision.datasets import ImageFolder
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import load_split
 from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
-from distillation.entry import DIGITS_LDM, ROOT, InputError
 from distillation.ldm import byte_level_tokenizer, tokenize
-from distillation.manifest import identity
 from distillation.prompts import PROMPTS
 from distillation.prototypes import cluster, read_prototypes
-from distillation.randomness import generator_for, seed_for
 from distillation.synthesis import synthesize, to_uint8
+from scripts.artefact import identity
+from scripts.cli import DIGITS_LDM, ROOT, InputError
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
+from scripts.randomness import generator_for, seed_for
 
 
 def random_latents(count: int, *place) -> torch.Tensor:

@@ -17,9 +17,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from distillation.distilled_set import finish_distilled, row, write_image
-from distillation.entry import ROOT
 from matching.image_set import distilled_images
 from matching.soft_labels import SoftLabels
+from scripts.cli import ROOT
 
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -27,7 +27,7 @@ TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", 
 @pytest.fixture(scope="module")
 def hub(command, distilled, soft_labels, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("export") / "hub"
-    answer = command("scripts.export", distilled.folder, "--to", "hub", "--soft-labels", soft_labels.folder, "--output", output)
+    answer = command("misc.export", distilled.folder, "--to", "hub", "--soft-labels", soft_labels.folder, "--output", output)
     assert answer.code == 0, answer.err
     assert f"hf upload OWNER/NAME {output} --repo-type dataset" in answer.out
     return output
@@ -78,10 +78,10 @@ def test_the_card_says_where_the_labels_are_and_its_lines_run(hub, monkeypatch):
 def test_the_same_command_does_nothing_and_another_set_is_refused(here, hub, distilled, soft_labels, ten_classes):
     before = contents(hub)
     flags = ["--to", "hub", "--soft-labels", soft_labels.folder, "--output", hub]
-    again = here("scripts.export", distilled.folder, *flags)
+    again = here("misc.export", distilled.folder, *flags)
     assert (again.code, again.out) == (0, f"{hub}: complete, nothing to do\n")
-    assert refused(here("scripts.export", ten_classes, *flags), soft_labels.folder, "soft labels of ten")
-    assert refused(here("scripts.export", ten_classes, "--to", "ddranking", "--benchmark", "CIFAR10", "--output", hub), hub,
+    assert refused(here("misc.export", ten_classes, *flags), soft_labels.folder, "soft labels of ten")
+    assert refused(here("misc.export", ten_classes, "--to", "ddranking", "--benchmark", "CIFAR10", "--output", hub), hub,
                    "begun with benchmark=None", "'CIFAR10'")
     assert contents(hub) == before
 
@@ -91,7 +91,7 @@ def test_an_export_that_was_killed_is_finished(here, hub, distilled, soft_labels
     lost = next((hub / "images").rglob("*.png"))
     lost.unlink()
     flags = ["--to", "hub", "--soft-labels", soft_labels.folder, "--output", hub]
-    assert here("scripts.export", distilled.folder, *flags).code == 0
+    assert here("misc.export", distilled.folder, *flags).code == 0
     assert lost.exists() and (hub / "manifest.json").exists()
 
 
@@ -100,7 +100,7 @@ def test_without_hard_links_files_are_copied(here, ten_classes, tmp_path, monkey
         raise OSError(errno.EPERM, "no links here")
     monkeypatch.setattr(os, "link", refuse)
     flags = ["--to", "ddranking", "--benchmark", "CIFAR10", "--output", tmp_path / "out"]
-    assert here("scripts.export", ten_classes, *flags).code == 0
+    assert here("misc.export", ten_classes, *flags).code == 0
     copied = sorted((tmp_path / "out" / "images").rglob("*.png"))
     assert [path.stat().st_nlink for path in copied] == [1] * 20
     assert [path.read_bytes() for path in copied] == [path.read_bytes() for path in sorted(ten_classes.rglob("*.png"))]
@@ -117,7 +117,7 @@ def test_ddranking_reads_folder_and_tensors_alike(here, ten_classes, tmp_path):
                    SIZE, "--epochs", 1, "--batch-size", 10, "--output-dir", tmp_path / "teacher")
     assert teacher.code == 0, teacher.err
     folder, output = artefact(tmp_path / "teacher"), tmp_path / "out"
-    answer = here("scripts.export", ten_classes, "--to", "ddranking", "--benchmark", "CIFAR10", "--teacher", folder,
+    answer = here("misc.export", ten_classes, "--to", "ddranking", "--benchmark", "CIFAR10", "--teacher", folder,
                   "--output", output)
     assert answer.code == 0, answer.err
     page = (output / "README.md").read_text()
@@ -129,7 +129,7 @@ def test_ddranking_reads_folder_and_tensors_alike(here, ten_classes, tmp_path):
     logits = torch.load(output / "soft_labels.pt", weights_only=True)
     assert seen.targets == [label for label in range(10) for _ in range(2)]
     torch.testing.assert_close(images, torch.stack([picture for picture, _ in seen]))
-    from distillation.architectures import load_model
+    from scripts.networks import load_model
     network, _ = load_model(folder, "teacher")
     expected = Compose([ToTensor(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
     with torch.inference_mode():
@@ -142,7 +142,7 @@ def test_ddranking_reads_folder_and_tensors_alike(here, ten_classes, tmp_path):
 
 def test_bad_input_is_one_line(here, distilled, soft_labels, teacher, ten_classes, tmp_path):
     def export(*flags):
-        return here("scripts.export", *flags, "--output", tmp_path / "out")
+        return here("misc.export", *flags, "--output", tmp_path / "out")
     assert refused(export(tmp_path, "--to", "hub", "--soft-labels", soft_labels.folder), tmp_path, "distilled")
     assert refused(export(distilled.folder, "--to", "hub"), "--soft-labels", "hf upload OWNER/NAME")
     assert refused(export(distilled.folder, "--to", "hub", "--soft-labels", tmp_path), tmp_path, "soft_labels")
@@ -156,7 +156,7 @@ def test_bad_input_is_one_line(here, distilled, soft_labels, teacher, ten_classe
     assert refused(export(ten_classes, "--to", "ddranking", "--benchmark", "CIFAR10"), "found other files")
     changed = next(ten_classes.rglob("*.png"))
     changed.write_bytes(bytes(changed.stat().st_size))
-    assert refused(here("scripts.export", ten_classes, "--to", "ddranking", "--benchmark", "CIFAR10", "--output",
+    assert refused(here("misc.export", ten_classes, "--to", "ddranking", "--benchmark", "CIFAR10", "--output",
                         tmp_path / "new"), "expected the file that the manifest lists")
 
 
@@ -167,7 +167,7 @@ def test_classes_out_of_order_or_of_different_size_are_refused(here, tmp_path):
         for entry in rows:
             write_image(tmp_path / name, entry["file_name"], Image.new("RGB", (4, 4)))
         finish_distilled(tmp_path / name, [{"name": one, "prompt": one} for one in names], {"dataset": "cifar10"}, rows)
-        assert refused(here("scripts.export", tmp_path / name, "--to", "ddranking", "--output", tmp_path / "out"), *words)
+        assert refused(here("misc.export", tmp_path / name, "--to", "ddranking", "--output", tmp_path / "out"), *words)
 
 
 def test_the_readmes_three_lines_read_a_set(distilled, tmp_path, monkeypatch):

@@ -16,10 +16,10 @@ from conftest import artefact, start
 from test_bad_input import refused
 from test_resume import manifest_of
 
-from distillation import locks
-from distillation.entry import ROOT
-from distillation.files import atomic_path, read_tensors
-from distillation.manifest import begin, finish
+from scripts import locks
+from scripts.artefact import begin, finish
+from scripts.cli import ROOT
+from scripts.files import atomic_path, read_tensors
 
 HOLD = "import sys, time; from distillation import locks; print(locks.take(sys.argv[1]), flush=True); time.sleep(60)"
 

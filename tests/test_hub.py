@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import IPC, start
 
-from distillation.entry import ROOT
+from scripts.cli import ROOT
 
 COMMIT = "0" * 40
 
@@ -82,7 +82,7 @@ def says_one_line(err: str, name: str) -> bool:
 ONE_AFTER_ANOTHER = """
 import sys
 from distillation import gen_prototype
-from distillation.entry import run
+from scripts.cli import run
 command, names = sys.argv[:-4], sys.argv[-4:]
 for name in names:
     sys.argv = [*command, "--diffusion_checkpoints_path", name]

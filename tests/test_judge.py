@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from scripts.judge import share_near
+from misc.judge import share_near
 
 
 def test_an_image_is_near_within_the_others_third_neighbour():
@@ -32,7 +32,7 @@ def test_the_command_judges_a_checkpoint_and_a_set(here, image_data, checkpoint,
     flags = ["--dataset", "folder", "--data_dir", image_data, "--diffusion_checkpoints_path", checkpoint, "--images", 24,
              "--batch_size", 12, "--num_inference_steps", 2, "--distilled", distilled.folder, "--output",
              tmp_path / "judge.json"]
-    answer = here("scripts.judge", *flags, *(["--teacher", teacher.folder] if network else []))
+    answer = here("misc.judge", *flags, *(["--teacher", teacher.folder] if network else []))
     assert answer.code == 0, answer.err
     found = json.loads((tmp_path / "judge.json").read_text())
     assert ("resnet18" if network else "SVC") in found["judge"]["model"]

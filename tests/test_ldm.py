@@ -12,12 +12,12 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from distillation.datasets import decode, load_split
-from distillation.entry import DIGITS_LDM, ROOT, InputError
 from distillation.fine_tuning import add_lora, encode_split, fine_tune, load_source
 from distillation.ldm import diffusion_loss, draw_noising, encode_moments, new_scheduler, to_signed
 from distillation.ldm_training import warm_cosine
-from distillation.optimisation import averaged
-from distillation.randomness import generator_for
+from scripts.cli import DIGITS_LDM, ROOT, InputError
+from scripts.randomness import generator_for
+from scripts.training import averaged
 
 WEIGHTS = ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
            "text_encoder/model.safetensors"]

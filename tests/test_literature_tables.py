@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from test_bad_input import refused
 
-from distillation.entry import ROOT
-from scripts.tables import table
+from misc.report.tables import table
+from scripts.cli import ROOT
 
 NAMES = re.findall(r"<!-- table: ([a-z0-9-]+) -->", (ROOT / "misc" / "literature.md").read_text())
 REAL = json.loads((ROOT / "misc" / "results" / "matching_cifar10.json").read_text())
@@ -46,7 +46,7 @@ def test_the_page_is_what_the_command_writes(here, misc):
     for name in set(re.findall(r"misc/results/\w+\.json", (misc / "literature.md").read_text())):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, misc / "results")
-    assert here("scripts.tables", "--root", misc.parent).code == 0
+    assert here("misc.report.tables", "--root", misc.parent).code == 0
     assert (misc / "literature.md").read_text() == (ROOT / "misc" / "literature.md").read_text()
 
 
@@ -65,7 +65,7 @@ def test_no_published_figure_stands_in_code():
     figures = {value for one in rows for value in one["values"].values() if "." in value}
     assert len(figures) > 50
     for name in ("literature_tables.py", "matching_tables.py", "tables.py"):
-        assert set(re.findall(r"\d+\.\d+", (ROOT / "scripts" / name).read_text())) & figures == set()
+        assert set(re.findall(r"\d+\.\d+", (ROOT / "misc" / "report" / name).read_text())) & figures == set()
 
 
 def test_without_results_every_row_of_ours_names_its_command(misc):
@@ -75,7 +75,7 @@ def test_without_results_every_row_of_ours_names_its_command(misc):
         ours = [row for row in ours if row["Data"] != "digits, IPC 10" or "not run" in row.values()]
         assert ours and all("not run" in row.values() and "to run it: " in row["What differs"] for row in ours), name
         commands |= {script for row in ours for script in re.findall(r"sh ([\w/]+\.sh)", row["What differs"])}
-    assert {"scripts/study_cifar10.sh", "validate/train_FKD.sh", "scripts/study_continual_order.sh"} <= commands
+    assert {"misc/studies/cifar10.sh", "validate/train_FKD.sh", "misc/studies/continual_order.sh"} <= commands
     assert all((ROOT / script).exists() for script in commands)
 
 
@@ -93,7 +93,7 @@ def test_a_result_file_fills_its_rows(misc):
     assert row["Seeds (n)"] == "1 / 2" and row["Source"] == "misc/results/cifar10.json"
     assert row["What differs"] == ("prior: a latent diffusion model of our own; protocol d4m; 100 / 60 epochs (100 steps); "
                                    "ImageNet stem; teacher resnet18 with 78.9 % after 8 epochs; what is not run: "
-                                   "`sh scripts/study_cifar10.sh`")
+                                   "`sh misc/studies/cifar10.sh`")
     (real,) = rows_of(text, "this code, all real training images")
     assert real["All real (%)"] == "95.0" and real["IPC 10 (%)"] == "–"
     (herding,) = rows_of(text, "this code, herding, soft labels")
@@ -127,7 +127,7 @@ def test_the_names_that_the_shell_scripts_give_are_understood(misc):
 def test_runs_of_two_settings_in_one_cell_are_refused(here, misc):
     runs = [student(f"resnet18-distilled-ipc10-soft-seed{seed}", 0.7, 100, seed=seed, epochs=60 + seed) for seed in (0, 1)]
     (misc / "results" / "cifar10.json").write_text(json.dumps({**REAL, "runs": runs}))
-    assert refused(here("scripts.tables", "--root", misc.parent), "distilled-ipc10-soft-seed1", "epochs 60 and 61")
+    assert refused(here("misc.report.tables", "--root", misc.parent), "distilled-ipc10-soft-seed1", "epochs 60 and 61")
 
 
 def test_continual_runs_fill_their_rows(misc):

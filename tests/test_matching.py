@@ -17,11 +17,7 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from distillation.architectures import accuracy, build, load_model, predict, seeded
 from distillation.datasets import load_split
-from distillation.entry import ROOT, InputError
-from distillation.manifest import finish
-from distillation.optimisation import optimise, parameter_groups
 from matching.augmentation import (
     Drawn,
     crop_resize,
@@ -45,6 +41,10 @@ from matching.soft_labels import (
     write_epoch,
 )
 from matching.training import cosine, half_cosine, linear, train, warm_cosine
+from scripts.artefact import finish
+from scripts.cli import ROOT, InputError
+from scripts.networks import accuracy, build, load_model, predict, seeded
+from scripts.training import optimise, parameter_groups
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.matching_tables import cross, draw_storage, protocols, storage, storage_points
+from misc.report.matching_tables import cross, draw_storage, protocols, storage, storage_points
 
 CONFIG = {"epochs": 60, "stem": "imagenet", "input_size": 32, "mix_type": "cutmix", "min_scale_crops": 0.6, "flip": 0.0,
           "batch_size": 50, "temperature": 20.0, "lr_schedule": "cosine", "adamw_lr": 0.001, "arch": "resnet18"}

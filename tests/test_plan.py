@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from distillation.entry import ROOT
-from scripts.counting import LiveBytes, counted, unit
-from scripts.plan import planned
-from scripts.planned_stages import Data, Part, data_of, work_of
-from scripts.stage_commands import Command, parsed
-from scripts.unit_rates import Bench, computed
+from misc.counting import LiveBytes, counted, unit
+from misc.plan import planned
+from misc.planned_stages import Data, Part, data_of, work_of
+from misc.stage_commands import Command, parsed
+from misc.unit_rates import Bench, computed
+from scripts.cli import ROOT
 from tests.conftest import CLASSES, EPOCHS, IPC, PER_CLASS, REPEATS, SIZE, TEST_PER_CLASS
 
 TINY = Data("folder", len(CLASSES), len(CLASSES) * PER_CLASS, len(CLASSES) * TEST_PER_CLASS, PER_CLASS, SIZE)
@@ -164,7 +164,7 @@ def seconds_by_hand(stage: str) -> float:
 
 def test_the_plan_stands_beside_a_measured_run(here, rates, tmp_path, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    answer = here("scripts.plan", "--rates", rates, "--output", tmp_path / "plan.json")
+    answer = here("misc.plan", "--rates", rates, "--output", tmp_path / "plan.json")
     assert answer.code == 0, answer.err
     stages = {one["stage"]: one for one in json.loads((tmp_path / "plan.json").read_text())["stages"]}
     for name in ("prototypes", "images", "decoded", "random", "teacher", "distilled"):
@@ -175,7 +175,7 @@ def test_the_plan_stands_beside_a_measured_run(here, rates, tmp_path, monkeypatc
     for factor, code in ((1, 0), (1.4, 0), (1 / 1.4, 0), (1.6, 1), (1 / 1.6, 1)):
         measured = {name: one["seconds"] * (factor if name == "teacher" else 1) for name, one in stages.items()}
         run.write_text(json.dumps({"seconds": measured}))
-        assert here("scripts.plan", "--rates", rates, "--against", run).code == code
+        assert here("misc.plan", "--rates", rates, "--against", run).code == code
 
 
 def test_bad_input_is_answered_with_one_line(here, rates, tmp_path):
@@ -186,12 +186,12 @@ def test_bad_input_is_answered_with_one_line(here, rates, tmp_path):
             (["--ipc", 0], "--ipc: expected a value in [1, "), (["--ipc", 5000], "--ipc: expected a value in [1, 138]"),
             (["--strength", 2], "--strength: expected"), (["--gpus", -1], "--gpus: expected"),
             (["--dataset", "imagenet", "--against", "x.json"], "--against: expected --dataset digits"),
-            (["--rates", wrong], "expected a file of scripts.plan --save-rates"),
+            (["--rates", wrong], "expected a file of misc.plan --save-rates"),
             (["--rates", tmp_path / "none.json"], "none.json"),
             (["--rates", rates, "--gpus", 8], "expected rates of a GPU for --gpus 8, found cpu"),
             (["--rates", rates, "--model", "resnet50"], "expected a rate of train arch=resnet50"),
             (["--rates", rates, "--against", tmp_path / "result.json"], "expected seconds of the stage prototypes")):
-        answer = here("scripts.plan", *flags)
+        answer = here("misc.plan", *flags)
         assert answer.code == 2 and said in answer.err and answer.err.count("\n") == 1, (flags, answer.err)
 
 

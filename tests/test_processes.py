@@ -20,16 +20,16 @@ from test_resume import manifest_of
 from tiny_continual import RECIPE, tiny, write_data
 
 from continual.runs import Run
-from distillation.architectures import seeded
 from distillation.datasets import load_split
-from distillation.distribution import dealt, my_share, new_accelerator
-from distillation.entry import ROOT
-from distillation.files import read_tensors, write_tensors
-from distillation.team import Team
 from matching.image_set import image_set
 from matching.training import cosine, drawn_views, hard_loss_of, train
-from scripts.batch import free_port, run_command
-from scripts.faults import launched
+from misc.faults import launched
+from misc.studies.batch import free_port, run_command
+from scripts.cli import ROOT
+from scripts.files import read_tensors, write_tensors
+from scripts.networks import seeded
+from scripts.parallel import dealt, my_share, new_accelerator
+from scripts.team import Team
 
 # what is left between two orders of the same float32 sums after a dozen steps of SGD (seen: 2.4e-7); and where instance norm
 # magnifies it, in areas cut out of flat images (seen: 2.0e-4). Processes' rows weighted wrongly make a difference of 1e-2

@@ -14,8 +14,8 @@ from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode, load_split
 from distillation.encoding import encode_classes
 from distillation.prototypes import LEAST_BATCH, cluster, find_prototypes, inliers, nearest_members, read_prototypes
-from distillation.randomness import generator_for, seed_for
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
+from scripts.randomness import generator_for, seed_for
 
 
 def blobs(count: int, *place) -> torch.Tensor:

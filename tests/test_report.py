@@ -9,14 +9,14 @@ import statistics
 import pytest
 from PIL import Image
 
-from continual.rows import mean_std
-from continual.sections import Section, cell, left_columns, markdown_table, plain_table
 from distillation.distilled_set import finish_distilled, row, write_image
-from distillation.entry import ROOT
-from distillation.files import write_json
-from distillation.manifest import begin, write_result
-from scripts.page import html_section
-from scripts.report import compare_to_real, read_stages
+from misc.report.page import html_section
+from misc.report.report import compare_to_real, read_stages
+from misc.report.rows import mean_std
+from misc.report.sections import Section, cell, left_columns, markdown_table, plain_table
+from scripts.artefact import begin, write_result
+from scripts.cli import ROOT
+from scripts.files import write_json
 
 CLASSES = [{"name": "cat & dog", "prompt": "a cat"}, {"name": "<eel>", "prompt": "an eel"}]
 SHADES = {"d4m": 40, "prototype": 120, "random": 200}
@@ -83,7 +83,7 @@ def a_run(tmp_path):
 def reported(tmp_path_factory, command):
     """The same with its report."""
     run = write_run(tmp_path_factory.mktemp("report") / "trial")
-    answer = command("scripts.report", run)
+    answer = command("misc.report.report", run)
     assert (answer.code, answer.err) == (0, "")
     return run
 
@@ -131,7 +131,8 @@ def test_a_small_difference_is_called_one(tmp_path, here):
     for seed, (own, other) in enumerate([(0.9, 0.91), (0.94, 0.92)]):
         write_student(tmp_path, "distilled", "hard", seed, own)
         write_student(tmp_path, "random", "hard", seed, other)
-    assert "0.5 points above, within one standard deviation, against" in " ".join(here("scripts.report", tmp_path).out.split())
+    printed = here("misc.report.report", tmp_path).out
+    assert "0.5 points above, within one standard deviation, against" in " ".join(printed.split())
 
 
 def test_result_json_has_the_raw_numbers_and_the_tables(reported):
@@ -178,15 +179,15 @@ def test_the_grid_pairs_no_images_of_other_prototypes(a_run, here):
         if path.is_file():
             path.unlink()
     write_images(a_run, "prototype", source="others")
-    assert "Row prototype: not run." in " ".join(here("scripts.report", a_run).out.split())
+    assert "Row prototype: not run." in " ".join(here("misc.report.report", a_run).out.split())
     assert SHADES["prototype"] + 10 not in shades(a_run / "grid.png")
 
 
 def test_the_same_files_give_the_same_report(a_run, here):
     names = ("report.md", "report.html", "grid.png", "beside.png", "accuracy_vs_time.png", "result.json")
-    here("scripts.report", a_run)
+    here("misc.report.report", a_run)
     before = [(a_run / name).read_bytes() for name in names]
-    answer = here("scripts.report", a_run)
+    answer = here("misc.report.report", a_run)
     assert before == [(a_run / name).read_bytes() for name in names]
     assert answer.out.rstrip().endswith("\n".join(["Written:", *(f"  {a_run / name}" for name in (
         "report.html", "report.md", "grid.png", "beside.png", "accuracy_vs_time.png", "result.json"))]))
@@ -194,7 +195,7 @@ def test_the_same_files_give_the_same_report(a_run, here):
 
 def test_stages_alone_make_a_report(tmp_path, here):
     (tmp_path / "stages.jsonl").write_text('{"stage": "prototypes", "seconds": 12}\n')
-    answer = here("scripts.report", tmp_path)
+    answer = here("misc.report.report", tmp_path)
     assert answer.code == 0 and "Nothing that could be compared was run." in answer.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md", "result.json", "stages.jsonl"]
     assert "<img" not in (tmp_path / "report.html").read_text()
@@ -202,7 +203,7 @@ def test_stages_alone_make_a_report(tmp_path, here):
 
 @pytest.mark.parametrize("spoil, expected", [
     (lambda run: None, "expected results of a run (stages.jsonl, students/*/result.json, ...) or collected files (*.json of "
-     "scripts.collect), found none"),
+     "misc.report.collect), found none"),
     (lambda run: run.rmdir(), "found no such file or folder"),
     (lambda run: write_json(run / "settings.json", {"a": 1}), "found settings.json"),
     (lambda run: (run / "stages.jsonl").write_text('{"stage": "a", "seconds": 1}\n{"stage"\n'), "in line 2, found"),
@@ -214,7 +215,7 @@ def test_what_does_not_fit_is_answered_with_one_line(tmp_path, here, spoil, expe
     run = tmp_path / "run"
     run.mkdir()
     spoil(run)
-    answer = here("scripts.report", run)
+    answer = here("misc.report.report", run)
     assert answer.code == 2 and expected in answer.err and answer.err.count("\n") == 1
     assert not (run / "report.md").exists()
 
@@ -250,6 +251,7 @@ def test_a_stage_run_again_counts_its_longest(tmp_path):
 
 
 def test_only_light_modules_are_imported_for_help(command):
-    answer = command("scripts.report", "--help")
-    assert answer.code == 0 and "python -m scripts.report runs/quickstart" in answer.out
-    assert not re.search(r"^(import|from) (torch|numpy|matplotlib|PIL)", (ROOT / "scripts" / "figures.py").read_text(), re.M)
+    answer = command("misc.report.report", "--help")
+    assert answer.code == 0 and "python -m misc.report.report runs/quickstart" in answer.out
+    figures = (ROOT / "misc" / "report" / "figures.py").read_text()
+    assert not re.search(r"^(import|from) (torch|numpy|matplotlib|PIL)", figures, re.M)

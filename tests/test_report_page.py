@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from continual.sections import Section, markdown_table
-from distillation.entry import ROOT
-from distillation.files import read_json, write_json
-from scripts.collected import from_markdown
-from scripts.page import html_section
-from scripts.pictures import packed, unpacked
+from misc.report.collected import from_markdown
+from misc.report.page import html_section
+from misc.report.pictures import packed, unpacked
+from misc.report.sections import Section, markdown_table
+from scripts.cli import ROOT
+from scripts.files import read_json, write_json
 from tests.test_report import CLASSES, SHADES, write_images, write_student
 
 KEPT = ROOT / "misc" / "results"
@@ -64,7 +64,7 @@ def site(tmp_path_factory, command):
     for name in FILES:
         (folder / "kept").mkdir(exist_ok=True)
         shutil.copy(KEPT / f"{name}.json", folder / "kept")
-    answer = command("scripts.report", folder / "kept", "--output", folder / "out")
+    answer = command("misc.report.report", folder / "kept", "--output", folder / "out")
     assert (answer.code, answer.err) == (0, "")
     assert [path.name for path in (folder / "out").iterdir()] == ["report.html"]
     return folder / "out" / "report.html"
@@ -229,32 +229,32 @@ def test_a_study_of_ones_own_has_its_pictures_students_and_command(tmp_path, her
     for seed, accuracy in enumerate((0.5, 0.7)):
         write_student(tmp_path / "study", "distilled", "hard", seed, accuracy)
     kept, output = tmp_path / "kept" / "my_study.json", tmp_path / "out"
-    assert here("scripts.collect", tmp_path / "study", kept, "--kind", "student", "--command", "sh my.sh <1>",
+    assert here("misc.report.collect", tmp_path / "study", kept, "--kind", "student", "--command", "sh my.sh <1>",
                 "--pictures", tmp_path / "study" / "seed0").code == 0
-    assert here("scripts.report", kept, "--output", output).code == 0
+    assert here("misc.report.report", kept, "--output", output).code == 0
     text = (output / "report.html").read_text()
     assert "<h2>My study</h2>" in text and text.count("<img") == 2 and "<nav" not in text
     assert text.count("<code>sh my.sh &lt;1&gt;</code>") == 3
     assert '<th scope="row" class="left">distilled-hard</th><td>60.0 ± 14.1</td>' in text
     assert f"a row per class ({len(CLASSES)} of 2)" in words(text).lower()
     assert "the number of images (4 D4M and 4 random real in all)" in words(text)
-    answer = here("scripts.collect", tmp_path / "study", kept, "--pictures", tmp_path / "study")
+    answer = here("misc.report.collect", tmp_path / "study", kept, "--pictures", tmp_path / "study")
     assert answer.code == 2 and "--pictures: expected a folder with D4M images" in answer.err
 
 
 def test_without_a_command_the_modules_are_named(tmp_path, here):
     write_student(tmp_path / "study", "distilled", "hard", 0, 0.5)
-    assert here("scripts.collect", tmp_path / "study", tmp_path / "own.json").code == 0
-    assert here("scripts.report", tmp_path / "own.json", "--output", tmp_path / "out").code == 0
+    assert here("misc.report.collect", tmp_path / "study", tmp_path / "own.json").code == 0
+    assert here("misc.report.report", tmp_path / "own.json", "--output", tmp_path / "out").code == 0
     assert "<code>python -m validate.train_FKD " in (tmp_path / "out" / "report.html").read_text()
-    refused = here("scripts.report", tmp_path / "own.json", "--output", tmp_path / "out", "--command", "sh my.sh")
+    refused = here("misc.report.report", tmp_path / "own.json", "--output", tmp_path / "out", "--command", "sh my.sh")
     assert refused.code == 2 and "--command: expected with the folder of a run alone" in refused.err
 
 
 def test_runs_that_do_not_make_rows_are_said_to(tmp_path, here):
     one = next(one for one in runs_of("continual_digits_resnet18") if one["kind"] == "continual")
     write_json(tmp_path / "mixed.json", {"runs": [one, {**one, "run": "other", "config": {**one["config"], "size": 64}}]})
-    answer = here("scripts.report", tmp_path / "mixed.json", "--output", tmp_path / "out")
+    answer = here("misc.report.report", tmp_path / "mixed.json", "--output", tmp_path / "out")
     assert answer.code == 0
     assert "Not drawn: " in (tmp_path / "out" / "report.html").read_text()
 

@@ -79,7 +79,7 @@ def vae(checkpoint):
 def shown(command, distilled, prototypes, image_data, checkpoint, tmp_path_factory):
     """The whole command on the tiny world, once: its answer and its folder."""
     folder = tmp_path_factory.mktemp("shown")
-    answer = command("scripts.show_distilled", distilled.folder, "--prototype_path", prototypes.folder, "--data_dir",
+    answer = command("misc.show_distilled", distilled.folder, "--prototype_path", prototypes.folder, "--data_dir",
                      image_data, "--diffusion_checkpoints_path", checkpoint, "--batch_size", 5, "--images", 4,
                      "--output_dir", folder)
     assert (answer.code, answer.err) == (0, "")
@@ -98,7 +98,7 @@ def random_set(command, image_data, tmp_path_factory):
 def show(here, image_data, checkpoint, tmp_path):
     def call(folder, *flags, data=True):
         flags = [*flags, "--diffusion_checkpoints_path", checkpoint] if "--diffusion_checkpoints_path" not in flags else flags
-        return here("scripts.show_distilled", folder, "--output_dir", tmp_path / "shown",
+        return here("misc.show_distilled", folder, "--output_dir", tmp_path / "shown",
                     *(["--data_dir", image_data] if data else []), *flags)
     return call
 
@@ -166,7 +166,7 @@ def test_the_map_is_the_latents_principal_components(show, random_set, image_dat
     """One class: its marks in the picture lie as numpy's own components of the class's latents say, up to scale and sign."""
     from matplotlib.colors import to_rgb
 
-    from scripts.figures import TEN_COLOURS
+    from misc.report.figures import TEN_COLOURS
     assert show(random_set, "--classes", "gnu").code == 0
     label = CLASSES.index("gnu")
     latents = encoded(vae, training_files(image_data, label))

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from distillation.entry import ROOT
-from scripts.batch import free_port
+from misc.studies.batch import free_port
+from scripts.cli import ROOT
 
 SBATCH = sorted((ROOT / "scripts" / "slurm").glob("*.sbatch"))
 NODES = 2

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from distillation.entry import ROOT
+from scripts.cli import ROOT
 
-STAGES = ["pipelines", "distillation", "matching", "validate", "continual", "drivers"]  # each imports only from its left
-FILES = [path for folder in ("scripts", "distillation", "matching", "validate", "continual")
+STAGES = ["scripts", "distillation", "matching", "validate", "continual", "misc"]  # each imports only from its left
+FILES = [path for folder in STAGES
          for path in sorted((ROOT / folder).rglob("*.py"))]
-SHELL = sorted(path for folder in ("scripts", "distillation", "matching", "validate", "continual")
+SHELL = sorted(path for folder in STAGES
                for path in [*(ROOT / folder).rglob("*.sh"), *(ROOT / folder).rglob("*.sbatch")])
 
 FLAGS = {
@@ -47,9 +47,7 @@ ENTRY_POINTS = [module_name(path) for path in FILES if "def parse_args" in path.
 
 def stage_of(module: str) -> str | None:
     """The stage a dotted module name belongs to; None for what is not ours."""
-    top, _, rest = module.partition(".")
-    if top == "scripts":
-        return "pipelines" if rest.startswith("pipeline_") else "drivers"
+    top = module.partition(".")[0]
     return top if top in STAGES else None
 
 
@@ -81,11 +79,11 @@ def test_imports_point_upstream_only(path):
 
 def test_the_walk_sees_wrong_imports_and_right_ones():
     assert wrong_imports("distillation.a", "def f():\n    from matching import views") == ["matching.views"]
-    assert wrong_imports("distillation.a", "from scripts.report import main") == ["scripts.report"]
+    assert wrong_imports("distillation.a", "from misc.report.report import main") == ["misc.report.report"]
     assert wrong_imports("matching.a", "import continual.er as e, os") == ["continual.er"]
-    assert wrong_imports("continual.a", "import validate.b\nfrom scripts import pipeline_x\nimport torch") == []
+    assert wrong_imports("continual.a", "import validate.b\nfrom scripts import cli\nimport torch") == []
     edges = {(stage_of(module_name(path)), stage_of(found)) for path in FILES for found in imports_of(path.read_text())}
-    assert {("distillation", "pipelines"), ("matching", "distillation"), ("validate", "matching")} <= edges
+    assert {("distillation", "scripts"), ("matching", "distillation"), ("validate", "matching")} <= edges
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
@@ -138,7 +136,7 @@ def test_there_are_shell_scripts():
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
 def test_shell_scripts_are_posix_and_strict(path):
     lines = path.read_text().splitlines()
-    sourced = any(f". scripts/{path.name}" in other.read_text() for other in SHELL)
+    sourced = any(f". {path.relative_to(ROOT)}" in other.read_text() for other in SHELL)
     assert sourced or lines[0] == "#!/bin/sh" and "set -eu" in lines
     assert not lines[-1].endswith("\\")
     assert not [number for number, line in enumerate(lines, 1) if re.search(r"\\\s+$", line)], "a blank after a backslash"
@@ -149,5 +147,5 @@ def test_shell_scripts_are_posix_and_strict(path):
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
 def test_shell_scripts_call_modules_that_exist(path):
     for module in re.findall(r"python}? -m ([\w.]+)", path.read_text()):
-        if module.partition(".")[0] in STAGES or module.startswith("scripts."):
+        if module.partition(".")[0] in STAGES:
             assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module

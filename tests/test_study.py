@@ -1,4 +1,4 @@
-"""scripts/study_cifar10.sh in its smallest settings, from the prior to the tables."""
+"""misc/studies/cifar10.sh in its smallest settings, from the prior to the tables."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from distillation.entry import ROOT
-from scripts.study_tables import student_targets
+from misc.report.study_tables import student_targets
+from scripts.cli import ROOT
 
 TINY = {"SCALE": "small", "IPCS": "1", "MODELS": "convnet_d3_w128", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
         "VAE_CHANNELS": "8 8 8", "UNET_CHANNELS": "16 16", "VAE_STEPS": "2", "UNET_STEPS": "2", "BATCH": "8", "JUDGED": "20",
@@ -32,7 +32,7 @@ def ten_classes(image_data, tmp_path_factory) -> Path:
 def study(data: Path, run: Path, **changed: str) -> subprocess.CompletedProcess:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, **TINY, "DATA": str(data), "STUDY": str(run), "PATH": path, **changed}
-    return subprocess.run(["sh", "scripts/study_cifar10.sh"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.run(["sh", "misc/studies/cifar10.sh"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
 
 
 def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
@@ -49,12 +49,12 @@ def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
     assert json.loads((run / "judge.json").read_text())["kind"] == "judge"
     # what the page says is made of these results
     (misc / "results").mkdir(parents=True)
-    assert here("scripts.collect", run, misc / "results" / "cifar10_small.json", "--command", "sh study.sh").code == 0
+    assert here("misc.report.collect", run, misc / "results" / "cifar10_small.json", "--command", "sh study.sh").code == 0
     names = ("parts-cifar10", "students-cifar10", "claim-cifar10", "fairness-cifar10", "paired-cifar10",
              "targets-cifar10")
     (tmp_path / "README.md").write_text("")
     (misc / "page.md").write_text("\n\n".join(f"<!-- table: {name} -->" for name in names))
-    assert here("scripts.tables", "--root", tmp_path).code == 0
+    assert here("misc.report.tables", "--root", tmp_path).code == 0
     page = (misc / "page.md").read_text()
     assert "Minutes of `sh study.sh`" in page and "arms " in page and " in all." in page
     assert "convnet_d3_w128-distilled-ipc1-soft" in page and "| real, same steps |" in page

@@ -14,15 +14,15 @@ from torchvision.datasets import ImageFolder
 
 from distillation.checkpoints import load_pipeline
 from distillation.distilled_set import read_distilled
-from distillation.entry import DIGITS_LDM, ROOT
 from distillation.ldm import new_scheduler
 from distillation.mode_guidance import ModeGuidedScheduler, pull
 from distillation.prototypes import read_prototypes
-from distillation.randomness import generator_for
 from distillation.selection import herding, k_center, random_order
 from distillation.synthesis import synthesize, use_scheduler
 from distillation.teacher_filter import TeacherFilter, best_candidates
+from scripts.cli import DIGITS_LDM, ROOT
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
+from scripts.randomness import generator_for
 
 
 def drawn(*shape) -> torch.Tensor:

@@ -14,13 +14,13 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torchvision.transforms import functional as TF
 
-from distillation.architectures import load_model, predict, seeded
 from distillation.datasets import load_split
-from distillation.optimisation import averaged
 from matching.augmentation import crop_resize, normalise, views
 from matching.cifar_augmentation import cut_out, draw_cutout, draw_shifts, drawn_cutout, pad_images, shifted_views
 from matching.image_set import image_set, real_images
 from matching.training import drawn_views, hard_loss_of, one_cycle, train
+from scripts.networks import load_model, predict, seeded
+from scripts.training import averaged
 
 
 @pytest.fixture(scope="module")

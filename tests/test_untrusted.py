@@ -16,14 +16,14 @@ from safetensors.torch import save, save_file
 
 from distillation.datasets import load_split
 from distillation.distilled_set import read_distilled
-from distillation.entry import InputError, printable
-from distillation.files import DEEPEST, LARGEST_BYTES, digest, nesting, read_json, read_tensors, read_torch, write_json
 from distillation.images import BadImage, open_image
-from distillation.manifest import is_inner, read_manifest
 from distillation.prototypes import read_prototypes
 from distillation.verification import strictly, verify
-from scripts import fuzz, fuzz_readers
-from scripts.fuzz_readers import CHECKS, cases
+from misc import fuzz, fuzz_readers
+from misc.fuzz_readers import CHECKS, cases
+from scripts.artefact import is_inner, read_manifest
+from scripts.cli import InputError, printable
+from scripts.files import DEEPEST, LARGEST_BYTES, digest, nesting, read_json, read_tensors, read_torch, write_json
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_sound_files_are_read_by_every_reader_of_the_fuzzer(sound, tmp_path):
 
 
 def test_hundreds_of_damaged_files(here, tmp_path):
-    answer = here("scripts.fuzz", "--count", 360, "--seed", 7, "--output", tmp_path / "fuzz.json")
+    answer = here("misc.fuzz", "--count", 360, "--seed", 7, "--output", tmp_path / "fuzz.json")
     assert answer.code == 0, answer.out
     result = json.loads((tmp_path / "fuzz.json").read_text())
     assert result["count"] == 360 and result["failures"] == []

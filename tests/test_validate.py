@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torchvision import models
 from torchvision.transforms import functional as TF
 
-from distillation.architectures import load_model
 from distillation.datasets import load_split
 from matching.image_set import real_images
+from scripts.networks import load_model
 from validate.protocols import preset
 
 

@@ -1,4 +1,4 @@
-"""scripts.verify finds what is wrong with an artefact, and all of it; stages refuse the same under --strict."""
+"""misc.verify finds what is wrong with an artefact, and all of it; stages refuse the same under --strict."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ from conftest import SIZE
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from distillation.entry import ROOT
-from distillation.files import digest
+from scripts.cli import ROOT
+from scripts.files import digest
 
 
 @pytest.fixture
@@ -48,18 +48,18 @@ def lines(answer) -> list[str]:
 
 def test_sound_artefacts_of_every_stage_by_command(command, prototypes, distilled, teacher, soft_labels, student):
     folders = [each.folder for each in (prototypes, distilled, teacher, soft_labels, student)]
-    answer = command("scripts.verify", *folders, ROOT / "distillation" / "checkpoints" / "digits-ldm")
+    answer = command("misc.verify", *folders, ROOT / "distillation" / "checkpoints" / "digits-ldm")
     assert (answer.code, lines(answer)) == (0, []), answer
     assert [line.split(": ")[1].split(",")[0] for line in answer.out.splitlines()] == \
         ["prototypes", "distilled", "teacher", "soft_labels", "student", "ldm"]
 
 
 def test_what_is_no_artefact(here, distilled, prototypes, tmp_path):
-    answer = here("scripts.verify", tmp_path, prototypes.folder)
+    answer = here("misc.verify", tmp_path, prototypes.folder)
     assert answer.code == 2 and f"{tmp_path}: expected an artefact" in answer.err and "as it should be" in answer.out
     copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
     (copy / "manifest.json").unlink()
-    assert "an unfinished folder" in here("scripts.verify", copy).err
+    assert "an unfinished folder" in here("misc.verify", copy).err
 
 
 def test_everything_that_is_wrong_is_named(here, copied):
@@ -70,7 +70,7 @@ def test_everything_that_is_wrong_is_named(here, copied):
     images[2].write_bytes(images[2].read_bytes()[:-1] + b"\0")
     Image.new("RGB", (SIZE, SIZE)).save(images[3].with_name("another.png"))
     (folder / "notes.txt").write_text("mine")
-    answer = here("scripts.verify", folder)
+    answer = here("misc.verify", folder)
     said = lines(answer)
     assert answer.code == 1 and len(said) == 5, said
     expected = [(images[0], "nothing"), (images[1], "bytes"), (images[2], "digest"), ("another.png", "no image"),
@@ -86,7 +86,7 @@ def test_swapped_class_folders(here, copied):
         content = old.read_bytes()
         old.write_bytes(new.read_bytes())
         new.write_bytes(content)
-    answer = here("scripts.verify", folder)
+    answer = here("misc.verify", folder)
     assert answer.code == 1 and len(lines(answer)) == 12 and all("expected" in line for line in lines(answer))
 
 
@@ -117,7 +117,7 @@ def test_a_manifest_edited_by_hand(here, copied, case):
     stage, change, words = MANIFESTS[case]
     folder = copied(stage)
     edit(folder, change)
-    answer = here("scripts.verify", folder)
+    answer = here("misc.verify", folder)
     assert answer.code == 1 and any(words in line for line in lines(answer)), answer
 
 
@@ -146,7 +146,7 @@ def test_tensors_that_a_manifest_agrees_with(here, copied, case):
     folder = copied(stage)
     name = next(name for name in json.loads((folder / "manifest.json").read_text())["files"] if name.endswith("safetensors"))
     rewrite(folder, name, change)
-    answer = here("scripts.verify", folder)
+    answer = here("misc.verify", folder)
     assert answer.code == 1 and any(f"{name}: {words}" in line for line in lines(answer)), answer
 
 

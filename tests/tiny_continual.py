@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 from continual.training import Recipe
-from distillation.architectures import seeded
 from distillation.distilled_set import finish_distilled, row, write_image
-from distillation.files import write_tensors
-from distillation.manifest import finish
-from distillation.randomness import generator_for
 from matching.image_set import image_set
+from scripts.artefact import finish
+from scripts.files import write_tensors
+from scripts.networks import seeded
+from scripts.randomness import generator_for
 
 CLASSES = [{"name": str(label), "prompt": str(label)} for label in range(4)]
 RECIPE = Recipe("sgd", lr=0.05, weight_decay=0.0, momentum=0.9, schedule="constant", batch_size=8, replay_batch_size=8,

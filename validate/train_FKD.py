@@ -10,7 +10,7 @@ Under `accelerate launch` each process takes its rows of every batch; for small 
 import argparse
 from pathlib import Path
 
-from distillation.entry import (
+from scripts.cli import (
     InputError,
     add_dataset_flags,
     add_strict_flag,
@@ -125,15 +125,15 @@ def label_mode(args) -> str:
 
 
 def main(args):
-    from distillation.architectures import channels_last, seeded
     from distillation.distilled_set import check_class_names
-    from distillation.distribution import begin_together, new_accelerator
-    from distillation.optimisation import averaged
-    from distillation.team import Team
     from distillation.verification import strictly
     from matching.image_set import real_images
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, train
     from matching.verification import CHECKS
+    from scripts.networks import channels_last, seeded
+    from scripts.parallel import begin_together, new_accelerator
+    from scripts.team import Team
+    from scripts.training import averaged
     from validate.protocols import ORIGINAL, resolve
 
     accelerator = new_accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
@@ -251,7 +251,7 @@ def make_optimizer(settings, network):
     """AdamW, or SGD with --sgd, without weight decay on biases and normalisation."""
     import torch
 
-    from distillation.optimisation import parameter_groups
+    from scripts.training import parameter_groups
     if settings.sgd:
         return torch.optim.SGD(parameter_groups(network, settings.weight_decay), lr=settings.learning_rate,
                                momentum=settings.momentum)
@@ -260,7 +260,7 @@ def make_optimizer(settings, network):
 
 def configuration(settings, images, test_split) -> dict:
     """What decides the student."""
-    from distillation.manifest import identity
+    from scripts.artefact import identity
     decisive = {name: value for name, value in vars(settings).items() if name not in MACHINE_ONLY}
     source = {"fkd_load": settings.fkd_path, "on-the-fly": settings.teacher}.get(settings.mode)
     return {**decisive, "arch": settings.model, "images": images.digest, "test": test_split.identity(),

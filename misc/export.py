@@ -1,0 +1,218 @@
+"""A finished distilled set as others read it: a folder for a hub, with its soft labels, or for DD-Ranking.
+
+    python -m misc.export runs/digits/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1 --to hub \\
+        --soft-labels runs/digits/soft-labels/distilled --output runs/digits/export
+    python -m misc.export DIR --to ddranking --benchmark CIFAR10 --output OUT
+
+--to hub writes README.md (the card), images/ (the set as it is) and soft_labels/ (as they are). `datasets.load_dataset(OUT)`
+reads the images with their columns, torchvision's ImageFolder reads OUT/images, matching.soft_labels.SoftLabels
+OUT/soft_labels; `hf upload OWNER/NAME OUT --repo-type dataset` publishes it. A set without soft labels can be pushed as it is.
+
+--to ddranking writes images/<class>/*, which DD-Ranking 0.2.0 reads by `compute_metrics(image_path="OUT/images")`, with hard
+labels, and with soft ones where its own teacher is asked for every batch (soft_label_mode "M"). Its option custom_train_trans
+must make tensors and normalise them; OUT/README.md has the lines. With --teacher there are also images.pt, float32 [N, 3, H, W]
+normalised as DD-Ranking does, and soft_labels.pt, float32 [N, classes], the teacher's logits for the unchanged images. They are
+what `compute_metrics(image_tensor=..., soft_labels=...)` takes (soft_label_mode "S"), sorted by class, the whole set in memory,
+opened by `torch.load(..., weights_only=True)`. Assumed, and checked: as many images in every class; as many classes as the
+benchmark has, in sorted order, which is DD-Ranking's. Not exported: stored views (it draws its own) and the images' weights.
+
+Files are hard links where the file system allows, else copies. The same command resumes.
+"""
+
+import argparse
+from pathlib import Path
+
+from scripts.cli import InputError, run
+
+CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))    # mean and deviation by which DD-Ranking 0.2.0 normalises
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+BENCHMARKS = {"CIFAR10": (10, *CIFAR), "CIFAR100": (100, *CIFAR), "TinyImageNet": (200, *IMAGENET),
+              "ImageNet1K": (1000, *IMAGENET)}
+OWN_NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny_imagenet": "TinyImageNet", "imagenet": "ImageNet1K"}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("distilled", metavar="DIR", help="distilled set: a finished folder of gen_syn_image")
+    parser.add_argument("--to", required=True, choices=("hub", "ddranking"), help="who is to read it")
+    parser.add_argument("--output", required=True, metavar="OUT", help="folder to write; new, or this command's own")
+    parser.add_argument("--soft-labels", default=None, metavar="DIR",
+                        help="hub: the set's labels, a folder of generate_soft_label")
+    parser.add_argument("--benchmark", default=None, choices=tuple(BENCHMARKS),
+                        help="ddranking: its data set (default: that of the set, unless it is an image folder)")
+    parser.add_argument("--teacher", default=None, metavar="DIR",
+                        help="ddranking: folder of train_teacher that gives each image one soft label (default: none)")
+    args = parser.parse_args()
+    for flag, value, reader in (("--soft-labels", args.soft_labels, "hub"), ("--benchmark", args.benchmark, "ddranking"),
+                                ("--teacher", args.teacher, "ddranking")):
+        if value and args.to != reader:
+            raise InputError(f"{flag}: expected only with --to {reader}, found --to {args.to}")
+    if args.to == "hub" and not args.soft_labels:
+        raise InputError("--soft-labels: expected a folder of generate_soft_label, found nothing; without soft labels "
+                         f"{args.distilled} can be pushed as it is: hf upload OWNER/NAME {args.distilled} --repo-type dataset")
+    return args
+
+
+def main(args):
+    from scripts.artefact import read_manifest
+    folder, output = Path(args.distilled), Path(args.output)
+    manifest = read_manifest(folder, "distilled")
+    if args.to == "hub":
+        export_hub(folder, manifest, Path(args.soft_labels), output)
+    else:
+        export_ddranking(folder, manifest, args.benchmark, args.teacher, output)
+
+
+def export_hub(folder: Path, manifest: dict, labels_folder: Path, output: Path) -> None:
+    """Card, images and soft labels in one folder. Raises InputError where the labels belong to other images."""
+    from distillation.card import card
+    from matching.image_set import distilled_images
+    from matching.soft_labels import SoftLabels
+    from scripts.artefact import finish, identity
+    from scripts.files import write_text
+    labels = SoftLabels(labels_folder, distilled_images(folder, data_path="pil")).manifest
+    config = {"to": "hub", "distilled": identity(folder), "soft_labels": identity(labels_folder)}
+    if claimed(output, config):
+        return
+    files = ["README.md", *(f"images/{name}" for name in place_files(folder, whole(manifest), output / "images")),
+             *(f"soft_labels/{name}" for name in place_files(labels_folder, whole(labels), output / "soft_labels"))]
+    write_text(output / "README.md", card(manifest["classes"], manifest["config"], manifest["rows"], labels))
+    finish(output, "export", manifest["classes"], config, files)
+    print(f"{output}: {len(manifest['rows'])} images, soft labels of {len(labels['files'])} epochs; to publish it: "
+          f"hf upload OWNER/NAME {output} --repo-type dataset")
+
+
+def export_ddranking(folder: Path, manifest: dict, benchmark: str | None, teacher: str | None, output: Path) -> None:
+    """An image folder, and with a teacher tensors with one soft label per image."""
+    from scripts.artefact import finish, identity
+    from scripts.files import write_text
+    benchmark = benchmark or OWN_NAMES.get(manifest["config"].get("dataset"))
+    ipc = check_fits(folder, manifest, benchmark)
+    config = {"to": "ddranking", "distilled": identity(folder), "benchmark": benchmark,
+              "teacher": identity(Path(teacher)) if teacher else None}
+    pictures = {entry["file_name"]: manifest["files"][entry["file_name"]] for entry in manifest["rows"]}
+    tensors, classes = labelled(folder, teacher, *BENCHMARKS[benchmark][1:]) if teacher else {}, manifest["classes"]
+    if claimed(output, config):
+        return
+    files = ["README.md", *(f"images/{name}" for name in place_files(folder, pictures, output / "images")),
+             *(f"{name}.pt" for name in tensors)]
+    for name, tensor in tensors.items():
+        write_tensor(output / f"{name}.pt", tensor)
+    size = size_of(folder / next(iter(pictures)))
+    write_text(output / "README.md", ddranking_page(folder.resolve().name, benchmark, ipc, size, bool(tensors)))
+    finish(output, "export", classes, config, files)
+    print(f"{output}: {len(pictures)} images of {len(classes)} classes for DD-Ranking's {benchmark}"
+          + (", with one soft label each" if tensors else ""))
+
+
+def claimed(output: Path, config: dict) -> bool:
+    """Claim the output folder; True where it is complete. Raises InputError where it holds something else."""
+    from scripts.artefact import begin
+    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
+        raise InputError(f"{output}: expected a new folder or one of this command, found other files")
+    if not begin(output, "export", config):
+        return False
+    print(f"{output}: complete, nothing to do")
+    return True
+
+
+def whole(manifest: dict) -> dict[str, str | None]:
+    """The files of an artefact with their digests, and those that describe it, which have none."""
+    return {**manifest["files"], "config.json": None, "manifest.json": None}
+
+
+def place_files(folder: Path, files: dict[str, str | None], output: Path) -> list[str]:
+    """Link or copy files of `folder` to `output`; their names. Raises InputError for a file that has changed."""
+    import os
+    import shutil
+
+    from scripts.files import atomic_path, digest
+    for name, expected in files.items():
+        source, target = folder / name, output / name
+        if expected and digest(source) != expected:
+            raise InputError(f"{source}: expected the file that the manifest lists ({expected[:12]}), found another")
+        if target.exists():
+            continue
+        with atomic_path(target) as partial:
+            try:
+                os.link(source, partial)
+            except OSError:     # another file system, or one without links
+                shutil.copyfile(source, partial)
+    return list(files)
+
+
+def check_fits(folder: Path, manifest: dict, benchmark: str | None) -> int:
+    """Images per class. Raises InputError where DD-Ranking would read something else than was meant."""
+    from collections import Counter
+    if benchmark is None:
+        raise InputError(f"--benchmark: expected one of {', '.join(BENCHMARKS)}, found none, and {folder} is of the data set "
+                         f"{manifest['config'].get('dataset')}")
+    names, classes = [entry["name"] for entry in manifest["classes"]], BENCHMARKS[benchmark][0]
+    if len(names) != classes:
+        raise InputError(f"{folder}: expected the {classes} classes of {benchmark}, found {len(names)}")
+    if names != sorted(names):
+        first = next(name for name, other in zip(names, sorted(names), strict=True) if name != other)
+        raise InputError(f"{folder}: expected classes in sorted order, as {benchmark} has them, found {first} at "
+                         f"{names.index(first)}")
+    counts = Counter(entry["label"] for entry in manifest["rows"])
+    if len(set(counts.values())) > 1:
+        raise InputError(f"{folder}: expected as many images in every class, found {min(counts.values())} to "
+                         f"{max(counts.values())}")
+    return counts[0]
+
+
+def labelled(folder: Path, teacher: str, mean, std) -> dict:
+    """Images [N, 3, H, W] as DD-Ranking normalises them, and a teacher's logits [N, classes] for them, sorted by class."""
+    import torch
+
+    from matching.image_set import distilled_images
+    from matching.teachers import load_teacher
+    from scripts.networks import normalise
+    images = distilled_images(folder)
+    network, _ = load_teacher(teacher, "", "", "", images, images.source[0])
+    order = images.labels.argsort(stable=True)
+    pixels = images.images[order].contiguous().float() / 255
+    with torch.inference_mode():
+        logits = torch.cat([network(normalise(part)) for part in pixels.split(256)])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    return {"images": (pixels - mean) / std, "soft_labels": logits.float()}
+
+
+def write_tensor(path: Path, tensor) -> None:
+    """Write one tensor as `torch.load(path, weights_only=True)` reads it, atomically."""
+    import torch
+
+    from scripts.files import atomic_path
+    with atomic_path(path) as partial:
+        torch.save(tensor.clone(), partial)
+
+
+def size_of(path: Path) -> int:
+    """The side of an image in pixels."""
+    from distillation.images import open_image
+    return open_image(path).height
+
+
+def ddranking_page(name: str, benchmark: str, ipc: int, size: int, tensors: bool) -> str:
+    """How DD-Ranking is called on the folder."""
+    _, mean, std = BENCHMARKS[benchmark]
+    lines = [f"# {name} for DD-Ranking", f"Images of {benchmark}, {ipc} per class, {size} pixels. With DD-Ranking 0.2.0:", "",
+             "```python", "from ddranking.metrics import LabelRobustScoreSoft",
+             "from torchvision.transforms import Compose, Normalize, ToTensor", "",
+             f"transform = Compose([ToTensor(), Normalize({mean}, {std})])",
+             f'metric = LabelRobustScoreSoft(dataset="{benchmark}", ipc={ipc}, im_size=({size}, {size}),',
+             '                              custom_train_trans=transform, soft_label_mode="M", random_data_format="image",',
+             '                              model_name="ResNet-18-BN", teacher_model_names=["ResNet-18-BN"],     # yours',
+             '                              real_data_path="data", teacher_dir="teacher_models")',
+             'metric.compute_metrics(image_path="images")', "```", ""]
+    if tensors:
+        lines += ['With one soft label per image (`soft_label_mode="S"`), logits of a teacher for the unchanged image, for',
+                  "`AugmentationRobustScore`; `LabelRobustScoreSoft` of 0.2.0 cannot label its random images in this mode:", "",
+                  "```python", "import torch", "", 'images = torch.load("images.pt", weights_only=True)         # normalised',
+                  'soft_labels = torch.load("soft_labels.pt", weights_only=True)',
+                  "metric.compute_metrics(image_tensor=images, soft_labels=soft_labels)", "```", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(parse_args, main)

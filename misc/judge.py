@@ -1,0 +1,190 @@
+"""Does the model draw what it is asked for, and does it only replay what it has seen?
+
+    python -m misc.judge --distilled runs/quickstart/distilled/digits_ipc10_10_s0.7_g2.0_kmexpand1 \\
+        --output misc/results/judge_digits.json
+
+A support-vector classifier of the training split, or with --teacher a network, names images drawn from pure noise under each
+class's prompt, and the images of distilled sets. Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991) are the
+shares of drawn images near a real one, and of real test images near a drawn one, in the features the classifier looks at.
+Distances to the nearest training image, beside those of real test images, show whether pictures are copies.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.cli import add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+
+PIXELS = 16  # side at which the support-vector classifier looks and distances are measured
+NEAR = 3     # an image is near another within that one's distance to its third neighbour
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What names images uint8 [N, 3, H, W] as labels [N], and the features [N, D] it looks at, both as arrays."""
+
+    model: str
+    names: Callable
+    features: Callable
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_dataset_flags(parser)
+    add_checkpoint_flags(parser)
+    parser.add_argument("--teacher", default=None, metavar="DIR", help="folder of train_teacher, to be the classifier")
+    parser.add_argument("--images", default=500, type=int, help="images drawn from pure noise, in equal parts per class")
+    parser.add_argument("--guidance_scale", "-g", default=2, type=float)
+    parser.add_argument("--num_inference_steps", default=20, type=int)
+    parser.add_argument("--batch_size", default=50, type=int)
+    parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--distilled", nargs="*", default=[], help="distilled sets to judge as well")
+    parser.add_argument("--output", default="runs/judge.json", help="result file")
+    args = parser.parse_args()
+    check_range("--images", args.images, 1)
+    return args
+
+
+def main(args):
+    import torch
+
+    from distillation.datasets import load_split
+    from matching.image_set import distilled_images, real_images
+    from scripts.artefact import code_version, hardware, package_versions
+    from scripts.files import write_json
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    train, test = (real_images(load_split(split=part, **dataset_flags(args)), 32)
+                   for part in ("train", "test"))
+    judge = network_judge(args.teacher, train, device) if args.teacher else fit_judge(train)
+    images, labels = draw(args, train.classes, device)
+    sets = {"pure noise": (images, labels)}
+    for folder in args.distilled:
+        distilled = distilled_images(folder)
+        sets[Path(folder).name] = (distilled.images, distilled.labels)
+    known, like = small(train.images), some_of(train, len(images), args.seed)
+    tests = judge.features(some_of(test, len(images), args.seed).images)
+    result = {
+        "kind": "judge", "checkpoint": Path(args.diffusion_checkpoints_path).name,
+        "judge": {"model": judge.model, "test_accuracy": score(judge, test.images, test.labels),
+                  "train_images": len(train), "test_images": len(test)},
+        "config": {name: getattr(args, name) for name in ("images", "guidance_scale", "num_inference_steps", "seed")},
+        "recognised": {name: {"images": len(labels), "share": score(judge, images, labels)}
+                       for name, (images, labels) in sets.items()},
+        "manifold": {name: manifold(judge.features(images), tests) for name, images in
+                     (("real training images", like.images), *((name, pair[0]) for name, pair in sets.items()))},
+        "nearest_training_image": {name: quantiles(nearest(small(images), known)) for name, images in
+                                   {"real test images": test.images, **{name: pair[0] for name, pair in sets.items()}}.items()},
+        "code": code_version(), "packages": package_versions(), "hardware": hardware(),
+    }
+    write_json(Path(args.output), result)
+    print(f"judge: {judge.model}, {100 * result['judge']['test_accuracy']:.1f} % on {len(test)} real test images")
+    for name, found in result["manifold"].items():
+        print(f"{name}: precision {100 * found['precision']:.1f} %, recall {100 * found['recall']:.1f} %")
+    for name, found in result["recognised"].items():
+        distance, real = result["nearest_training_image"][name], result["nearest_training_image"]["real test images"]
+        print(f"{name}: {100 * found['share']:.1f} % of {found['images']} recognised; median distance to the nearest training "
+              f"image {distance['median']:.3f} (real test images {real['median']:.3f})")
+    print(f"written to {args.output}")
+
+
+def small(images):
+    """uint8 [N, 3, H, W] -> grey float [N, 16 * 16] in [0, 1]."""
+    import torch.nn.functional as F
+    return F.adaptive_avg_pool2d(images.float().mean(1, keepdim=True) / 255, PIXELS).flatten(1).numpy()
+
+
+def fit_judge(train) -> Judge:
+    """A support-vector classifier of the training split."""
+    from sklearn.svm import SVC
+    model = SVC(C=10, gamma="scale").fit(small(train.images), train.labels.cpu().numpy())
+    return Judge("scikit-learn SVC, RBF kernel", lambda images: model.predict(small(images)), small)
+
+
+def network_judge(folder: str, train, device) -> Judge:
+    """A teacher's network; its features are what its last linear layer takes."""
+    import torch
+
+    from matching.teachers import load_teacher
+    from scripts.artefact import read_manifest
+    from scripts.networks import predict
+    size = train.images.shape[-1]
+    network = load_teacher(folder, "", "", "", train, size)[0].to(device)
+    *_, head = (module for module in network.modules() if isinstance(module, torch.nn.Linear))
+
+    def names(images):
+        return predict(network, images.to(device)).argmax(1).cpu().numpy()
+
+    def features(images):
+        seen = []
+        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+        try:
+            predict(network, images.to(device))
+        finally:
+            handle.remove()
+        return torch.cat(seen).numpy()
+    return Judge(f"{read_manifest(folder, 'teacher')['config']['arch']} of matching.train_teacher", names, features)
+
+
+def score(judge: Judge, images, labels) -> float:
+    """Share of `images` the judge names as `labels`."""
+    return float((judge.names(images) == labels.cpu().numpy()).mean())
+
+
+def some_of(images, count: int, seed: int):
+    """`count` random rows of an image set, or all."""
+    import torch
+
+    from scripts.randomness import generator_for
+    return images.rows(torch.randperm(len(images), generator=generator_for(seed, "judge-rows"))[:count].to(images.device))
+
+
+def manifold(drawn, real) -> dict[str, float]:
+    """Precision and recall of features `drawn` [N, D] against `real` [M, D]."""
+    return {"precision": share_near(drawn, real), "recall": share_near(real, drawn)}
+
+
+def share_near(points, others) -> float:
+    """The share of `points` that lie near any of `others`: no farther than that one's own neighbour number NEAR."""
+    from sklearn.metrics import pairwise_distances_chunked
+    from sklearn.neighbors import NearestNeighbors
+    reach = NearestNeighbors(n_neighbors=NEAR).fit(others).kneighbors()[0][:, -1]   # a point is not its own neighbour
+    return sum(int((part <= reach).any(1).sum()) for part in pairwise_distances_chunked(points, others)) / len(points)
+
+
+def draw(args, classes, device):
+    """Images uint8 [N, 3, H, W] drawn from pure noise and the labels they were asked for."""
+    import torch
+    from tqdm import tqdm
+
+    from distillation.checkpoints import load_pipeline
+    from distillation.synthesis import latent_shape, synthesize
+    from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
+    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, device,
+                             revision=args.revision)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts, negative = pipeline.embed([entry["prompt"] for entry in classes]), pipeline.embed([""])
+    labels = torch.arange(args.images) % len(classes)
+    images = []
+    for part in tqdm(torch.arange(args.images).split(args.batch_size), desc="draw", unit="batch", disable=None):
+        images.append(synthesize(pipeline, torch.zeros(len(part), *latent_shape(pipeline)), prompts[labels[part]], negative,
+                                 [("judge", int(place)) for place in part], args.seed, 1.0, args.guidance_scale,
+                                 args.num_inference_steps))
+    return torch.cat(images), labels
+
+
+def nearest(images, known):
+    """Root-mean-square pixel distance (in [0, 1]) of each image [N, P] to the nearest of `known` [M, P]."""
+    from sklearn.neighbors import NearestNeighbors
+    return NearestNeighbors(n_neighbors=1).fit(known).kneighbors(images)[0][:, 0] / PIXELS
+
+
+def quantiles(distances) -> dict:
+    """Minimum, 5 % quantile and median."""
+    import numpy as np
+    low, fifth, median = np.quantile(distances, [0, 0.05, 0.5]).tolist()
+    return {"minimum": low, "5 % quantile": fifth, "median": median}
+
+
+if __name__ == "__main__":
+    run(parse_args, main)

@@ -1,0 +1,277 @@
+"""Looking at a distilled set: its images by class, their prototypes and nearest real images, and a map of the latents.
+
+    python -m misc.show_distilled runs/digits/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1 \\
+        --prototype_path runs/digits/prototypes/digits-ipc10-kmexpand1
+
+Writes classes.png and, where the training images are at hand, neighbours.png, latents.png and result.json. All training images
+of the classes shown are encoded, one class in memory at a time; other classes are not touched.
+"""
+
+import argparse
+from pathlib import Path
+
+from scripts.cli import InputError, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+
+MOST_CLASSES = 10       # in one picture; the map has as many colours
+GROUPS = 2              # images per class beside their neighbours
+POINTS = 200            # real images per class on the map
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("distilled", metavar="DIR", help="distilled set: a folder of gen_syn_image, or one of the original's")
+    # what it was made from
+    parser.add_argument("--prototype_path", default=None, help="the set's prototypes: folder, or the original's JSON file")
+    add_dataset_flags(parser)
+    parser.set_defaults(dataset=None, data_dir=None)    # the distilled set names its data set, but not where it lies
+    add_checkpoint_flags(parser)    # whose autoencoder made the prototypes
+    parser.add_argument("--batch_size", default=64, type=int, help="images encoded at once")
+    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
+    # what to show
+    parser.add_argument("--classes", nargs="+", default=None, metavar="NAME",
+                        help=f"classes to show, at most {MOST_CLASSES} (default: so many, evenly over the list)")
+    parser.add_argument("--images", default=10, type=int, help="images per class in the grid and on the map")
+    parser.add_argument("--output_dir", "--output-dir", default=None, help="default: runs/show/<the set's name>")
+    args = parser.parse_args()
+    for flag in ("images", "batch_size", "num_workers"):
+        check_range(f"--{flag}", getattr(args, flag), 1)
+    if args.classes and len(args.classes) > MOST_CLASSES:
+        raise InputError(f"--classes: expected at most {MOST_CLASSES} names, found {len(args.classes)}")
+    return args
+
+
+def main(args):
+    folder = Path(args.distilled)
+    distilled, rows, config = read_set(folder)
+    shown = choose_classes(distilled.classes, args.classes)
+    prototypes, made_with = prototypes_of(folder, config, args.prototype_path)
+    split = training_images(args, distilled, config, shown)
+    output = Path(args.output_dir or f"runs/show/{folder.resolve().name}")
+    output.mkdir(parents=True, exist_ok=True)
+    show_classes(output / "classes.png", distilled, shown, args.images)
+    if split is None:
+        print("left out: neighbours.png and latents.png, for which --data_dir (and --dataset) must name the training images")
+        return
+    if prototypes is None and "prototypes" in config.get("source", {}):
+        print("left out of neighbours.png and latents.png: the prototypes, which --prototype_path must name")
+    pipeline, size = load_encoder(args, prototypes, made_with)
+    views = compare(args, pipeline, size, split, distilled, rows, prototypes, shown)
+    show_neighbours(output / "neighbours.png", pipeline, split, distilled, rows, views)
+    show_latents(output / "latents.png", distilled, views, f"{Path(args.diffusion_checkpoints_path).name} at {size} pixels")
+    write_numbers(output / "result.json", folder, split, distilled, views)
+
+
+def read_set(folder: Path):
+    """The distilled images as a Split, and their rows and configuration, which the original's folders do not have."""
+    from distillation.datasets import Split
+    from distillation.distilled_set import read_distilled
+    from distillation.images import open_image
+    from scripts.artefact import read_manifest
+    classes, paths, labels, _ = read_distilled(folder)
+    manifest = read_manifest(folder, "distilled") if (folder / "manifest.json").exists() else {"rows": [], "config": {}}
+    images = Split(folder.name, classes, labels.numpy(), lambda row: open_image(paths[row]), paths=paths)
+    return images, manifest["rows"], manifest["config"]
+
+
+def choose_classes(classes: list[dict], wanted: list[str] | None) -> list[int]:
+    """Labels of the classes `wanted`, or of at most MOST_CLASSES, evenly over the list."""
+    names = [entry["name"] for entry in classes]
+    unknown = [name for name in wanted or [] if name not in names]
+    if unknown:
+        raise InputError(f"--classes: expected names of classes such as {', '.join(names[:5])}, found {unknown[0]}")
+    count = min(len(names), MOST_CLASSES)
+    return sorted({names.index(name) for name in wanted}) if wanted else [place * len(names) // count for place in range(count)]
+
+
+def prototypes_of(folder: Path, config: dict, path: str | None):
+    """The set's prototypes per class and what they were made with; (None, {}) where no path is given.
+
+    Raises InputError when the set was made from other prototypes, or from none.
+    """
+    from distillation.prototypes import read_prototypes
+    from scripts.artefact import identity
+    if path is None:
+        return None, {}
+    _, prototypes, made_with = read_prototypes(path)
+    expected = config.get("source", {}).get("prototypes")
+    if expected != identity(path):
+        raise InputError(f"--prototype_path: expected the prototypes {folder} was made from ({(expected or 'none')[:12]}), "
+                         f"found {identity(path)[:12]} in {path}")
+    return prototypes, made_with
+
+
+def training_images(args, distilled, config: dict, shown: list[int]):
+    """The training split the set stands for; None where nothing says which or where it is. Raises InputError: other classes."""
+    from distillation.datasets import load_split
+    from distillation.distilled_set import check_class_names
+    name = args.dataset or config.get("dataset")
+    if name is None or (args.data_dir is None and name != "digits"):
+        return None
+    split = load_split(split="train", **{**dataset_flags(args), "name": name, "data_dir": args.data_dir or "data"})
+    check_class_names(distilled.name, distilled.classes, split.name, split.classes)
+    return split if split.on_bad_image == "error" else without_bad_images(split, shown)
+
+
+def without_bad_images(split, labels: list[int]):
+    """The split without those images of the classes `labels` that cannot be read."""
+    import numpy as np
+
+    from distillation.datasets import decode_readable
+    rows = np.flatnonzero(np.isin(split.labels, labels))
+    unreadable = np.setdiff1d(rows, decode_readable(split, rows, 8)[1])
+    return split.only(np.setdiff1d(np.arange(len(split.labels)), unreadable))
+
+
+def load_encoder(args, prototypes, made_with: dict):
+    """The checkpoint's autoencoder, and the size in pixels at which it gives latents of the prototypes' shape."""
+    from accelerate import Accelerator
+
+    from distillation.checkpoints import load_pipeline
+    from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
+    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, Accelerator().device,
+                             revision=args.revision)
+    size = made_with.get("size") or pipeline.size_pixels
+    if prototypes:
+        shape, shape_here = tuple(prototypes[0].centroids.shape[1:]), pipeline.latent_shape(size)
+        if shape != shape_here:
+            raise InputError(f"{args.prototype_path}: expected latents of shape {shape_here}, as "
+                             f"{args.diffusion_checkpoints_path} makes them of {size} pixels, found {shape}")
+    return pipeline, size
+
+
+def compare(args, pipeline, size: int, split, distilled, rows: list[dict], prototypes, shown: list[int]) -> list:
+    """A ClassView of each class shown."""
+    from functools import partial
+
+    from tqdm import tqdm
+
+    from misc.report.comparison import compare_class, grey_pixels, in_batches
+    image_size = distilled.read(0).width
+    made = [len(distilled.rows_of(label)) for label in shown]
+    count = sum(2 * len(split.rows_of(label)) for label in shown) + sum(made) + sum(min(args.images, each) for each in made)
+    with tqdm(total=count, desc="encode and compare", unit="img", disable=None) as bar:
+        through = {"batch_size": args.batch_size, "workers": args.num_workers, "bar": bar}
+        encode = partial(in_batches, pipeline, size_pixels=size, **through)
+        look = partial(in_batches, grey_pixels, size_pixels=image_size, **through)
+        return [compare_class(label, split, distilled, [this["prototype"] for this in rows], prototypes and prototypes[label],
+                              encode, look, args.images, POINTS) for label in shown]
+
+
+def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
+    """A row of images per class, in the set's order."""
+    from distillation.card import unique_names
+    from misc.report.figures import draw_grid
+    names = unique_names(distilled.classes)
+    available = {label: distilled.rows_of(label) for label in shown}
+    fewest, largest = (pick(len(images) for images in available.values()) for pick in (min, max))
+    columns = min(most, largest)
+    grid = {names[label]: [distilled.read(row) for row in images[:columns]] + [None] * (columns - len(images))
+            for label, images in available.items()}
+    each = f"{columns} of {largest}" if fewest == largest else f"at most {columns} of {fewest} to {largest}"
+    caption = f"{distilled.name}: {len(shown)} of {len(names)} classes, {each} images each."
+    draw_grid(path, [""] * columns, grid, caption=caption)
+    print(f"{path}: {caption}")
+
+
+def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], views: list) -> None:
+    """Of each class its heaviest images, each between the prototype it came from and the nearest training images."""
+    import numpy as np
+
+    from distillation.card import unique_names
+    from misc.judge import PIXELS
+    from misc.report.figures import draw_grid
+    names, groups = unique_names(distilled.classes), min(GROUPS, *(len(view.images) for view in views))
+    heads, which = ["image", "nearest\nby pixels"], f"the first {groups} images"
+    says = "Images of the set and the nearest training image of the class in pixels"
+    if views[0].by_latents:
+        heads = ["prototype", "distilled", "nearest\nby latents", "nearest\nby pixels"]
+        which = f"the {groups} largest clusters"
+        says = ("A decoded prototype, the image made from it, and the nearest training images of the class: to the prototype "
+                "in the latent space (Euclidean distance), to the distilled image in pixels")
+    among_real = np.concatenate([view.among_real for view in views])
+    beside = f"; training images to one another: median {np.median(among_real):.3f}" if len(among_real) else ""
+    grid, notes = {}, {}
+    for view in views:
+        cells = [group_cells(view, place, pipeline, split, distilled) for place in heaviest(view, rows)[:groups]]
+        line = [cell for group in cells for cell in (*group, (None, ""))][:-1]
+        grid[names[view.label]], notes[names[view.label]] = zip(*line, strict=True)
+    caption = (f"{distilled.name}. {says} (root-mean-square distance of {PIXELS} x {PIXELS} grey pixels, 0 to 1{beside}). "
+               f"{len(views)} of {len(names)} classes, {which} of each.")
+    draw_grid(path, [*heads, None] * (groups - 1) + heads, grid, notes, caption, cell_inches=0.72, head_points=8.5)
+    print(f"{path}: {caption}")
+
+
+def heaviest(view, rows: list[dict]) -> list[int]:
+    """Places of the class's images, those of large clusters first, each prototype's first image before any second."""
+    places = range(len(view.images))
+    images = [rows[image] for image in view.images] if rows else None
+    return sorted(places, key=lambda place: (images[place]["repeat"], -images[place]["weight"])) if images else list(places)
+
+
+def group_cells(view, place: int, pipeline, split, distilled) -> list[tuple]:
+    """An image and those it is compared with, each with the line below it."""
+    from distillation.datasets import decode
+    from distillation.synthesis import to_pil, to_uint8
+    from scripts.pipeline_stable_diffusion_latents2img import decode_latents
+    image = distilled.read(view.images[place])
+
+    def real(neighbours, which: int, digits: int):
+        picture = decode(split, [neighbours.rows[which]], image.width)[0]
+        return to_pil(picture), f"{neighbours.distances[which]:.{digits}f}"
+    cells = [(image, ""), real(view.by_pixels, place, 3)]
+    if view.by_latents:
+        which = view.prototype_of[place]
+        decoded = decode_latents(pipeline.vae, view.centroids[[which]])
+        cells = [(to_pil(to_uint8(decoded)[0], image.width), ""), cells[0], real(view.by_latents, which, 2), cells[1]]
+    return cells
+
+
+def show_latents(path: Path, distilled, views: list, encoder: str) -> None:
+    """The latents of real images, prototypes and distilled images on the first two principal components of the real ones."""
+    import torch
+    from sklearn.decomposition import PCA
+
+    from misc.report.figures import draw_map
+    axes = PCA(2, random_state=0).fit(torch.cat([view.real_latents for view in views]).numpy())
+
+    def group(view):
+        made_from = view.prototype_of[:len(view.distilled_latents)]
+        prototypes = axes.transform(view.centroids[made_from].flatten(1)) if made_from else []
+        return (str(view.label), distilled.classes[view.label]["name"], axes.transform(view.real_latents),
+                axes.transform(view.distilled_latents), prototypes)
+    labels = [f"component {place} ({100 * share:.0f} % of the variance)"
+              for place, share in enumerate(axes.explained_variance_ratio_, 1)]
+    caption = (f"{distilled.name}: latents ({encoder}) of {sum(len(view.real_latents) for view in views)} training images of "
+               f"{len(views)} of {len(distilled.classes)} classes on their first two principal components, and of the first "
+               f"{len(views[0].distilled_latents)} images of each class in the set"
+               + (", joined to their prototypes." if views[0].by_latents else "."))
+    draw_map(path, [group(view) for view in views], labels, caption)
+    print(f"{path}: {caption}")
+
+
+def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> None:
+    """How far distilled images are from the nearest training image of their class, and training images from one another."""
+    import numpy as np
+
+    from misc.judge import quantiles
+    from misc.report.comparison import name_of
+    from scripts.artefact import code_version, package_versions
+    from scripts.files import write_json
+    images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name_of(split, row),
+               "distance": float(distance)} for view in views for image, row, distance in
+              zip(view.images, view.by_pixels.rows, view.by_pixels.distances, strict=True)]
+    nearest = {"images of the set": quantiles([entry["distance"] for entry in images])}
+    among_real = np.concatenate([view.among_real for view in views])
+    if len(among_real):
+        nearest["training images to one another"] = quantiles(among_real)
+    write_json(path, {"kind": "show_distilled", "distilled": folder.name, "nearest_training_image": nearest, "images": images,
+                      "code": code_version(), "packages": package_versions()})
+    for name, found in nearest.items():
+        print(f"distance to the nearest training image of the class, {name}: " +
+              ", ".join(f"{what} {value:.3f}" for what, value in found.items()))
+    closest = min(images, key=lambda entry: entry["distance"])
+    print(f"{path}: distances of {len(images)} images; the closest pair is {closest['image']} and {closest['nearest']}")
+
+
+if __name__ == "__main__":
+    run(parse_args, main)

@@ -1,0 +1,222 @@
+"""Networks by name, and models on disk: ours as safetensors + JSON, and checkpoint files of others."""
+
+import math
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from scripts.artefact import raise_first, read_manifest
+from scripts.cli import InputError
+from scripts.files import read_tensors, read_torch
+from scripts.tensors import Expected, tensor_problems
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's pretrained models expect
+WEIGHTS, STEMS, LARGEST_PIXELS = "model.safetensors", ("imagenet", "cifar"), 2 ** 14  # of a trained network
+CONVNET = re.compile(r"convnet_d(?P<depth>[1-9])_w(?P<width>[1-9]\d{0,3})")
+AUXILIARY = ("googlenet", "inception_v3")  # have a second output while training unless told not to
+WRAPPERS = ("model", "net", "state_dict", "model_state_dict")  # keys under which training scripts keep a state dict
+PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
+
+
+def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | None = None,
+          size: int | None = None) -> nn.Module:
+    """torchvision's `arch`, or `convnet_d<depth>_w<width>`, with `num_classes` outputs for images of `size` pixels.
+
+    `stem="cifar"` replaces the 7x7 stride-2 convolution and the pooling of a ResNet by one 3x3 convolution, for images of 32 or
+    64 pixels (He et al. 2016, section 4.2). `weights` names torchvision weights, such as IMAGENET1K_V1. The size matters to
+    ConvNets (their last layer) and vision transformers (their positions; 224 where none is given). Raises InputError for an
+    unknown architecture, a stem or a size it cannot have, and weights it does not have or of another number of classes.
+    """
+    if convnet := CONVNET.fullmatch(arch):
+        if stem != "imagenet" or weights:
+            raise InputError(f"{arch}: expected no --stem and no pretrained weights, which a ConvNet does not have, found "
+                             f"{weights or stem}")
+        return new_convnet(num_classes, depth=int(convnet["depth"]), width=int(convnet["width"]), size=size)
+    if arch not in models.list_models(module=models):
+        raise InputError(f"architecture: expected convnet_d3_w128 or one of torchvision's models (resnet18, ...), found {arch}")
+    if weights:
+        _check_weights(arch, weights, num_classes)
+    options = {} if weights else {"num_classes": num_classes}
+    if arch in AUXILIARY:
+        options |= {"aux_logits": False} if weights else {"aux_logits": False, "init_weights": True}
+    if arch.startswith("vit_"):
+        options["image_size"] = _check_positions(arch, weights, size)
+    network = models.get_model(arch, weights=weights, **options)
+    if stem == "cifar":
+        if not isinstance(network, models.ResNet) or weights:
+            raise InputError(f"{arch}: expected a ResNet without pretrained weights for --stem cifar")
+        network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()
+    return network
+
+
+def _check_weights(arch: str, weights: str, num_classes: int) -> None:
+    """Before anything is downloaded. DEFAULT changes with torchvision's version and from one network to the next."""
+    choices = models.get_model_weights(arch)
+    if weights not in (choice.name for choice in choices):
+        means = f", which means {choices.DEFAULT.name} in this torchvision" if weights == "DEFAULT" else ""
+        raise InputError(f"{arch}: expected weights by name, one of {', '.join(choice.name for choice in choices)}, found "
+                         f"{weights}{means}")
+    outputs = len(choices[weights].meta["categories"] or ())
+    if outputs != num_classes:
+        raise InputError(f"{arch} {weights}: expected {num_classes} outputs, found {outputs}")
+
+
+def _check_positions(arch: str, weights: str | None, size: int | None) -> int:
+    """The size for which to make a vision transformer's position embedding."""
+    patch = int(arch.rpartition("_")[2])
+    trained = models.get_model_weights(arch)[weights].meta["min_size"][0] if weights else None
+    size = size or trained or 224
+    if size % patch or size != (trained or size):
+        raise InputError(f"{arch}: expected images of {trained or f'a multiple of {patch}'} pixels, found {size}")
+    return size
+
+
+def new_convnet(num_classes: int, *, depth: int, width: int, size: int | None) -> nn.Sequential:
+    """The ConvNet of data set condensation (Zhao et al. 2021, arXiv 2006.05929) for images of `size` pixels.
+
+    `depth` blocks of a 3x3 convolution with `width` filters, instance norm with scale and shift, ReLU and 2x2 average pooling,
+    then one linear layer. Raises InputError without a size, or where nothing is left of one after pooling.
+    """
+    if size is None or size < 2 ** depth:
+        raise InputError(f"convnet_d{depth}_w{width}: expected images of at least {2 ** depth} pixels, found {size}")
+    layers = []
+    for channels in (3, *[width] * (depth - 1)):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU(inplace=True),
+                   nn.AvgPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (size // 2 ** depth) ** 2, num_classes))
+
+
+def seeded(arch: str, num_classes: int, stem: str, seed: int, size: int | None = None) -> nn.Module:
+    """A network whose initial weights are a function of `seed`, leaving the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(arch, num_classes, stem, size=size)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with its kernels laid out for fast bfloat16 convolutions; as it is where it has no BatchNorm.
+
+    Group norm, which a ConvNet has, is slower in this layout than convolutions gain.
+    """
+    normalised = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    return network.to(memory_format=torch.channels_last) if normalised else network
+
+
+def load_checkpoint(path: str | Path, arch: str, num_classes: int, stem: str = "imagenet",
+                    size: int | None = None) -> nn.Module:
+    """`build(arch, ...)` with the weights of a file, in evaluation mode on the CPU.
+
+    The file is safetensors or what torch.save wrote: a state dict, alone or under a key such as "state_dict", also of
+    DistributedDataParallel or torch.compile. Nothing in it is run. Raises InputError when it is missing or something else,
+    and when it does not fit: the first parameter that is missing, one too many or of another shape, the number of classes.
+    """
+    network, state = build(arch, num_classes, stem, size=size), read_state_dict(path)
+    expected = network.state_dict()
+    for name in expected:
+        if name not in state and not name.endswith("num_batches_tracked"):
+            raise InputError(f"{path}: expected the weights of a {arch}, found none named {name}")
+    for name in state:
+        if name not in expected:
+            raise InputError(f"{path}: expected the weights of a {arch}, found {name}, which it does not have")
+    differ = [name for name in state if state[name].shape != expected[name].shape]
+    if differ and all(_same_but_classes(state[name], expected[name], num_classes) for name in differ):
+        raise InputError(f"{path}: expected {num_classes} classes, found {len(state[differ[0]])}")
+    if differ:
+        raise InputError(f"{path}: expected {differ[0]} of {arch} (stem {stem}, {size} pixels) to be "
+                         f"{list(expected[differ[0]].shape)}, found {list(state[differ[0]].shape)}")
+    network.load_state_dict(state, strict=False)  # without the counters, which old files do not have
+    return network.eval()
+
+
+def _same_but_classes(found: Tensor, expected: Tensor, num_classes: int) -> bool:
+    return found.ndim == expected.ndim > 0 and found.shape[1:] == expected.shape[1:] and len(expected) == num_classes
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Named tensors of a checkpoint file, whatever it is wrapped in; raises InputError as `load_checkpoint` does."""
+    path = Path(path)
+    content = read_tensors(path) if path.suffix == ".safetensors" else read_torch(path, "a state dict")
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if problem := _no_state_dict(content):
+        raise InputError(f"{path}: expected a state dict, named tensors, found {problem}")
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return content
+
+
+def _no_state_dict(content) -> str | None:
+    """What `content` is instead of a state dict."""
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    for name, value in content.items():
+        if not isinstance(name, str):
+            return f"a key that is no text, {name}"
+        if not isinstance(value, Tensor):
+            return f"{name} of type {type(value).__name__}"
+    return None if content else "an empty one"
+
+
+def load_model(folder: str | Path, kind: str) -> tuple[nn.Module, dict]:
+    """Read a trained network and its manifest (kind "teacher" or "student"), in evaluation mode on the CPU."""
+    manifest = read_manifest(folder, kind)
+    raise_first(f"{Path(folder) / 'manifest.json'}", model_problems(manifest))
+    config, path = manifest["config"], Path(folder) / WEIGHTS
+    arch, stem, size, classes = config["arch"], config["stem"], config["input_size"], len(manifest["classes"])
+    state = read_tensors(path)
+    raise_first(f"{path}", state_problems(state, manifest))
+    network = build(arch, classes, stem, size=size)
+    network.load_state_dict(state)
+    return network.eval(), manifest
+
+
+def model_problems(manifest: dict) -> list[str]:
+    """What is missing in the manifest of a trained network."""
+    config = manifest["config"]
+    problems = [f"config: expected {name} of type {kind.__name__}, found {config.get(name)!r}"
+                for name, kind in (("arch", str), ("stem", str), ("input_size", int)) if type(config.get(name)) is not kind]
+    if not problems and not (config["stem"] in STEMS and 1 <= config["input_size"] <= LARGEST_PIXELS):
+        problems.append(f"config: expected stem {' or '.join(STEMS)} and input_size in [1, {LARGEST_PIXELS}], found "
+                        f"{config['stem']!r} and {config['input_size']}")
+    return problems + ([] if WEIGHTS in manifest["files"] else [f"files: expected {WEIGHTS}, found none"])
+
+
+def state_problems(state: dict[str, Tensor], manifest: dict) -> list[str]:
+    """What is wrong with the weights of the network that a manifest without `model_problems` names. Raises as `build` does."""
+    config, classes = manifest["config"], len(manifest["classes"])
+    with torch.device("meta"):  # takes no memory, however large a network the manifest asks for
+        expected = build(config["arch"], classes, config["stem"], size=config["input_size"]).state_dict()
+    shapes, wanted = ({name: value.shape for name, value in each.items()} for each in (state, expected))
+    if shapes != wanted:
+        return [f"expected the weights of a {config['arch']} of {classes} classes, found others"]
+    return weight_problems(state)
+
+
+def weight_problems(state: dict[str, Tensor]) -> list[str]:
+    """Weights that are not finite, and variances below 0."""
+    lowest = {name: 0 if name.endswith("running_var") else -math.inf for name in state}
+    return tensor_problems(state, {name: Expected("number", tuple(state[name].shape), low) for name, low in lowest.items()})
+
+
+@torch.no_grad()
+def predict(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
+    """Logits [N, K] of uint8 images [N, 3, H, W], in evaluation mode, on the images' device."""
+    network.eval()
+    return torch.cat([network(normalise(part.float() / 255)) for part in images.split(batch_size)])
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy in [0, 1]."""
+    return (logits.argmax(1) == labels).float().mean().item()
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Float [B, 3, H, W] in [0, 1] -> zero mean and unit variance by ImageNet's statistics."""
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    return (images - mean).div_(std)
