@@ -25,9 +25,8 @@ from continual.teaching import Teacher
 from continual.timing import Timers
 from continual.training import Trainer
 from matching.image_set import ImageSet, check_same_classes
-from scripts.artefact import begin, finish
+from scripts.artefact import begin, finish, write_json, write_tensors
 from scripts.cli import InputError
-from scripts.files import write_json, write_tensors
 from scripts.networks import seeded
 from scripts.randomness import seed_for
 

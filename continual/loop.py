@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from continual.learner import Learner
 from continual.metrics import confusion_matrix, masked_accuracy
 from continual.resume import ResumePoint
 from continual.streams import Task, batches
+from scripts.cli import Progress
 from scripts.networks import predict
 
 
@@ -43,7 +43,7 @@ def accuracies(logits: list[Tensor], tasks: list[Task], seen: set[int]) -> tuple
             [masked_accuracy(part, labels, classes) for part, labels, classes in pairs])
 
 
-def train(learner: Learner, task: Task, bar: tqdm, span: str, pause: Callable[[], bool] = lambda: False) -> bool:
+def train(learner: Learner, task: Task, bar: Progress, span: str, pause: Callable[[], bool] = lambda: False) -> bool:
     """Steps of a task that has begun, timed as `span`, until it is over or, after a step, `pause()`. Returns whether it is."""
     trainer = learner.trainer
     with trainer.timers.span(span):
@@ -73,7 +73,7 @@ def learn(learner: Learner, stream: list[Task], tests: list[Task], steps: int | 
     def save(place: int) -> None:
         point.write({"task": place, "learner": learner.state(), "timers": timers.state(), "tested": vars(tested)})
     total = steps * len(stream) * size if steps else None
-    with tqdm(total=total, initial=trainer.steps_done * size, desc=name, unit="img", disable=None, mininterval=0.5,
+    with Progress(total=total, initial=trainer.steps_done * size, desc=name, unit="img",
               leave=False) as bar:
         for place in range(len(tested.class_il), len(stream)):
             task = stream[place]

@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
+from scripts.artefact import read_torch, write_state
 from scripts.cli import stop_asked, stop_if_asked
-from scripts.files import read_torch, write_state
 
 
 class ResumePoint:

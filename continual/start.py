@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from torch import nn
-from tqdm import tqdm
 
 from continual.finetune import FineTune
 from continual.loop import train
@@ -12,9 +11,8 @@ from continual.task_arithmetic import head_of
 from continual.timing import Timers
 from continual.training import Recipe, Trainer
 from matching.image_set import ImageSet
-from scripts.artefact import begin, finish, read_manifest
-from scripts.cli import InputError
-from scripts.files import read_json, read_tensors, write_json, write_tensors
+from scripts.artefact import begin, finish, read_json, read_manifest, read_tensors, write_json, write_tensors
+from scripts.cli import InputError, Progress
 from scripts.networks import build, load_model
 
 IMAGENET_CLASSES = 1000
@@ -32,7 +30,7 @@ def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe,
         learner = FineTune(Trainer(network, recipe, seed, timers))
         with timers.span("start"):
             learner.begin(task, steps)
-        with tqdm(total=steps * recipe.batch_size, desc="common start", unit="img", disable=None) as bar:
+        with Progress(total=steps * recipe.batch_size, desc="common start", unit="img") as bar:
             train(learner, task, bar, "start")
         write_tensors(folder / "model.safetensors", network.state_dict())
         write_json(folder / "result.json", {"kind": "start", "steps": steps, "seconds": timers.seconds()})

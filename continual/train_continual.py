@@ -10,12 +10,11 @@ as usual: `-soft` labels, `-memory-<source>`, `-class-balanced` memory, and `-st
 for it. Tested on the real test split: Class-IL and Task-IL accuracy matrices.
 """
 
-import argparse
 import math
 import time
 from pathlib import Path
 
-from scripts.cli import InputError, add_dataset_flags, add_strict_flag, check_range, dataset_flags, run
+from scripts.cli import InputError, Parser, add_dataset_flags, check_range, dataset_flags, run
 
 METHODS = ("finetune", "joint", "er", "agem", "derpp", "task_arithmetic")
 SOURCES = ("real", "random", "distilled")
@@ -23,7 +22,7 @@ STARTS = ("random", "task1", "imagenet", "distilled")  # others are folders
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     # what is compared
     parser.add_argument("--method", default=["er"], nargs="+", choices=METHODS, help="one or more methods")
     parser.add_argument("--stream", default=["real"], nargs="+", choices=SOURCES, help="one or more sources of the stream")
@@ -38,7 +37,6 @@ def parse_args():
     parser.add_argument("--random", default=None,
                         help="folder of random real images in the same format (default: drawn by the seed, as many per class "
                              "as the distilled set has)")
-    add_strict_flag(parser)
     parser.add_argument("--size", default=None, type=int, help="pixels (default: the data set's own, or 224)")
     parser.add_argument("--tasks", default=5, type=int, help="tasks the classes are cut into")
     parser.add_argument("--class-order", default="seeded", choices=("seeded", "natural"))
@@ -141,13 +139,8 @@ def main(args):
     from continual.experiment import perform
     from continual.plan import plan
     from continual.result import table_row
-    from distillation.verification import strictly
-    from matching.verification import CHECKS
     from scripts.parallel import my_share, new_accelerator
     accelerator = new_accelerator()
-    if args.strict:
-        start = None if args.start in STARTS else args.start
-        strictly([args.distilled, args.random, args.teacher, start], CHECKS)
     started = time.perf_counter()
     sources, teacher = load_sources(args, accelerator.device)
     runs = [run_of(args, sources, method, place, seed)

@@ -4,10 +4,9 @@ from pathlib import Path
 
 from distillation.verification import Check, file_content, inner, json_problems, share
 from matching import verification
+from scripts.artefact import Expected, read_json, tensor_problems
 from scripts.cli import InputError
-from scripts.files import read_json
 from scripts.networks import WEIGHTS, weight_problems
-from scripts.tensors import Expected, tensor_problems
 
 BUFFER, RESULT = "buffer.safetensors", "result.json"
 

@@ -3,11 +3,10 @@
     python -m distillation.distill --dataset digits --ipc 10 --strength 0.3 --save_init_image_path distilled
 
 Writes the images that gen_prototype and gen_syn_image would write, under <save_init_image_path>/<dataset>_ipc<N>_.../, a few
-classes at a time. The same command resumes; under `accelerate launch` classes are shared out, with --share among
-jobs started apart.
+classes at a time. The same command resumes; under `accelerate launch` classes are divided among
+the processes.
 """
 
-import argparse
 import shutil
 import time
 from pathlib import Path
@@ -29,18 +28,17 @@ from distillation.gen_syn_image import (
     load_filter,
     load_images_pipeline,
 )
-from scripts.cli import add_dataset_flags, add_share_flag, dataset_flags, run, stop_if_asked
+from scripts.cli import Parser, add_dataset_flags, dataset_flags, run, stop_if_asked
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add_dataset_flags(parser)
     add_prototype_flags(parser)
     add_synthesis_flags(parser)
     parser.add_argument("--seed", default=0, type=int, help="seed of latents, clustering and noise")
     parser.add_argument("--batch_size", default=50, type=int, help="images encoded, and denoised, at once")
     parser.add_argument("--save_init_image_path", default="distilled", help="folder that gets one folder per run")
-    add_share_flag(parser)
     parser.set_defaults(method="d4m")
     args = parser.parse_args()
     check_prototype_flags(args)
@@ -52,14 +50,11 @@ def main(args):
     from distillation.datasets import load_split
     from distillation.image_maker import ImageMaker
     from distillation.synthesis import check_latent_shape
-    from distillation.verification import own_checkpoint, strictly
-    from scripts.files import read_json
+    from scripts.artefact import read_json
     from scripts.parallel import all_done, begin_together, new_accelerator
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
     accelerator = new_accelerator()
-    if args.strict:
-        strictly([args.filter_teacher, own_checkpoint(args.diffusion_checkpoints_path)])
     split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
     pipeline = load_images_pipeline(args, accelerator.device)
@@ -70,7 +65,7 @@ def main(args):
     source = prototypes_configuration(args, split, size)
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
     config = configuration(args, args.image_size or min(size, 224), source, images_per_class)
-    if begin_together(folder, "distilled", config, accelerator, args.share):
+    if begin_together(folder, "distilled", config, accelerator):
         if accelerator.is_main_process:
             clear_parts(folder)
         accelerator.print(f"{folder}: complete, nothing to do")
@@ -78,7 +73,7 @@ def main(args):
     seconds: dict[str, float] = {}
     maker = ImageMaker(pipeline, split.classes, folder, config, teacher, args.num_workers)
     distil(encoder, maker, split, size, args, accelerator, seconds)
-    if all_done(folder, accelerator, args.share):
+    if all_done(accelerator):
         rows = [each for label in range(len(split.classes)) for each in read_json(part_file(folder, label))]
         complete(folder, split.classes, config, rows, {name: seconds.get(name, 0.0) for name in ("encode", "cluster", "make")})
         clear_parts(folder)
@@ -86,8 +81,8 @@ def main(args):
 
 def distil(encoder, maker, split, size: int, args, accelerator, seconds: dict) -> None:
     """Make the images of this process's classes: as many classes together as fill a batch."""
-    from scripts.files import write_json
-    from scripts.parallel import to_do
+    from scripts.artefact import write_json
+    from scripts.parallel import my_unfinished
 
     labels, together = list(range(len(split.classes))), classes_together(args)
     groups = [labels[first:first + together] for first in range(0, len(labels), together)]
@@ -96,18 +91,18 @@ def distil(encoder, maker, split, size: int, args, accelerator, seconds: dict) -
         return all(part_file(maker.folder, label).exists() for label in group)
     # whole groups are made again after an interruption: rounding may depend on a batch's size
     costs = [cost(group, split, args) for group in groups]
-    for mine in to_do(groups, done, accelerator, maker.folder, args.share, costs):
-        ends, found = {group[-1]: group for group in mine}, {}
-        wanted = [label for group in mine for label in group]
-        for label, prototypes in prototypes_of(encoder, split, wanted, size, args, seconds):
-            found[label] = prototypes
-            if label in ends:
-                started = time.perf_counter()
-                for made, rows in make_group(maker, ends[label], found, args).items():
-                    write_json(part_file(maker.folder, made), rows)
-                seconds["make"] = seconds.get("make", 0.0) + time.perf_counter() - started
-                found = {}
-                stop_if_asked()
+    mine = my_unfinished(groups, done, accelerator, costs)
+    ends, found = {group[-1]: group for group in mine}, {}
+    wanted = [label for group in mine for label in group]
+    for label, prototypes in prototypes_of(encoder, split, wanted, size, args, seconds):
+        found[label] = prototypes
+        if label in ends:
+            started = time.perf_counter()
+            for made, rows in make_group(maker, ends[label], found, args).items():
+                write_json(part_file(maker.folder, made), rows)
+            seconds["make"] = seconds.get("make", 0.0) + time.perf_counter() - started
+            found = {}
+            stop_if_asked()
 
 
 def make_group(maker, labels: list[int], prototypes: dict, args) -> dict[int, list[dict]]:

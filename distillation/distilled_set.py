@@ -14,9 +14,8 @@ from torch import Tensor
 from distillation.card import card
 from distillation.datasets import image_folder
 from distillation.prototypes import class_folder
-from scripts.artefact import finish, raise_first, read_manifest
+from scripts.artefact import atomic_path, finish, raise_first, read_manifest, write_text
 from scripts.cli import InputError
-from scripts.files import atomic_path, write_text
 
 LARGEST_WEIGHT = 10 ** 6  # ours are shares of a class
 

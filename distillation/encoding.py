@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from distillation.datasets import Split, decode_readable
-from scripts.cli import InputError
+from scripts.cli import InputError, Progress
 from scripts.randomness import generator_for
 
 AHEAD = 3  # batches decoded before they are asked for, beside an accelerator; a CPU is kept busy by either alone
@@ -47,7 +46,7 @@ def encode_classes(pipeline, split: Split, labels: list[int], size_pixels: int, 
     found: list[Tensor] = []
     rows: list[np.ndarray] = []
     current = None
-    with tqdm(total=sum(len(places) for _, places in parts), desc="encode", unit="img", disable=None) as bar:
+    with Progress(total=sum(len(places) for _, places in parts), desc="encode", unit="img") as bar:
         began = time.perf_counter()
         for batch, (label, places, images) in enumerate(ahead(decoded, parts, seconds, pipeline.device)):
             if label != current:

@@ -3,20 +3,18 @@
     python -m distillation.gen_prototype --dataset digits --ipc 10 --save_prototype_path prototypes
 
 Reads the training split and the autoencoder of a Stable Diffusion checkpoint, one class in memory at a time; writes
-<save_prototype_path>/<dataset>-ipc<N>-kmexpand<M>/. The same command resumes; under `accelerate launch` classes are shared
-out, with --share among jobs started apart.
+<save_prototype_path>/<dataset>-ipc<N>-kmexpand<M>/. The same command resumes; under `accelerate launch`
+classes are divided among the processes.
 """
 
-import argparse
 import time
 from pathlib import Path
 
 from scripts.cli import (
     InputError,
+    Parser,
     add_checkpoint_flags,
     add_dataset_flags,
-    add_share_flag,
-    add_strict_flag,
     check_range,
     dataset_flags,
     run,
@@ -25,7 +23,7 @@ from scripts.cli import (
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add_dataset_flags(parser)
     add_prototype_flags(parser)
     parser.add_argument("--seed", default=0, type=int, help="seed of latents and clustering")
@@ -33,7 +31,6 @@ def parse_args():
     parser.add_argument("--format", default="safetensors", choices=("safetensors", "json"),
                         help="json: also the original's single file, <save_prototype_path>/<dataset>-ipc<N>-kmexpand<M>.json")
     parser.add_argument("--save_prototype_path", default="prototypes", help="folder that gets one folder per run")
-    add_share_flag(parser)
     args = parser.parse_args()
     check_prototype_flags(args)
     return args
@@ -48,7 +45,6 @@ def add_prototype_flags(parser) -> None:
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
     # model
     add_checkpoint_flags(parser)
-    add_strict_flag(parser)
     parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
                         help="default: float16 on an accelerator, float32 on the CPU")
     parser.add_argument("--latent", default="sample", choices=("sample", "mean"), help="of the autoencoder's posterior")
@@ -74,12 +70,9 @@ def main(args):
     from distillation.checkpoints import load_pipeline
     from distillation.datasets import load_split
     from distillation.prototypes import class_file, folder_name, write_class
-    from distillation.verification import own_checkpoint, strictly
-    from scripts.parallel import all_done, begin_together, new_accelerator, to_do
+    from scripts.parallel import all_done, begin_together, my_unfinished, new_accelerator
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
-    if args.strict:
-        strictly([own_checkpoint(args.diffusion_checkpoints_path)])
     split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
     accelerator = new_accelerator()
@@ -89,7 +82,7 @@ def main(args):
     name = folder_name(args.dataset, args.ipc, args.km_expand, args.prototype, args.outliers)
     folder = Path(args.save_prototype_path) / name
     config = configuration(args, split, size)
-    if begin_together(folder, "prototypes", config, accelerator, args.share):
+    if begin_together(folder, "prototypes", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
     else:
         seconds: dict[str, float] = {}
@@ -99,11 +92,11 @@ def main(args):
             print(f"{folder}: {there} of {len(files)} classes are there already")
         labels = list(range(len(files)))
         costs = [len(split.rows_of(label)) for label in labels]
-        for mine in to_do(labels, lambda label: files[label].exists(), accelerator, folder, args.share, costs):
-            for label, found in prototypes_of(pipeline, split, mine, size, args, seconds):
-                write_class(folder, label, split.classes[label]["name"], found)
-                stop_if_asked()
-        if all_done(folder, accelerator, args.share):
+        mine = my_unfinished(labels, lambda label: files[label].exists(), accelerator, costs)
+        for label, found in prototypes_of(pipeline, split, mine, size, args, seconds):
+            write_class(folder, label, split.classes[label]["name"], found)
+            stop_if_asked()
+        if all_done(accelerator):
             complete(folder, split, config, pipeline.latent_shape(size), seconds)
     if args.format == "json" and accelerator.is_main_process:
         write_originals_file(folder)
@@ -157,8 +150,7 @@ def configuration(args, split, size: int) -> dict:
 def complete(folder: Path, split, config: dict, latent_shape: tuple, seconds: dict) -> None:
     """Write result and manifest."""
     from distillation.prototypes import class_file
-    from scripts.artefact import finish, write_result
-    from scripts.files import read_tensors
+    from scripts.artefact import finish, read_tensors, write_result
     files = [class_file(label, entry["name"]) for label, entry in enumerate(split.classes)]
     left_out = [int(split.rows_of(label)[place]) for label, file in enumerate(files)
                 for place in read_tensors(folder / file)["skipped"]]

@@ -4,20 +4,18 @@
         --save_init_image_path distilled --strength 0.7
 
 Writes <save_init_image_path>/<dataset>_ipc<prototypes>_<ipc>_s<strength>_g<guidance>_kmexpand<M>/ (other methods:
-<dataset>_<method>_ipc<N>/). The same command resumes; under `accelerate launch` batches are shared out, with
---share among jobs started apart.
+<dataset>_<method>_ipc<N>/). The same command resumes; under `accelerate launch` batches are divided
+among the processes.
 """
 
-import argparse
 import time
 from pathlib import Path
 
 from scripts.cli import (
     InputError,
+    Parser,
     add_checkpoint_flags,
     add_dataset_flags,
-    add_share_flag,
-    add_strict_flag,
     check_range,
     dataset_flags,
     run,
@@ -29,7 +27,7 @@ METHODS = ("d4m", "prototype", "noise", *REAL)
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     # what
     add_dataset_flags(parser)
     parser.add_argument("--method", default="d4m", choices=METHODS,
@@ -42,13 +40,11 @@ def parse_args():
     parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images")
     # diffusion
     add_checkpoint_flags(parser)
-    add_strict_flag(parser)
     parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
                         help="default: float16 on an accelerator, float32 on the CPU")
     parser.add_argument("--batch_size", default=50, type=int, help="images denoised at once, across classes")
     add_synthesis_flags(parser)
     parser.add_argument("--save_init_image_path", default="distilled", help="folder that gets one folder per run")
-    add_share_flag(parser)
     args = parser.parse_args()
     check_synthesis_flags(args)
     if args.method in ("d4m", "prototype") and not args.prototype_path:
@@ -96,11 +92,8 @@ def check_synthesis_flags(args) -> None:
 
 
 def main(args):
-    from distillation.verification import own_checkpoint, strictly
     from scripts.parallel import new_accelerator
     accelerator = new_accelerator()
-    if args.strict:
-        strictly([args.prototype_path, args.filter_teacher, own_checkpoint(args.diffusion_checkpoints_path)])
     if args.method in REAL:
         choose_real(args, accelerator)
     else:
@@ -113,7 +106,7 @@ def choose_real(args, accelerator) -> None:
     from distillation.distilled_set import row, write_image
     from distillation.gen_prototype import check_enough_images
     from distillation.synthesis import to_pil
-    from scripts.parallel import all_done, begin_together, to_do
+    from scripts.parallel import all_done, begin_together, my_unfinished
 
     split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
@@ -122,7 +115,7 @@ def choose_real(args, accelerator) -> None:
     choose, settings = chooser(args, split, size, accelerator.device)
     config = {**{name: getattr(args, name) for name in ("method", "dataset", "ipc", "seed", "image_format")},
               "image_size": size, "data": split.identity(), **settings}
-    if begin_together(folder, "distilled", config, accelerator, args.share):
+    if begin_together(folder, "distilled", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
     started = time.perf_counter()
@@ -132,12 +125,11 @@ def choose_real(args, accelerator) -> None:
     def done(label: int) -> bool:
         return all((folder / each["file_name"]).exists() for each in rows[label])
     costs = [1 if args.method == "random" else len(split.rows_of(label)) for label in range(len(rows))]
-    for mine in to_do(list(range(len(rows))), done, accelerator, folder, args.share, costs):
-        for label, images in choose(mine):
-            for image, each in zip(images, rows[label], strict=True):
-                write_image(folder, each["file_name"], to_pil(image, size))
-            stop_if_asked()
-    if all_done(folder, accelerator, args.share):
+    for label, images in choose(my_unfinished(list(range(len(rows))), done, accelerator, costs)):
+        for image, each in zip(images, rows[label], strict=True):
+            write_image(folder, each["file_name"], to_pil(image, size))
+        stop_if_asked()
+    if all_done(accelerator):
         complete(folder, split.classes, config, [each for group in rows for each in group],
                  {"choose": time.perf_counter() - started})
 
@@ -162,10 +154,9 @@ def chooser(args, split, size: int, device):
 
 def generate(args, accelerator) -> None:
     """Denoise (or only decode) every prototype `repeats` times."""
-    from tqdm import tqdm
-
     from distillation.image_maker import ImageMaker, plan_rows
-    from scripts.parallel import all_done, begin_together, to_do
+    from scripts.cli import Progress
+    from scripts.parallel import all_done, begin_together, my_unfinished
 
     pipeline = load_images_pipeline(args, accelerator.device)
     classes, prototypes, source = starting_points(args, pipeline)
@@ -175,7 +166,7 @@ def generate(args, accelerator) -> None:
     made = prototypes[0].centroids.shape[-1] * pipeline.vae_scale_factor
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
     config = configuration(args, args.image_size or min(made, 224), source, images_per_class)
-    if begin_together(folder, "distilled", config, accelerator, args.share):
+    if begin_together(folder, "distilled", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
     started = time.perf_counter()
@@ -186,14 +177,13 @@ def generate(args, accelerator) -> None:
     def done(batch: list[dict]) -> bool:
         return all(maker.made(each) for each in batch)
     there = sum(bool(maker.made(each)) for each in rows)
-    with tqdm(total=len(rows), initial=there, desc=f"synthesise ({args.method})", unit="img", disable=None) as bar:
-        for mine in to_do(maker.batches(rows), done, accelerator, folder, args.share):
-            for batch in mine:
-                maker.make(batch, prototypes)
-                bar.update(len(batch))
-                stop_if_asked()
-            maker.wait()
-    if all_done(folder, accelerator, args.share):
+    with Progress(total=len(rows), initial=there, desc=f"synthesise ({args.method})", unit="img") as bar:
+        for batch in my_unfinished(maker.batches(rows), done, accelerator):
+            maker.make(batch, prototypes)
+            bar.update(len(batch))
+            stop_if_asked()
+        maker.wait()
+    if all_done(accelerator):
         complete(folder, classes, config, [maker.made(each) for each in rows],
                  {"synthesise": time.perf_counter() - started})
 
@@ -264,8 +254,7 @@ def keep_of(args, images_per_class: int) -> str:
 def configuration(args, image_size: int, source: dict, images_per_class: int) -> dict:
     """What decides the images, whatever machine and path they are made on."""
     from distillation.checkpoints import checkpoint_identity
-    from scripts.artefact import identity
-    from scripts.files import digest
+    from scripts.artefact import digest, identity
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     names = ("method", "dataset", "ipc", "repeats", "km_expand", "guidance_scale", "num_inference_steps", "scheduler",
              "negative_prompt", "prompt_template", "guidance", "dtype", "batch_size", "seed", "image_format")

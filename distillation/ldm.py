@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from scripts.files import write_text
+from scripts.artefact import write_text
 
 PROMPT_TOKENS = 77
 START, END = "<|startoftext|>", "<|endoftext|>"

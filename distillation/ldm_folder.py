@@ -13,9 +13,7 @@ from distillation.checkpoints import load_pipeline
 from distillation.datasets import Split
 from distillation.ldm_training import images_at_once
 from distillation.synthesis import grid, latent_shape, synthesize
-from scripts.artefact import finish
-from scripts.files import atomic_path, disk_errors, write_text
-from scripts.locks import LOCK
+from scripts.artefact import LOCK, atomic_path, disk_errors, finish, write_text
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
 COLUMNS, WIDEST_PIXELS = 20, 2560  # of the picture of samples

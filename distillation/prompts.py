@@ -3,8 +3,8 @@
 import unicodedata
 from pathlib import Path
 
+from scripts.artefact import read_bytes
 from scripts.cli import ROOT, InputError
-from scripts.files import read_bytes
 
 PROMPTS = ROOT / "distillation" / "label-prompt"
 BY_CLASS = {"digits": "digits.txt", "cifar10": "cifar10.txt", "cifar100": "cifar100.txt"}  # lines in class order

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from distillation.datasets import Split, decode, decode_readable
 from distillation.encoding import encode_classes
 from distillation.selection import METHODS, random_order
-from scripts.cli import InputError
+from scripts.cli import InputError, Progress
 
 
 def at_random(split: Split, labels: list[int], count: int, size_pixels: int, seed: int,
@@ -18,7 +17,7 @@ def at_random(split: Split, labels: list[int], count: int, size_pixels: int, see
 
     Where the split skips unreadable images the next of the draw take their places. Raises InputError when there are too few.
     """
-    for label in tqdm(labels, desc="choose (random)", unit="class", disable=None):
+    for label in Progress(labels, desc="choose (random)", unit="class"):
         rows = split.rows_of(label)
         order = rows[random_order(len(rows), seed, label)]
         found, taken = torch.empty(0, 3, size_pixels, size_pixels, dtype=torch.uint8), 0

@@ -13,7 +13,7 @@ import math
 import shutil
 from pathlib import Path
 
-from scripts.cli import DIGITS_LDM, InputError, add_dataset_flags, add_strict_flag, check_range, dataset_flags, run
+from scripts.cli import DIGITS_LDM, InputError, Parser, add_dataset_flags, check_range, dataset_flags, run
 
 FROM_SCRATCH = {"size": 32, "vae_channels": [16, 32, 32], "unet_channels": [64, 96], "text_width": 64,
                 "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3}
@@ -23,7 +23,7 @@ DECIDING = ("dataset", "size", "seed", *list(FROM_SCRATCH)[1:], *FINE_TUNING[:2]
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     # what
     add_dataset_flags(parser)
     parser.add_argument("--output_dir", default="runs/ldm", help=f"folder of the checkpoint (shipped one: {DIGITS_LDM})")
@@ -33,7 +33,6 @@ def parse_args():
     # an existing checkpoint
     parser.add_argument("--init", default=None, help="Stable Diffusion checkpoint to go on from: folder or hub name")
     parser.add_argument("--revision", default=None, help="with --init: branch, tag or commit of a hub checkpoint")
-    add_strict_flag(parser)
     parser.add_argument("--lora_rank", default=None, type=int,
                         help="train updates of this rank of the attentions and merge them (default: train the whole UNet)")
     parser.add_argument("--train_text_encoder", action="store_true", help="with --init: train the text encoder too")
@@ -102,14 +101,11 @@ def main(args):
     from distillation.datasets import load_split
     from distillation.fine_tuning import load_source
     from distillation.ldm_folder import draw_samples, write_card
-    from distillation.verification import own_checkpoint, strictly
     from scripts.artefact import begin
     from scripts.parallel import require_one_process
 
     accelerator = Accelerator()
     require_one_process(accelerator, "train_ldm")
-    if args.strict and args.init:
-        strictly([own_checkpoint(args.init)])
     split = load_split(split="train", **dataset_flags(args))
     source = load_source(args.init, accelerator.device, args.revision) if args.init else None
     folder = Path(args.output_dir)

@@ -10,14 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm
 
 from distillation.distilled_set import row_problems
 from distillation.images import ENDINGS, open_image
 from distillation.prototypes import class_files, class_problems
-from scripts.artefact import file_problems, manifest_problems, raise_first, without_manifest
-from scripts.cli import InputError
-from scripts.files import digest, parse_json, read_bytes, read_json, read_tensors
+from scripts.artefact import (
+    digest,
+    file_problems,
+    manifest_problems,
+    parse_json,
+    raise_first,
+    read_bytes,
+    read_json,
+    read_tensors,
+    without_manifest,
+)
+from scripts.cli import InputError, Progress
 from scripts.networks import WEIGHTS, model_problems, state_problems, weight_problems
 
 BESIDE = ("manifest.json", "config.json", "result.json", "metrics.jsonl")  # written with an artefact, without a digest
@@ -86,7 +94,7 @@ def digest_problems(folder: Path, manifest: dict, known: set[str]) -> list[str]:
     names = [name for name in manifest["files"] if name not in known]
     sizes = [(folder / name).stat().st_size for name in names]
     problems = []
-    with tqdm(total=sum(sizes), desc=folder.name, unit="B", unit_scale=True, disable=None, delay=1) as bar:
+    with Progress(total=sum(sizes), desc=folder.name, unit="B", unit_scale=True, delay=1) as bar:
         for name, size in zip(names, sizes, strict=True):
             found, wanted = digest(folder / name), manifest["files"][name]
             if found != wanted:

@@ -5,17 +5,15 @@
 
 Writes one safetensors file per epoch with all that was drawn, so a student needs no sampler, batch size or torch version in
 common with this run. `--keep-topk` and `--keep-epochs` make the labels small; the manifest says what was kept, and its bytes.
-The same command resumes; under `accelerate launch` epochs are shared out, with --share among jobs started apart.
+The same command resumes; under `accelerate launch` epochs are divided among the processes.
 """
 
-import argparse
 import time
 from pathlib import Path
 
 from scripts.cli import (
+    Parser,
     add_dataset_flags,
-    add_share_flag,
-    add_strict_flag,
     answer_retired,
     check_range,
     check_views,
@@ -30,7 +28,7 @@ RETIRED = {"world_size": LAUNCH, "rank": LAUNCH, "dist_url": LAUNCH, "dist_backe
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     # images
     parser.add_argument("--data", metavar="DIR", default=None,
                         help="distilled set (default: the real training split of --dataset)")
@@ -38,7 +36,6 @@ def parse_args():
     parser.add_argument("-j", "--workers", default=4, type=int, help="threads decoding images")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
                         help="images decoded on the device, or read by Pillow for every batch (auto: if too many)")
-    add_strict_flag(parser)
     # teacher
     parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, with --weights or a checkpoint")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="of a checkpoint's --arch")
@@ -47,7 +44,6 @@ def parse_args():
     parser.add_argument("-b", "--batch-size", default=256, type=int, help="views the teacher sees at once")
     # labels
     parser.add_argument("--fkd-path", default="./FKD_soft_label", help="folder of the soft labels")
-    add_share_flag(parser)
     parser.add_argument("--fkd-seed", default=42, type=int, help="seed of all that is drawn")
     parser.add_argument("--epochs", default=300, type=int)
     parser.add_argument("--use-fp16", action="store_true", help="store logits as float16 instead of float32")
@@ -90,21 +86,17 @@ def parse_args():
 
 def main(args):
     import torch
-    from tqdm import tqdm
 
     from distillation.datasets import load_split
-    from distillation.verification import strictly
     from matching.image_set import distilled_images, real_images
     from matching.soft_labels import epoch_file, leading_answers, relabel, stored_epochs, write_epoch
     from matching.teachers import load_teacher
     from matching.training import drawn_views
-    from matching.verification import CHECKS
     from scripts.artefact import finish, write_result
-    from scripts.parallel import all_done, begin_together, new_accelerator, to_do
+    from scripts.cli import Progress
+    from scripts.parallel import all_done, begin_together, my_unfinished, new_accelerator
 
     accelerator = new_accelerator()
-    if args.strict:
-        strictly([args.data, args.teacher], CHECKS)
     if args.data:
         images = distilled_images(args.data, args.workers, args.data_path, accelerator.device)
     else:
@@ -112,7 +104,7 @@ def main(args):
                              args.data_path, accelerator.device)
     teacher, teacher_name = load_teacher(args.teacher, args.arch, args.stem, args.weights, images, args.input_size)
     folder, config = Path(args.fkd_path), configuration(args, images, teacher_name)
-    if begin_together(folder, "soft_labels", config, accelerator, args.share):
+    if begin_together(folder, "soft_labels", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
     alpha = {"mixup": args.mixup, "cutmix": args.cutmix}.get(args.mix_type, 1.0)
@@ -122,17 +114,15 @@ def main(args):
     precision = torch.float16 if args.use_fp16 else torch.float32
     files = [epoch_file(epoch) for epoch in range(stored)]
     there = sum((folder / name).exists() for name in files)
-    with tqdm(total=stored * len(images), initial=there * len(images), desc="relabel", unit="img", unit_scale=True,
-              disable=None) as bar:
-        for mine in to_do(list(range(stored)), lambda epoch: (folder / files[epoch]).exists(), accelerator, folder, args.share):
-            for epoch in mine:
-                drawn, _ = epoch_of(epoch)
-                logits = relabel(teacher, images, drawn, args.input_size, args.batch_size)
-                kept = leading_answers(logits, args.keep_topk or logits.shape[1], args.temperature)
-                write_epoch(folder, epoch, drawn, kept, precision)
-                bar.update(len(images))
-                stop_if_asked()
-    if all_done(folder, accelerator, args.share):
+    with Progress(total=stored * len(images), initial=there * len(images), desc="relabel", unit="img", unit_scale=True) as bar:
+        for epoch in my_unfinished(list(range(stored)), lambda epoch: (folder / files[epoch]).exists(), accelerator):
+            drawn, _ = epoch_of(epoch)
+            logits = relabel(teacher, images, drawn, args.input_size, args.batch_size)
+            kept = leading_answers(logits, args.keep_topk or logits.shape[1], args.temperature)
+            write_epoch(folder, epoch, drawn, kept, precision)
+            bar.update(len(images))
+            stop_if_asked()
+    if all_done(accelerator):
         facts = {"epochs": args.epochs, "stored_epochs": stored, "views": stored * len(images), "classes": len(images.classes),
                  "stored_logits": min(args.keep_topk or len(images.classes), len(images.classes)),
                  "bytes": sum((folder / name).stat().st_size for name in files)}

@@ -18,12 +18,10 @@ from torch import Tensor
 from matching.augmentation import Drawn
 from matching.file_images import FileImages
 from matching.image_set import ImageSet
-from scripts.artefact import raise_first, read_manifest
+from scripts.artefact import Expected, raise_first, read_manifest, read_tensors, tensor_problems, write_tensors
 from scripts.cli import InputError
-from scripts.files import read_tensors, write_tensors
 from scripts.networks import LARGEST_PIXELS
 from scripts.randomness import seed_for
-from scripts.tensors import Expected, tensor_problems
 
 STORED = {"order": torch.int32, "crop": torch.int16, "flip": torch.bool, "partner": torch.int32, "ratio": torch.float32,
           "box": torch.int16}

@@ -7,16 +7,15 @@ weights instead (generate_soft_label --weights IMAGENET1K_V1). The same command 
 takes its rows of every batch; for digits and images of CIFAR's size one device is better.
 """
 
-import argparse
 from pathlib import Path
 
-from scripts.cli import add_dataset_flags, check_range, check_views, dataset_flags, run
+from scripts.cli import Parser, add_dataset_flags, check_range, check_views, dataset_flags, run
 
 OPTIMIZERS = {"adamw": (1e-3, 0.01), "sgd": (0.1, 5e-4)}  # learning rate and weight decay where none are given
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     # data and network
     add_dataset_flags(parser)
     parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, or convnet_d3_w128")
@@ -64,8 +63,7 @@ def main(args):
     from matching.image_set import real_images
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, hard_loss_of, train
     from scripts.networks import channels_last, seeded
-    from scripts.parallel import begin_together, new_accelerator
-    from scripts.team import Team
+    from scripts.parallel import Team, begin_together, new_accelerator
     from scripts.training import averaged
 
     accelerator = new_accelerator()

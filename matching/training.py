@@ -16,11 +16,10 @@ from matching.augmentation import Drawn, draw_epoch
 from matching.file_images import FileImages
 from matching.image_set import ImageSet
 from matching.soft_labels import SoftLabels, hard_loss
-from scripts.artefact import finish, write_result
-from scripts.files import write_tensors, write_text
+from scripts.artefact import finish, write_result, write_tensors, write_text
 from scripts.networks import accuracy, predict
+from scripts.parallel import Team
 from scripts.randomness import seed_for
-from scripts.team import Team
 from scripts.training import optimise
 
 STATE, METRICS = "state.pt", "metrics.jsonl"  # in a model's folder: the resume point, and a line per epoch
@@ -67,7 +66,7 @@ def train(network: nn.Module, images: ImageSet | FileImages, epoch_of: EpochOf, 
     batch. Returns what `optimise` returns.
     """
     team = team or Team()
-    joined, per_epoch = team.joined(network), math.ceil(len(images) / batch_size)
+    joined, per_epoch = team.wrap(network), math.ceil(len(images) / batch_size)
     steps = epochs * per_epoch
     opened: dict = {}  # the epoch at hand, with its views in the order in which they will be asked for
 
@@ -89,7 +88,7 @@ def train(network: nn.Module, images: ImageSet | FileImages, epoch_of: EpochOf, 
         drawn, ask, shares, counts, in_turn = opened[epoch]
         for part in shares[place]:
             seen = next(in_turn) if alter is None else alter(next(in_turn), epoch, part)
-            with team.averaging(joined, part is shares[place][-1]), \
+            with team.no_sync(joined, part is shares[place][-1]), \
                     torch.autocast(seen.device.type, torch.bfloat16, enabled=bf16):
                 logits, answers = joined(seen), ask and ask(part, seen)
             yield loss_of(logits.float(), answers, drawn, part) * (team.size * len(part) / counts[place])

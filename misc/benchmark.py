@@ -8,14 +8,13 @@ Variants take turns, so that a busy machine slows all of them; the tables show r
 `python -m misc.report.tables` makes the table of misc/benchmark.md from it.
 """
 
-import argparse
 from pathlib import Path
 
-from scripts.cli import check_range, run
+from scripts.cli import Parser, check_range, run
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
     distillation = add_benchmark(benchmarks, "distillation", ("synthesis", "stable_diffusion", "encoding", "memory"))
     distillation.add_argument("--compile", dest="compiled", action="store_true",
@@ -46,8 +45,7 @@ def main(args):
 
     from misc.measuring import conditions
     from misc.report.sections import plain
-    from scripts.artefact import code_version, package_versions
-    from scripts.files import write_json
+    from scripts.artefact import code_version, package_versions, write_json
     from scripts.parallel import require_one_process
 
     accelerator = Accelerator()

@@ -19,10 +19,9 @@ benchmark has, in sorted order, which is DD-Ranking's. Not exported: stored view
 Files are hard links where the file system allows, else copies. The same command resumes.
 """
 
-import argparse
 from pathlib import Path
 
-from scripts.cli import InputError, run
+from scripts.cli import InputError, Parser, run
 
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))    # mean and deviation by which DD-Ranking 0.2.0 normalises
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -32,7 +31,7 @@ OWN_NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny_imagenet": "Tin
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("distilled", metavar="DIR", help="distilled set: a finished folder of gen_syn_image")
     parser.add_argument("--to", required=True, choices=("hub", "ddranking"), help="who is to read it")
     parser.add_argument("--output", required=True, metavar="OUT", help="folder to write; new, or this command's own")
@@ -68,8 +67,7 @@ def export_hub(folder: Path, manifest: dict, labels_folder: Path, output: Path) 
     from distillation.card import card
     from matching.image_set import distilled_images
     from matching.soft_labels import SoftLabels
-    from scripts.artefact import finish, identity
-    from scripts.files import write_text
+    from scripts.artefact import finish, identity, write_text
     labels = SoftLabels(labels_folder, distilled_images(folder, data_path="pil")).manifest
     config = {"to": "hub", "distilled": identity(folder), "soft_labels": identity(labels_folder)}
     if claimed(output, config):
@@ -84,8 +82,7 @@ def export_hub(folder: Path, manifest: dict, labels_folder: Path, output: Path) 
 
 def export_ddranking(folder: Path, manifest: dict, benchmark: str | None, teacher: str | None, output: Path) -> None:
     """An image folder, and with a teacher tensors with one soft label per image."""
-    from scripts.artefact import finish, identity
-    from scripts.files import write_text
+    from scripts.artefact import finish, identity, write_text
     benchmark = benchmark or OWN_NAMES.get(manifest["config"].get("dataset"))
     ipc = check_fits(folder, manifest, benchmark)
     config = {"to": "ddranking", "distilled": identity(folder), "benchmark": benchmark,
@@ -126,7 +123,7 @@ def place_files(folder: Path, files: dict[str, str | None], output: Path) -> lis
     import os
     import shutil
 
-    from scripts.files import atomic_path, digest
+    from scripts.artefact import atomic_path, digest
     for name, expected in files.items():
         source, target = folder / name, output / name
         if expected and digest(source) != expected:
@@ -182,7 +179,7 @@ def write_tensor(path: Path, tensor) -> None:
     """Write one tensor as `torch.load(path, weights_only=True)` reads it, atomically."""
     import torch
 
-    from scripts.files import atomic_path
+    from scripts.artefact import atomic_path
     with atomic_path(path) as partial:
         torch.save(tensor.clone(), partial)
 

@@ -8,15 +8,14 @@ comparison. Runs are forked from this process, which has loaded the libraries, s
 two processes get the environment that a launcher gives them. The result is written after each kill; the same command goes on.
 """
 
-import argparse
 import os
 from pathlib import Path
 
-from scripts.cli import check_range, run
+from scripts.cli import Parser, check_range, run
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--kills", default=200, type=int, help="kills in all, in turn over stages and numbers of processes")
     parser.add_argument("--cases", default=("disk", "input"), nargs="*", choices=("disk", "input"),
                         help="disk: full and read-only folders (mounts a tmpfs, so it needs root); input: damaged artefacts")
@@ -35,8 +34,7 @@ def main(args):
 
     from misc import faults
     from misc.studies.batch import LOADED
-    from scripts.artefact import code_version, hardware, package_versions
-    from scripts.files import read_json, write_json
+    from scripts.artefact import code_version, hardware, package_versions, read_json, write_json
 
     os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     for name in (*LOADED, "continual.experiment", "matching.training"):

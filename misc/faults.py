@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from misc.studies.batch import fork, free_port, run_command
+from scripts.artefact import digest
 from scripts.cli import ROOT
-from scripts.files import digest
 
 PATIENCE_SECONDS = 1800  # a run that takes longer counts as one that hangs; a busy machine is slow
 MEASURED = {"seconds", "images_per_second", "peak_memory_bytes", "code", "hardware"}  # what differs from run to run

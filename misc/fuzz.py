@@ -6,19 +6,18 @@ An input is a function of (seed, reader, number): `--reader NAME --first N --cou
 of their own, so that a crash, a hang or a full memory ends that process and is counted. Exit code 1 when anything was found.
 """
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 
-from scripts.cli import InputError, check_range, run
+from scripts.cli import InputError, Parser, check_range, run
 
 LONGEST_SECONDS, LARGEST_BYTES = 2.0, 2 ** 30  # processor time and growth of memory that an input may take
 WAIT_SECONDS = 20.0                            # on the clock, after which a reader counts as hanging
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--count", default=10_000, type=int, help="inputs, shared out over the readers")
     parser.add_argument("--seed", default=0, type=int, help="of the damage")
     parser.add_argument("--reader", default=None, help="one reader, by its name in the result (default: all)")
@@ -34,8 +33,7 @@ def main(args):
     from tqdm import tqdm
 
     from misc.fuzz_readers import cases
-    from scripts.artefact import code_version, hardware, package_versions
-    from scripts.files import write_json
+    from scripts.artefact import code_version, hardware, package_versions, write_json
     with tempfile.TemporaryDirectory() as folder:
         known = cases(Path(folder))
         if args.reader not in (None, *known):

@@ -26,8 +26,7 @@ from misc.mutations import (
     damaged_safetensors,
     damaged_text,
 )
-from scripts.artefact import begin, finish
-from scripts.files import write_json, write_tensors
+from scripts.artefact import begin, finish, write_json, write_tensors
 from scripts.networks import WEIGHTS, load_checkpoint, load_model, read_state_dict, seeded
 
 CLASSES = [{"name": name, "prompt": f"a photo of a {name}"} for name in ("ant", "sea lion", "crane")]

@@ -9,12 +9,11 @@ shares of drawn images near a real one, and of real test images near a drawn one
 Distances to the nearest training image, beside those of real test images, show whether pictures are copies.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.cli import add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+from scripts.cli import Parser, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
 
 PIXELS = 16  # side at which the support-vector classifier looks and distances are measured
 NEAR = 3     # an image is near another within that one's distance to its third neighbour
@@ -30,7 +29,7 @@ class Judge:
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add_dataset_flags(parser)
     add_checkpoint_flags(parser)
     parser.add_argument("--teacher", default=None, metavar="DIR", help="folder of train_teacher, to be the classifier")
@@ -51,8 +50,7 @@ def main(args):
 
     from distillation.datasets import load_split
     from matching.image_set import distilled_images, real_images
-    from scripts.artefact import code_version, hardware, package_versions
-    from scripts.files import write_json
+    from scripts.artefact import code_version, hardware, package_versions, write_json
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     train, test = (real_images(load_split(split=part, **dataset_flags(args)), 32)
                    for part in ("train", "test"))

@@ -9,10 +9,9 @@ doing a few, or read from a file; for GPUs that are not here they are computed f
 --against, a measured run stands beside the plan, and a stage that differs by more than --tolerance ends it with exit code 1.
 """
 
-import argparse
 from pathlib import Path
 
-from scripts.cli import InputError, check_range, run
+from scripts.cli import InputError, Parser, check_range, run
 
 NAMES = {"imagenet": "imgnt", "tiny_imagenet": "tinyimgnt", "cifar10": "cifar10", "cifar100": "cifar100"}
 SETTINGS = {"ipc": (int, "images per class"), "strength": (float, "of the images"),
@@ -25,7 +24,7 @@ FEW_SECONDS = 5  # stages below are not judged
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--dataset", default="digits", choices=("digits", *NAMES))
     # settings, as in the stages' own commands (default: what the scripts say)
     for name, (kind, text) in SETTINGS.items():
@@ -69,8 +68,7 @@ def main(args):
     from misc.plan_table import HEADER, assumptions, rows
     from misc.planned_stages import data_of, stages_of, work_of
     from misc.report.sections import plain_table
-    from scripts.artefact import code_version, package_versions
-    from scripts.files import write_json
+    from scripts.artefact import code_version, package_versions, write_json
     data = data_of(args.dataset)
     ipc = next(one.args.ipc for one in commands if one.module == "distillation.gen_prototype")
     check_range("--ipc", ipc, 1, data.largest)
@@ -128,7 +126,7 @@ def find_rates(units: list, args, gpus: int, here: bool) -> dict:
 
     from misc.measuring import conditions
     from misc.unit_rates import Bench, computed
-    from scripts.files import write_json
+    from scripts.artefact import write_json
     rates, device = {}, torch.device("cuda" if here and gpus else "cpu")
     with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
         bench = Bench(device, args.clock, Path(scratch), args.dataset)
@@ -143,7 +141,7 @@ def find_rates(units: list, args, gpus: int, here: bool) -> dict:
 
 def read_rates(path: str, units: list, gpus: int) -> dict:
     """The same from a file of --save-rates. Raises InputError where that is none, for another device, or lacks a unit."""
-    from scripts.files import read_json
+    from scripts.artefact import read_json
     found = read_json(Path(path))
     if not isinstance(found, dict) or found.pop("kind", None) != "rates":
         raise InputError(f"{path}: expected a file of misc.plan --save-rates, found another")
@@ -158,7 +156,7 @@ def read_rates(path: str, units: list, gpus: int) -> dict:
 def compare(stages: list[dict], path: Path, tolerance: float) -> bool:
     """Print planned and measured seconds of each stage; whether all that last more than FEW_SECONDS lie within `tolerance`."""
     from misc.report.sections import plain_table
-    from scripts.files import read_json
+    from scripts.artefact import read_json
     measured = read_json(path).get("seconds", {})
     shown, good = [], True
     for one in stages:

@@ -7,10 +7,9 @@ Writes classes.png and, where the training images are at hand, neighbours.png, l
 of the classes shown are encoded, one class in memory at a time; other classes are not touched.
 """
 
-import argparse
 from pathlib import Path
 
-from scripts.cli import InputError, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+from scripts.cli import InputError, Parser, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
 GROUPS = 2              # images per class beside their neighbours
@@ -18,7 +17,7 @@ POINTS = 200            # real images per class on the map
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("distilled", metavar="DIR", help="distilled set: a folder of gen_syn_image, or one of the original's")
     # what it was made from
     parser.add_argument("--prototype_path", default=None, help="the set's prototypes: folder, or the original's JSON file")
@@ -255,8 +254,7 @@ def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> No
 
     from misc.judge import quantiles
     from misc.report.comparison import name_of
-    from scripts.artefact import code_version, package_versions
-    from scripts.files import write_json
+    from scripts.artefact import code_version, package_versions, write_json
     images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name_of(split, row),
                "distance": float(distance)} for view in views for image, row, distance in
               zip(view.images, view.by_pixels.rows, view.by_pixels.distances, strict=True)]

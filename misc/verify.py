@@ -6,15 +6,14 @@ Prints a line for each thing that is wrong, naming where, what was expected and 
 0 when all is well, 1 when anything is wrong, 2 where a folder is no finished artefact.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from scripts.cli import printable, run
+from scripts.cli import Parser, printable, run
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folder", nargs="+", metavar="DIR", help="folder of prototypes, images, labels, a model or a run")
     return parser.parse_args()
 

@@ -1,33 +1,244 @@
-"""The contract between stages: every artefact is a folder whose `manifest.json` is written last and atomically.
+"""The contract between stages: every artefact is a folder whose `manifest.json` is written last.
 
-`config.json` is written first, so that a second run with another configuration is refused before it touches anything;
-`manifest.json` appears when everything it names is in place. Between the two a lock keeps other jobs out (locks.py). Readers
-refuse what does not fit: whatever a file holds, they end in InputError or in content that has the shape they promise, and
-nothing outside the folder is opened.
+`config.json` is written first, so that a run with another configuration is refused before it touches anything. A lock keeps a
+second job out until `manifest.json` appears. Each file is written whole or not at all. Readers raise InputError for what does
+not fit the contract, and open nothing outside the folder.
 """
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
 import re
-import shutil
+import socket
 import stat
 import subprocess
 import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from scripts import locks
-from scripts.cli import ROOT, InputError, at_work, stop_if_asked
-from scripts.files import ABSENT, digest, disk_errors, one_line, read_json, write_json
+from scripts.cli import ROOT, InputError, at_end, stop_if_asked, working
 
 VERSION = 1
+LOCK = ".lock"
 WAIT_SECONDS = 1
+LARGEST_BYTES = 2 ** 28  # of a JSON or text file; the manifest of 200,000 images takes 80 MB
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "numpy", "scikit-learn", "pillow")
 
+
+# files
+
+@contextlib.contextmanager
+def atomic_path(path: Path):
+    """Yield a temporary name beside `path`; it takes the name `path` only if the block succeeds and the disk has it all.
+
+    Raises OSError naming `path` when the disk does not take it, whatever the library that wrote made of it.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())  # a network disk may say only now that it is full; and no name without content
+            os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path):
+    """Turn what writing `path` fails with into an OSError that names it, where a disk is the cause."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        number = disk_error(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def disk_error(error: BaseException | None) -> int | None:
+    """The system's error number behind what a library raised; None where there is none.
+
+    safetensors only has it in its text, torch raises an error of its own while it handles the system's.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        if said:
+            return int(said[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content) -> None:
+    """Write readable JSON atomically; NaN is refused, since JSON has none."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_bytes(path: Path, expected: str, largest_bytes: int = LARGEST_BYTES) -> bytes:
+    """Read a regular file of at most `largest_bytes`; raises InputError naming what was `expected` for anything else."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe would wait
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{path}: expected {expected}, found something that is no file")
+            if status.st_size > largest_bytes:
+                raise InputError(f"{path}: expected {expected} of at most {largest_bytes} bytes, found {status.st_size}")
+            return file.read()
+    except IsADirectoryError:
+        raise InputError(f"{path}: expected {expected}, found a folder") from None
+    except OSError as error:
+        if error.errno in ABSENT:
+            raise InputError(f"{path}: expected {expected}, found nothing") from None
+        raise
+
+
+def read_json(path: Path, largest_bytes: int = LARGEST_BYTES):
+    """Read JSON; raises InputError for anything else, for NaN and Infinity, and beyond `largest_bytes`."""
+    return parse_json(path, read_bytes(path, "a JSON file", largest_bytes))
+
+
+def parse_json(where, content: bytes):
+    """The content of a JSON text; raises InputError naming `where`, as `read_json` does."""
+    def refuse(name: str):
+        raise ValueError(f"the number {name}")
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=refuse)
+    except RecursionError:
+        raise InputError(f"{where}: expected JSON, found too many brackets within brackets") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of more than 4,300 digits
+        raise InputError(f"{where}: expected JSON, found {one_line(error)}") from None
+
+
+def of_the_machine(error: Exception) -> bool:
+    """Whether a reader failed at the disk or for want of memory, rather than at what a file holds."""
+    if type(error).__name__ in ("MemoryError", "OutOfMemoryError"):  # torch's, of an accelerator, is a RuntimeError
+        return True
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # EINVAL: a place before the file's beginning
+
+
+def one_line(error: Exception) -> str:
+    """An error's message, or its type where it has none, as the end of one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def write_tensors(path: Path, tensors: dict) -> None:
+    """Write named CPU tensors as safetensors, atomically."""
+    from safetensors.torch import save_file
+    with atomic_path(path) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+
+
+def write_state(path: Path, state: dict) -> None:
+    """Write the state of a training, to be read by torch.load with weights_only, atomically."""
+    import torch
+    with atomic_path(path) as partial, open(partial, "wb") as file:  # given a path, torch does not say why writing failed
+        torch.save(state, file)
+
+
+def read_tensors(path: Path) -> dict:
+    """Read a safetensors file; raises InputError when it is missing or damaged."""
+    from safetensors.torch import load_file
+    if not Path(path).is_file():
+        raise InputError(f"{path}: expected a safetensors file, found {'no file' if os.path.lexists(path) else 'nothing'}")
+    try:
+        return load_file(path)
+    except Exception as error:  # SafetensorError, and what torch says of types and shapes it cannot have
+        if of_the_machine(error):
+            raise
+        raise InputError(f"{path}: expected a safetensors file, found {one_line(error)}") from None
+
+
+def read_torch(path: Path, expected: str, device="cpu"):
+    """What torch.save wrote, without running anything in it; raises InputError naming what was `expected`."""
+    import torch
+    if not Path(path).is_file():
+        raise InputError(f"{path}: expected {expected}, found {'a folder' if Path(path).is_dir() else 'nothing'}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's, about files that it refuses next
+            return torch.load(path, weights_only=True, map_location=device)
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        if of_the_machine(error):
+            raise
+        calls = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found = f"a pickle that asks for {calls[1]}, which was not run" if calls else "another or a damaged file"
+        raise InputError(f"{path}: expected {expected} saved by torch.save, found {found}") from None
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# tensors
+
+FLOATS, INTEGERS = ("float16", "bfloat16", "float32", "float64"), ("uint8", "int8", "int16", "int32", "int64")
+KINDS = {"float": FLOATS, "integer": INTEGERS, "bool": ("bool",), "number": FLOATS + INTEGERS}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A tensor of `kind` (of KINDS) and `shape` (None: any length there) with finite values in [low, high]."""
+
+    kind: str
+    shape: tuple[int | None, ...]
+    low: float = -math.inf
+    high: float = math.inf
+    optional: bool = False
+
+
+def tensor_problems(found: dict, expected: dict[str, Expected]) -> list[str]:
+    """What is wrong with the tensors `found`: missing, unknown, of another type or shape, or with a value out of range."""
+    problems = [f"{name}: expected no tensor of this name, found one" for name in found.keys() - expected.keys()]
+    for name, wanted in expected.items():
+        if name in found:
+            problems += (f"{name}: {problem}" for problem in one_problem(found[name], wanted))
+        elif not wanted.optional:
+            problems.append(f"{name}: expected a tensor, found none")
+    return problems
+
+
+def one_problem(value, wanted: Expected) -> Iterator[str]:
+    """The first thing that is wrong with a tensor, if anything is."""
+    shape, kind = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+    if kind not in KINDS[wanted.kind]:
+        yield f"expected {wanted.kind} values, found {kind}"
+    elif len(shape) != len(wanted.shape) or any(want not in (None, had) for want, had in zip(wanted.shape, shape, strict=True)):
+        yield f"expected the shape {list(wanted.shape)}, found {list(shape)}".replace("None", "any")
+    elif value.numel() and kind != "bool":
+        low, high = (limit.item() for limit in value.aminmax())  # NaN wherever there is one
+        if not (math.isfinite(low) and math.isfinite(high)):
+            yield f"expected finite values, found {low if not math.isfinite(low) else high}"
+        elif low < wanted.low or high > wanted.high:
+            yield f"expected values in [{wanted.low}, {wanted.high}], found [{low}, {high}]"
+
+
+# folders
 
 @cache
 def code_version() -> str:
@@ -46,11 +257,11 @@ def package_versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in PACKAGES}
 
 
-def begin(folder: Path, kind: str, config: dict, wait: bool = False, together: bool = False) -> bool:
-    """Claim `folder` for this configuration and this job. True when it is complete already, False when there is work to do.
+def begin(folder: Path, kind: str, config: dict, wait: bool = False) -> bool:
+    """Start, or continue, the artefact in `folder`. Returns True when it is complete, False when there is work to do.
 
-    Raises InputError naming both values when the folder was begun with another configuration, and naming the holder when
-    another job is at work in it; with `wait` it waits for that one instead. Jobs that say `together` share the folder.
+    Raises InputError when the folder was begun with another configuration (naming both values), or when another process works
+    in it; with `wait` it waits for that process instead.
     """
     folder = Path(folder)
     config = json.loads(json.dumps(config))
@@ -58,20 +269,71 @@ def begin(folder: Path, kind: str, config: dict, wait: bool = False, together: b
     while not (folder / "manifest.json").exists():
         stop_if_asked()
         with disk_errors(folder):
-            holder = share_folder(folder) if together else take_folder(folder)
+            holder = lock(folder)
         if holder is None:
-            check_configuration(folder, kind, config)  # another job may have begun, or finished, in between
+            check_configuration(folder, kind, config)  # another process may have begun, or finished, in between
             if (folder / "manifest.json").exists():
-                release_folder(folder)
+                unlock(folder)
                 return True
             if not (folder / "config.json").exists():
                 write_json(folder / "config.json", {"kind": kind, "config": config})
-            at_work()
+            working()
             return False
-        if not wait and not (together and holder.get("shared")):
-            raise InputError(f"{folder}: expected a folder that no other job is at work in, found {locks.describe(holder)}")
+        if not wait:
+            raise InputError(f"{folder}: expected a folder that no other process works in, found {holder}; wait for it to end")
         time.sleep(WAIT_SECONDS)
     return True
+
+
+_locks: dict[Path, int] = {}  # the open lock files of this process
+
+
+def lock(folder: Path) -> str | None:
+    """Lock `folder` for this process. Returns None, or the process that has the lock, in words.
+
+    The system's lock on the file `.lock` ends with its process, so that a killed job leaves nothing to clean up.
+    """
+    path = folder.absolute() / LOCK
+    if path in _locks:
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                holder = os.read(file, 1000).decode(errors="replace").strip()
+                os.close(file)
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    return holder or "another process"
+                raise
+            print(f"warning: {path.parent}: this disk has no file locks; start no second job in this folder")
+        if path.exists() and os.path.samestat(os.fstat(file), os.stat(path)):
+            break
+        os.close(file)  # the process before removed the file in between
+    os.truncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+    _locks[path] = file
+    return None
+
+
+def unlock(folder: Path) -> None:
+    """Let other processes work in `folder`, if this one has its lock."""
+    path = folder.absolute() / LOCK
+    if path in _locks:
+        with contextlib.suppress(OSError):  # a disk that fails now: the lock ends with the process
+            path.unlink(missing_ok=True)
+        os.close(_locks.pop(path))
+
+
+def unlock_all() -> None:
+    """Release every lock of this process."""
+    for path in list(_locks):
+        unlock(path.parent)
+
+
+at_end.append(unlock_all)
 
 
 def check_configuration(folder: Path, kind: str, config: dict) -> None:
@@ -89,34 +351,6 @@ def check_configuration(folder: Path, kind: str, config: dict) -> None:
             raise InputError(f"{folder}: begun with {key}={had!r}, now asked for {wanted!r}; choose another folder")
 
 
-def take_folder(folder: Path, **more) -> dict | None:
-    """Lock `folder` for this job alone; None if it is ours now, else who is at work in it. `more` is said in the lock."""
-    holder = locks.take(folder / locks.LOCK, **more)
-    if holder is None:
-        others = (locks.holder_of(job) for job in (folder / locks.CLAIMS).glob("job-*"))
-        holder = next((other for other in others if other), None)
-        if holder is not None:
-            locks.release(folder / locks.LOCK)
-    return holder
-
-
-def share_folder(folder: Path) -> dict | None:
-    """Join the jobs that share `folder`; None if this one did, else who has it to itself."""
-    own = locks.own_name()
-    job = folder / locks.CLAIMS / f"job-{own['host']}-{own['pid']}"
-    locks.take(job)
-    holder = locks.holder_of(folder / locks.LOCK)
-    if holder is not None:
-        locks.release(job)
-    return holder
-
-
-def release_folder(folder: Path) -> None:
-    """Let other jobs in."""
-    locks.release(folder / locks.LOCK)
-    shutil.rmtree(folder / locks.CLAIMS, ignore_errors=True)
-
-
 def finish(folder: Path, kind: str, classes: list[dict], config: dict, files: list[str], **facts) -> None:
     """Write `manifest.json`: the folder is complete. `files` are paths below `folder`; `facts` are counts and rows."""
     folder = Path(folder)
@@ -127,7 +361,7 @@ def finish(folder: Path, kind: str, classes: list[dict], config: dict, files: li
         "packages": package_versions(), **facts, "files": {name: digest(folder / name) for name in files},
         "bytes": {name: (folder / name).stat().st_size for name in files},
     })
-    release_folder(folder)
+    unlock(folder)
 
 
 def hardware() -> str:

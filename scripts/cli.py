@@ -1,160 +1,93 @@
-"""How every command starts and ends.
+"""How every command starts and ends: flags, progress, errors, exit codes, SIGTERM.
 
-Entry points parse their arguments before anything heavy is imported, so that `--help` answers at once; what needs torch is
-imported inside `main`. Bad input, and a folder that another job is at work in, end with one line on stderr and exit code 2, a
-failing disk with one line and 3. SIGTERM, as schedulers send it, ends a command with one line and 0 once its state is written.
+An entry point parses its arguments before it imports anything heavy, so that `--help` answers at once. Exit codes: 0 done, or
+stopped by SIGTERM with its state written; 2 bad input; 3 a failing disk, or another process of the job that ended early.
 """
 
+import argparse
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
-from scripts import locks
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS_LDM = "distillation/checkpoints/digits-ldm"
 DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder")
+GRACE_SECONDS = 15  # for the unit of work at SIGTERM; schedulers leave 30 seconds before SIGKILL
+LOG_SECONDS = 30    # between progress lines in a log file
 
 
 class InputError(ValueError):
-    """What the user gave does not fit: the message says what, where, expected and found, on one line."""
+    """Bad input. The message says on one line what is wrong, where, and what to do."""
 
 
 class Stopped(BaseException):
-    """SIGTERM asked this process to stop, and what was to be written is."""
+    """SIGTERM asked this process to stop, and its state is written."""
 
 
-GRACE_SECONDS = 15  # for the unit at hand, of the 30 that schedulers leave between SIGTERM and SIGKILL
-_asked, _at_work = threading.Event(), threading.Event()
+# flags
 
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose long flags may be written with dashes and with underscores; `--help` lists one spelling."""
 
-def run(parse_args, main) -> None:
-    """Run an entry point; the only place that turns errors and SIGTERM into exit codes."""
-    before = _listen()
-    try:
-        main(parse_args())
-    except Stopped:
-        if os.environ.get("RANK", "0") == "0":  # one of the processes of a launcher speaks for all
-            print("stopped by SIGTERM; the same command continues", flush=True)
-        sys.exit(0)
-    except InputError as error:
-        sys.exit(_say(error, 2))
-    except OSError as error:
-        sys.exit(_say(failed(error), 3))
-    except KeyboardInterrupt:
-        sys.exit(_say("interrupted; the same command resumes", 130))
-    finally:
-        _silence(before)
-        locks.release_all()
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self._spelling: dict[str, str] = {}
 
+    def add_argument(self, *names, **settings):
+        """Add a flag as argparse does."""
+        self._spelling.update({name.replace("_", "-"): name for name in names if name.startswith("--")})
+        return super().add_argument(*names, **settings)
 
-def _say(error, code: int) -> int:
-    print(f"error: {printable(str(error))}", file=sys.stderr)
-    return code
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse with the flags' own spelling."""
+        words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args([self._spelled(word) for word in words], namespace)
 
-
-def failed(error: OSError) -> str:
-    """What the system could not do and where, on one line."""
-    if error.errno is None:
-        return str(error)
-    where = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-    return f"{where + ': ' if where else ''}{error.strerror}; what is finished stays, the same command continues"
-
-
-def stop_asked() -> bool:
-    """Whether SIGTERM came: training writes its state then and calls `stop_if_asked`."""
-    return _asked.is_set()
-
-
-def stop_if_asked() -> None:
-    """Between two units of work: raise Stopped if SIGTERM came."""
-    if _asked.is_set():
-        raise Stopped
-
-
-def at_work() -> None:
-    """From here on this command asks between units whether to stop, so SIGTERM need not interrupt it."""
-    _at_work.set()
-
-
-def _listen():
-    """Begin to answer SIGTERM; returns what answered before."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    _asked.clear()
-    _at_work.clear()
-    return {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGALRM)}
-
-
-def _silence(before) -> None:
-    if before is not None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _on_signal(number, _frame) -> None:
-    """At SIGTERM stop at once, or where there is work in hand at its next unit; if that takes too long, let go of the unit."""
-    _asked.set()
-    if number == signal.SIGTERM and _at_work.is_set():
-        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
-    else:
-        raise Stopped
-
-
-def printable(text: str) -> str:
-    """`text` on one line, without what moves a terminal's cursor: names in files of others can hold anything."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    def _spelled(self, word: str) -> str:
+        if not word.startswith("--"):
+            return word
+        name, equals, value = word.partition("=")
+        return self._spelling.get(name.replace("_", "-"), name) + equals + value
 
 
 def add_dataset_flags(parser) -> None:
-    """The flags by which every stage names real images and the prompts of their classes; `dataset_flags` reads them."""
+    """Add the flags that name real images and the prompts of their classes; `dataset_flags` reads them."""
     parser.add_argument("--dataset", default="digits", choices=DATASETS,
                         help="data set; `folder` is any folder with train/<class>/* and val/<class>/* or test/<class>/*")
-    parser.add_argument("--data_dir", "--data-dir", default="data", help="where the data set lies (digits needs none)")
-    parser.add_argument("--label_file_path", "--label-file-path", default=None,
-                        help="one prompt per line, in class order (default: the data set's own names)")
-    parser.add_argument("--prompt_template", "--prompt-template", default=None,
-                        help="text with {} where the prompt goes, such as 'a photo of a {}' (default: the prompt alone)")
-    parser.add_argument("--on_bad_image", "--on-bad-image", default="error", choices=("error", "skip"),
-                        help="a file that cannot be read as an image ends the run, or is left out")
-
-
-def add_strict_flag(parser) -> None:
-    """The flag by which a stage verifies what it reads of earlier stages in full; see `verification.strictly`."""
-    parser.add_argument("--strict", action="store_true",
-                        help="first verify every artefact given, as misc.verify does: digests and content of all files")
+    parser.add_argument("--data_dir", default="data", help="folder of the data set (digits needs none)")
+    parser.add_argument("--label_file_path", default=None,
+                        help="file with one prompt per line, in class order (default: the data set's own names)")
+    parser.add_argument("--prompt_template", default=None,
+                        help="text with {} for the prompt, such as 'a photo of a {}' (default: the prompt alone)")
+    parser.add_argument("--on_bad_image", default="error", choices=("error", "skip"),
+                        help="stop at a file that cannot be read as an image, or leave it out")
 
 
 def add_checkpoint_flags(parser) -> None:
-    """The flags by which a Stable Diffusion checkpoint is named."""
+    """Add the flags that name a Stable Diffusion checkpoint."""
     parser.add_argument("--diffusion_checkpoints_path", default=DIGITS_LDM,
                         help="Stable Diffusion checkpoint: folder or hub name")
     parser.add_argument("--revision", default=None, help="branch, tag or commit of a hub checkpoint (default: its main branch)")
 
 
 def dataset_flags(args) -> dict:
-    """What `add_dataset_flags` was given, as the arguments of `load_split`."""
+    """The values of `add_dataset_flags` as the arguments of `load_split`."""
     return {"name": args.dataset, "data_dir": args.data_dir, "label_file": args.label_file_path,
             "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image}
 
 
-def add_share_flag(parser) -> None:
-    """The flag of stages whose units do not depend on each other."""
-    parser.add_argument("--share", action="store_true",
-                        help="share the work with other jobs, started apart with the same command and --share")
-
-
 def check_range(flag: str, value, low, high=float("inf")) -> None:
-    """Refuse a number outside [low, high], naming the flag."""
+    """Raise InputError for a number outside [low, high], naming the flag."""
     if not low <= value <= high:
         raise InputError(f"{flag}: expected a value in [{low}, {high}], found {value}")
 
 
 def check_views(args) -> None:
-    """Refuse crops and flips that cannot be drawn; values left open (None) pass."""
+    """Raise InputError for crops and flips that cannot be drawn; None passes."""
     for flag, low, high in (("min_scale_crops", 1e-4, 1), ("max_scale_crops", 1e-4, 1), ("flip", 0, 1)):
         if getattr(args, flag) is not None:
             check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), low, high)
@@ -162,8 +95,126 @@ def check_views(args) -> None:
         check_range("--max-scale-crops", args.max_scale_crops, args.min_scale_crops, 1)
 
 
-def answer_retired(parser, args, retired: dict[str, str]) -> None:
-    """Answer flags of the original that made no sense with one line; `retired` maps a flag's name to what to do instead."""
-    for name, instead in retired.items():
-        if getattr(args, name) != parser.get_default(name):
-            raise InputError(f"--{name.replace('_', '-')}: not used here; {instead}")
+# progress
+
+class Progress(tqdm):
+    """A bar on a terminal; elsewhere a line in the log every 30 seconds, none for shorter work. Only rank 0 shows it."""
+
+    def __init__(self, *args, disable: bool = False, **settings):
+        self.to_log = not sys.stderr.isatty()
+        often = {"mininterval": LOG_SECONDS, "delay": LOG_SECONDS, "miniters": 1} if self.to_log else {"mininterval": 0.5}
+        super().__init__(*args, disable=disable or os.environ.get("RANK", "0") != "0", **{**settings, **often})
+
+    def display(self, msg=None, pos=None):
+        """Show the bar, or write its line."""
+        if self.to_log and msg == "":
+            return True
+        if self.to_log:
+            print(msg or str(self), file=sys.stderr, flush=True)
+            return True
+        return super().display(msg, pos)
+
+    def clear(self, *args, **settings):
+        """Remove the bar from a terminal; a line in a log stays."""
+        if not self.to_log:
+            super().clear(*args, **settings)
+
+
+# start and end
+
+_stop_asked, _working = threading.Event(), threading.Event()
+at_end: list = []  # functions that every command calls at its end, such as the release of locks
+
+
+def run(parse_args, main) -> None:
+    """Run an entry point: the only place that turns errors and SIGTERM into exit codes."""
+    before = _listen()
+    try:
+        main(parse_args())
+    except Stopped:
+        sys.exit(_stopped())
+    except InputError as error:
+        sys.exit(_report(error, 2))
+    except OSError as error:
+        sys.exit(_report(failed(error), 3))
+    except RuntimeError as error:
+        if not _of_another_process(error):
+            raise
+        sys.exit(_stopped() if stop_asked() else
+                 _report("another process of this job ended early; finished work stays, run the same command again", 3))
+    except KeyboardInterrupt:
+        sys.exit(_report("interrupted; run the same command again to continue", 130))
+    finally:
+        _restore(before)
+        for clean_up in at_end:
+            clean_up()
+
+
+def _stopped() -> int:
+    if os.environ.get("RANK", "0") == "0":  # one process speaks for all of a launcher
+        print("stopped by SIGTERM; run the same command again to continue", flush=True)
+    return 0
+
+
+def _report(error, code: int) -> int:
+    print(f"error: {printable(str(error))}", file=sys.stderr)
+    return code
+
+
+def _of_another_process(error: RuntimeError) -> bool:
+    """Whether a collective operation failed because another process is gone."""
+    return "gloo" in str(error) or any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+
+
+def failed(error: OSError) -> str:
+    """The system's error and where it happened, on one line."""
+    if error.errno is None:
+        return str(error)
+    where = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{where + ': ' if where else ''}{error.strerror}; finished work stays, run the same command again to continue"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without characters that move a terminal's cursor; names in foreign files can hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def stop_asked() -> bool:
+    """Whether SIGTERM came. Training then writes its state and raises Stopped."""
+    return _stop_asked.is_set()
+
+
+def stop_if_asked() -> None:
+    """Raise Stopped if SIGTERM came; called between two units of work."""
+    if stop_asked():
+        raise Stopped
+
+
+def working() -> None:
+    """From here on the command calls `stop_if_asked` between units, so SIGTERM does not interrupt a unit."""
+    _working.set()
+
+
+def _listen():
+    """Begin to answer SIGTERM; returns the handlers from before."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    _stop_asked.clear()
+    _working.clear()
+    return {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGALRM)}
+
+
+def _restore(before) -> None:
+    if before is not None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _on_signal(number, _frame) -> None:
+    """Stop at once, or after the unit of work, or when the unit takes longer than the grace period."""
+    _stop_asked.set()
+    if number == signal.SIGTERM and _working.is_set():
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+    else:
+        raise Stopped

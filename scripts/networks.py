@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from scripts.artefact import raise_first, read_manifest
+from scripts.artefact import Expected, raise_first, read_manifest, read_tensors, read_torch, tensor_problems
 from scripts.cli import InputError
-from scripts.files import read_tensors, read_torch
-from scripts.tensors import Expected, tensor_problems
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's pretrained models expect
 WEIGHTS, STEMS, LARGEST_PIXELS = "model.safetensors", ("imagenet", "cifar"), 2 ** 14  # of a trained network

@@ -1,156 +1,171 @@
-"""Several processes, one output folder: who does which unit.
+"""Several processes of one job: work divided among them, and one network trained by all.
 
-Processes of one job (`accelerate launch`) deal the units out; jobs that know nothing of each other (`--share`) claim them.
+N processes write the bytes that one process writes. In training they take the steps that one takes, with the same batches,
+draws and learning rates; sums are taken in another order. On CPUs torch has no BatchNorm over processes: each normalises its
+own rows.
 """
 
 import contextlib
+import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from scripts import locks
-from scripts.artefact import begin, take_folder
-from scripts.cli import InputError, at_work, stop_if_asked
-from scripts.files import disk_errors
+from scripts.artefact import begin
+from scripts.cli import InputError, stop_asked, working
 
-POLL_SECONDS = 0.5
-PATIENCE = timedelta(days=1)  # of a process that waits for one with more work; torch's own is 10 minutes on GPUs
+PATIENCE = timedelta(days=1)  # for a process with more work; torch's own limit is 10 minutes on GPUs
+LEAST_ROWS = 2                # of a process in each micro-batch: BatchNorm has no variance over one
 READY, COMPLETE, REFUSED, FAILED = range(4)
 
 
 def new_accelerator(**settings):
-    """accelerate's Accelerator, whose processes wait for each other however long the work of one takes."""
+    """accelerate's Accelerator, with a time limit that suits work of different length."""
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
     return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)], **settings)
 
 
-def dealt(costs: Sequence[float], processes: int) -> list[list[int]]:
-    """The places of `costs` dealt to processes, each one's in ascending order.
-
-    The dearest first, always to the process with least to do (Graham 1969): the largest share is at most 4/3 - 1/(3 processes)
-    times what the best of all ways to deal would give. Equal costs are dealt in turn.
-    """
-    loads, shares = [0.0] * processes, [[] for _ in range(processes)]
-    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
-        least = loads.index(min(loads))
-        loads[least] += costs[place]
-        shares[least].append(place)
-    return [sorted(share) for share in shares]
-
-
-def my_share(units: list, accelerator, costs: Sequence[float] | None = None) -> list:
-    """The units of this process, in their order; `costs` says what each takes relative to the others (default: the same)."""
-    shares = dealt(costs or [1] * len(units), accelerator.num_processes)
-    return [units[place] for place in shares[accelerator.process_index]]
-
-
 def require_one_process(accelerator, command: str) -> None:
-    """Raise InputError under `accelerate launch` with several processes, for commands that train on one device."""
+    """Raise InputError in a job of several processes, for commands that train on one device."""
     if accelerator.num_processes > 1:
         raise InputError(f"{command}: expected one process, found {accelerator.num_processes}; start it without a launcher")
 
 
-def begin_together(folder: Path, kind: str, config: dict, accelerator, share: bool = False) -> bool:
-    """`manifest.begin` for all processes of a job: the main one claims the folder, and says why when it cannot."""
+# work divided among processes
+
+def divide(costs: Sequence[float], processes: int) -> list[list[int]]:
+    """The indices of `costs` for each process, in ascending order, with sums as equal as a greedy choice makes them.
+
+    The most expensive first, each to the process with the least so far (Graham 1969): the largest sum is at most
+    4/3 - 1/(3 processes) times the best possible.
+    """
+    loads, parts = [0.0] * processes, [[] for _ in range(processes)]
+    for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
+        least = loads.index(min(loads))
+        loads[least] += costs[index]
+        parts[least].append(index)
+    return [sorted(part) for part in parts]
+
+
+def my_share(units: list, accelerator, costs: Sequence[float] | None = None) -> list:
+    """The units of this process, in their order; `costs` are relative (default: equal)."""
+    parts = divide(costs or [1] * len(units), accelerator.num_processes)
+    return [units[index] for index in parts[accelerator.process_index]]
+
+
+def my_unfinished(units: list, done: Callable, accelerator, costs: Sequence[float] | None = None) -> list:
+    """This process's part of the units for which `done(unit)` is false; the main process asks, before any unit is made."""
+    found = [int(done(unit)) for unit in units] if accelerator.is_main_process else [0] * len(units)
+    if accelerator.num_processes > 1:
+        found = _broadcast(accelerator, found)
+    left = [index for index, made in enumerate(found) if not made]
+    return my_share([units[index] for index in left], accelerator, costs and [costs[index] for index in left])
+
+
+def begin_together(folder: Path, kind: str, config: dict, accelerator) -> bool:
+    """`artefact.begin` for all processes of a job: the main one asks, and reports why it is refused."""
     if accelerator.num_processes == 1:
-        return begin(folder, kind, config, together=share)
+        return begin(folder, kind, config)
     if accelerator.is_main_process:
         try:
-            outcome = COMPLETE if begin(folder, kind, config, together=share) else READY
+            outcome = COMPLETE if begin(folder, kind, config) else READY
         except (InputError, OSError) as error:
-            _told(accelerator, [REFUSED if isinstance(error, InputError) else FAILED])
+            _broadcast(accelerator, [REFUSED if isinstance(error, InputError) else FAILED])
             raise
-        _told(accelerator, [outcome])
+        _broadcast(accelerator, [outcome])
     else:
-        outcome, = _told(accelerator, [READY])
+        outcome, = _broadcast(accelerator, [READY])
         if outcome in (REFUSED, FAILED):
-            sys.exit(outcome)  # the codes of scripts.cli; the main process prints the line
-        at_work()
+            sys.exit(outcome)  # the exit codes of scripts.cli; the main process prints the line
+        working()
     return outcome == COMPLETE
 
 
-def _told(accelerator, said: list[int]) -> list[int]:
-    """What the main process says, on every process; the others' `said` has the same length."""
+def _broadcast(accelerator, values: list[int]) -> list[int]:
+    """The main process's `values` on every process; the others give a list of the same length."""
     import torch
     from accelerate.utils import broadcast
-    with peers():
-        return broadcast(torch.tensor(said, device=accelerator.device)).tolist()
+    return broadcast(torch.tensor(values, device=accelerator.device)).tolist()
 
 
-def to_do(units: list, done: Callable, accelerator, folder: Path, share: bool = False,
-          costs: Sequence[float] | None = None) -> Iterator[list]:
-    """The units to make that are not `done(unit)`: this process's, in one list; or with `share` one at a time as it claims it.
-
-    `costs` as in `my_share`; with `share` the dearest come first. A claim ends when the next unit is asked for, so a unit must
-    be on disk by then. What other jobs are at is waited for, and made here if they die.
-    """
-    costs = costs or [1] * len(units)
-    if not share:
-        left = undone(units, done, accelerator)
-        yield my_share([units[place] for place in left], accelerator, [costs[place] for place in left])
-        return
-    left = sorted(range(len(units)), key=lambda place: -costs[place])
-    while left:
-        for place in left:
-            claim = folder / locks.CLAIMS / f"unit-{place:06d}"
-            if not done(units[place]) and _claimed(claim):
-                try:
-                    if not done(units[place]):
-                        yield [units[place]]
-                finally:
-                    locks.release(claim)
-            stop_if_asked()
-        left = [place for place in left if not done(units[place])]
-        if left:
-            time.sleep(POLL_SECONDS)
+def all_done(accelerator) -> bool:
+    """Wait for every process; True on the one that writes the manifest."""
+    accelerator.wait_for_everyone()
+    return accelerator.is_main_process
 
 
-def undone(units: list, done: Callable, accelerator) -> list[int]:
-    """The places of units to make, as the main process finds them before any is made: a process may be slow to look."""
-    found = [int(done(unit)) for unit in units] if accelerator.is_main_process else [0] * len(units)
-    if accelerator.num_processes > 1:
-        found = _told(accelerator, found)
-    return [place for place, made in enumerate(found) if not made]
+# one network trained by several processes
 
+class Team:
+    """The processes that train one network; without an accelerator, or with one process, this process alone."""
 
-def _claimed(claim: Path) -> bool:
-    with disk_errors(claim):
-        return locks.take(claim) is None
+    def __init__(self, accelerator=None):
+        self.accelerator = accelerator
+        self.size, self.rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
+        self._asked: list[tuple] = []  # whether to stop, of the steps not looked at yet
 
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
 
-def all_done(folder: Path, accelerator, share: bool = False) -> bool:
-    """Wait until every process is through; True on the one that is to write the manifest, which then has the folder alone."""
-    if accelerator.num_processes > 1:
-        with peers():
-            accelerator.wait_for_everyone()
-    if not share or not accelerator.is_main_process:
-        return accelerator.is_main_process
-    own = locks.own_name()
-    locks.release(folder / locks.CLAIMS / f"job-{own['host']}-{own['pid']}")
-    while not (folder / "manifest.json").exists():
-        stop_if_asked()
-        if take_folder(folder, shared=True) is None:
-            break
-        time.sleep(POLL_SECONDS)
-    if not (folder / "manifest.json").exists():
-        return True
-    locks.release(folder / locks.LOCK)
-    print(f"{folder}: complete, finished by another job")
-    return False
+    def check_rows(self, images: int, batch_size: int, parts: int = 1) -> None:
+        """Raise InputError where a process would get too few rows of a micro-batch."""
+        smallest, least = images // math.ceil(images / batch_size), LEAST_ROWS * self.size * parts
+        if self.size > 1 and smallest < least:
+            raise InputError(f"--batch-size: expected at least {least} images in every batch, {LEAST_ROWS} for each of "
+                             f"{self.size} processes in every part, found {smallest}")
 
+    def rows(self, part):
+        """This process's rows of a micro-batch [B]."""
+        return part.tensor_split(self.size)[self.rank]
 
-@contextlib.contextmanager
-def peers():
-    """Turn what a collective operation fails with when another process of the job is gone into one line."""
-    import torch
-    try:
-        yield
-    except RuntimeError as error:
-        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
-            raise
-        stop_if_asked()
-        raise ConnectionError("another process of this job ended before its work was done; what is finished stays, the same "
-                              "command continues") from error
+    def wrap(self, network):
+        """Wrap `network` in DistributedDataParallel (with SyncBatchNorm on accelerators)."""
+        from torch import nn
+        from torch.nn.parallel import DistributedDataParallel
+        if self.size == 1:
+            return network
+        if next(network.parameters()).device.type != "cpu":
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place: parameters and their names stay
+        elif self.main and any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+            print(f"BatchNorm in {self.size} processes on CPUs: each normalises its own rows")
+        return DistributedDataParallel(network, forward_sync_buffers=False)  # equal already, or of the process's own rows
+
+    def no_sync(self, wrapped, last: bool):
+        """Skip gradient synchronisation for all but the `last` micro-batch of a batch."""
+        return contextlib.nullcontext() if last or self.size == 1 else wrapped.no_sync()
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            self.accelerator.wait_for_everyone()
+
+    def mean(self, loss):
+        """The mean of all processes' `loss` [] of this step. The same message carries whether one of them has to stop."""
+        import torch
+        if self.size == 1:
+            return loss
+        message = torch.stack([loss / self.size, torch.full_like(loss, stop_asked())])
+        torch.distributed.all_reduce(message)
+        on_host = message[1].to("cpu", non_blocking=True)
+        copied = None if message.device.type == "cpu" else torch.accelerator.current_stream().record_event()
+        self._asked.append((on_host, copied))
+        return message[0]
+
+    def stops(self) -> bool:
+        """Whether all processes stop after this step, because SIGTERM came to one.
+
+        On an accelerator the answer is that of the step before, so that the device never waits for the host.
+        """
+        if self.size == 1:
+            return stop_asked()
+        asked, copied = self._asked[0]
+        if copied is not None:
+            if len(self._asked) == 1:
+                return False
+            copied.synchronize()
+        del self._asked[0]
+        return bool(asked)

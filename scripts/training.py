@@ -1,19 +1,170 @@
-"""One resumable training loop for every network here: autoencoder, diffusion model, teacher and student."""
+"""What every training here shares: the resumable loop, rate curves, optimisers and averaged weights."""
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
-from scripts.cli import InputError, Stopped
-from scripts.files import read_torch, write_state
-from scripts.parallel import peers
-from scripts.team import Team
+from scripts.artefact import read_torch, write_state
+from scripts.cli import InputError, Progress, Stopped
+from scripts.parallel import Team
 
+POSTFIX_SECONDS = 10  # between readings of the loss for the progress line; each waits for the device
+
+
+class Loop:
+    """The optimiser steps of one training run, continued from `state_path` if it exists.
+
+        loop = Loop(network, optimizer, steps, rate_at, state_path, name="student", images_per_step=50)
+        for step in loop:
+            ...
+            loop.backward(loss)  # once for each micro-batch; the losses of a step are summed
+            loop.step()
+
+    `rate_at(step)` is the factor of the optimiser's learning rates. Everything random in a step must be a function of `step`:
+    a continued run then ends in the same weights. The state is written every `save_seconds`, and when SIGTERM ends the run.
+    `average` follows the weights. With a `team` each process computes its own rows of a batch, `losses` are means over all
+    processes, and rank 0 alone writes and shows progress. Raises InputError when a loss is not finite.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, steps: int, rate_at: Callable[[int], float],
+                 state_path: Path, *, name: str, images_per_step: int, save_seconds: float = 20,
+                 average: AveragedModel | None = None, team: Team | None = None):
+        self.module, self.optimizer, self.steps, self.rate_at = module, optimizer, steps, rate_at
+        self.state_path, self.name, self.images_per_step = Path(state_path), name, images_per_step
+        self.save_seconds, self.average, self.team = save_seconds, average, team or Team()
+        self.losses: list = []
+        self.seconds_before, self.started, self.ended = 0.0, 0.0, None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in steps so far, over all runs."""
+        return self.seconds_before + (self.ended or time.perf_counter()) - self.started
+
+    def __iter__(self) -> Iterator[int]:
+        base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        first = self._load()
+        self.team.wait()  # before rank 0 may write what the others read
+        self.started = self.saved = self.shown = time.perf_counter()
+        with Progress(total=self.steps * self.images_per_step, initial=first * self.images_per_step, desc=self.name,
+                      unit="img", unit_scale=True) as self.bar:
+            for step in range(first, self.steps):
+                for group, rate in zip(self.optimizer.param_groups, base_rates, strict=True):
+                    group["lr"] = rate * self.rate_at(step)
+                self.module.train()
+                self.optimizer.zero_grad(set_to_none=True)
+                self.parts: list[Tensor] = []
+                yield step
+                self._save_if_due(step + 1)
+        self.losses = self._finite()
+        self.ended = time.perf_counter()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch."""
+        loss.backward()
+        self.parts.append(loss.detach())
+
+    def step(self) -> None:
+        """Take the optimiser step of the gradients so far."""
+        self.losses.append(self.team.mean(sum(self.parts)))
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+        if (now := time.perf_counter()) - self.shown >= POSTFIX_SECONDS:
+            self.bar.set_postfix(loss=f"{float(self.losses[-1]):.4f}", refresh=False)
+            self.shown = now
+        self.bar.update(self.images_per_step)
+
+    def _save_if_due(self, done: int) -> None:
+        stops = self.team.stops()
+        if done < self.steps and (stops or time.perf_counter() - self.saved >= self.save_seconds):
+            self.losses = self._finite()
+            if self.team.main:
+                write_state(self.state_path, {
+                    "module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "losses": self.losses,
+                    "step": done, "seconds": self.seconds,
+                    "average": self.average.state_dict() if self.average is not None else None})
+            self.saved = time.perf_counter()
+            if stops:
+                raise Stopped
+
+    def _load(self) -> int:
+        if not self.state_path.exists():
+            return 0
+        state = read_torch(self.state_path, "a resume point", next(self.module.parameters()).device)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.losses, self.seconds_before = state["losses"], state["seconds"]
+        if state["step"] and self.team.main:
+            print(f"{self.state_path}: continuing at step {state['step']}")
+        return state["step"]
+
+    def _finite(self) -> list[float]:
+        values = [float(loss) for loss in self.losses]
+        broken = next((step for step, value in enumerate(values) if not math.isfinite(value)), None)
+        if broken is not None:
+            raise InputError(f"{self.name}: expected a finite loss, found {values[broken]} at step {broken}; lower the "
+                             "learning rate")
+        return values
+
+
+# rate curves: (steps or epochs done, of how many) -> factor of the learning rate
+
+def constant(done: float, total: float) -> float:
+    """Always 1."""
+    return 1.0
+
+
+def linear(done: float, total: float) -> float:
+    """A straight line from 1 to 0."""
+    return 1 - done / total
+
+
+def cosine(done: float, total: float) -> float:
+    """Half a cosine from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * (done / total)))
+
+
+def half_cosine(done: float, total: float) -> float:
+    """The first half of `cosine`, from 1 to 0.5 (RDED, arXiv 2312.03526, released code)."""
+    return 0.5 * (1 + math.cos(math.pi * (done / total / 2)))
+
+
+def warm_cosine(done: float, total: float, warm_up: float = 0.1) -> float:
+    """Linear up during the first tenth, then `cosine`."""
+    share = done / total
+    return (share + 0.02) / (warm_up + 0.02) if share < warm_up else cosine((share - warm_up) / (1 - warm_up), 1)
+
+
+def triangle(done: float, total: float, rise: float = 0.25, start: float = 0.04) -> float:
+    """Linear from 0.04 to 1 during the first quarter, then linear to 0 (Smith & Topin 2017)."""
+    share = done / total
+    return start + (1 - start) * share / rise if share < rise else (1 - share) / (1 - rise)
+
+
+def one_cycle(done: int, total: int, warm_up: float = 0.2) -> float:
+    """Linear up during the first fifth of the steps, then half a cosine that ends at 0 after the last."""
+    rise = max(1, round(warm_up * total))
+    return (done + 1) / rise if done < rise else 0.5 * (1 + math.cos(math.pi * (done - rise + 1) / (total - rise + 1)))
+
+
+def short_warm_up(done: int, total: int, warm_up_steps: int = 50) -> float:
+    """`cosine`, multiplied by a linear rise over the first 50 steps."""
+    return min(1, (done + 1) / warm_up_steps) * 0.5 * (1 + math.cos(math.pi * done / total))
+
+
+CURVES: dict[str, Callable[[float, float], float]] = {
+    "constant": constant, "linear": linear, "cosine": cosine, "half-cosine": half_cosine, "warm-cosine": warm_cosine,
+    "triangle": triangle, "one-cycle": one_cycle, "short-warm-up": short_warm_up}
+
+
+# optimisers
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     """Weight decay for matrices and kernels, none for biases and normalisation (1-d parameters)."""
@@ -22,10 +173,18 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
 
 
+def new_optimizer(name: str, parameters, rate: float, *, momentum: float = 0.0, nesterov: bool = False,
+                  fused: bool = True) -> torch.optim.Optimizer:
+    """AdamW or SGD over parameters or parameter groups. Fused: AdamW on ResNet-18 takes 9 ms a step on a CPU instead of 57."""
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=fused)
+    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, nesterov=nesterov, fused=fused)
+
+
 def averaged(module: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of weights; early on it follows faster, so that no start-up weights remain.
 
-    BatchNorm's running statistics are averaged with the weights, since those of the last weights do not fit the average.
+    BatchNorm's running statistics are averaged too, since those of the last weights do not fit the average.
     """
     def follow(averages, currents, updates):
         if averages[0].is_floating_point():
@@ -35,79 +194,15 @@ def averaged(module: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(module, multi_avg_fn=follow, use_buffers=True)
 
 
-def optimise(module: nn.Module, parts_at: Callable[[int], Iterable[Tensor]], steps: int, optimizer: torch.optim.Optimizer,
-             schedule: Callable[[int], float], state_path: Path, *, name: str, images_per_step: int,
-             save_seconds: float = 20, average: AveragedModel | None = None,
-             after: Callable[[int, list, float], None] | None = None, team: Team | None = None) -> dict:
-    """Take `steps` optimiser steps, with the learning rate scaled by `schedule(step)`.
-
-    `parts_at(step)` yields the loss in parts that sum to it, each freed before the next (gradient accumulation is more than
-    one). Everything random in it must be a function of the step, so that a run continued from `state_path` (written every
-    `save_seconds`, and when SIGTERM ends the run) ends in the same weights. `after(step, losses so far, seconds so far)` runs
-    once a step is done. Returns {"losses": [steps], "seconds": time spent in steps over all runs}. Raises InputError when the
-    loss stops being finite. In a `team` the parts are those of this process, the losses the mean of all, and the main process
-    alone writes, shows the bar and calls `after`.
-    """
-    team = team or Team()
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    losses, done, seconds = _load(state_path, module, optimizer, average)
-    if done and team.main:
-        print(f"{state_path}: continuing at step {done}")
-    team.wait()  # so that none reads what another writes
-    started = saved = time.perf_counter()
-    with peers(), tqdm(total=steps * images_per_step, initial=done * images_per_step, desc=name, unit="img", unit_scale=True,
-                       disable=None if team.main else True, mininterval=0.5) as bar:
-        for step in range(done, steps):
-            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = rate * schedule(step)
-            module.train()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(team.mean(sum(_backward(part) for part in parts_at(step))))
-            optimizer.step()
-            if average is not None:
-                average.update_parameters(module)
-            bar.update(images_per_step)
-            if after is not None and team.main:
-                after(step, losses, seconds + time.perf_counter() - started)
-            now, stops = time.perf_counter(), team.stops()
-            if (now - saved >= save_seconds or stops) and step + 1 < steps:
-                losses = _finite(losses, name)
-                bar.set_postfix(loss=f"{losses[-1]:.4f}")
-                if team.main:
-                    _save(state_path, module, optimizer, average, losses, step + 1, seconds + now - started)
-                saved = time.perf_counter()
-                if stops:
-                    raise Stopped
-    losses = _finite(losses, name)
-    return {"losses": losses, "seconds": seconds + time.perf_counter() - started}
-
-
-def _backward(part: Tensor) -> Tensor:
-    part.backward()
-    return part.detach()
-
-
-def _finite(losses: list, name: str) -> list[float]:
-    values = [float(loss) for loss in losses]
-    broken = next((step for step, value in enumerate(values) if value != value or abs(value) == float("inf")), None)
-    if broken is not None:
-        raise InputError(f"{name}: expected a finite loss, found {values[broken]} at step {broken}; lower the learning rate")
-    return values
-
-
-def _save(path: Path, module, optimizer, average, losses, step, seconds) -> None:
-    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses, "step": step,
-             "seconds": seconds, "average": average.state_dict() if average is not None else None}
-    write_state(path, state)
-
-
-def _load(path: Path, module, optimizer, average) -> tuple[list, int, float]:
-    if not Path(path).exists():
-        return [], 0, 0.0
-    device = next(module.parameters()).device
-    state = read_torch(path, "a resume point", device)
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    if average is not None:
-        average.load_state_dict(state["average"])
-    return state["losses"], state["step"], state["seconds"]
+def optimise(module, parts_at, steps, optimizer, schedule, state_path, *, name, images_per_step, save_seconds=20, average=None,
+             after=None, team=None) -> dict:
+    """Deprecated: use Loop."""
+    loop = Loop(module, optimizer, steps, schedule, state_path, name=name, images_per_step=images_per_step,
+                save_seconds=save_seconds, average=average, team=team)
+    for step in loop:
+        for part in parts_at(step):
+            loop.backward(part)
+        loop.step()
+        if after is not None and loop.team.main:
+            after(step, loop.losses, loop.seconds)
+    return {"losses": loop.losses, "seconds": loop.seconds}

@@ -8,7 +8,7 @@ import pytest
 from conftest import CLASSES, IPC, SIZE, TEST_PER_CLASS
 from PIL import Image
 
-from scripts.files import digest
+from scripts.artefact import digest
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -26,9 +26,8 @@ from misc.report.fairness import (
     verdicts,
 )
 from misc.report.rows import Arm, rows_of
-from scripts.artefact import write_result
+from scripts.artefact import write_json, write_result
 from scripts.cli import ROOT, InputError
-from scripts.files import write_json
 
 REAL, RANDOM, DISTILLED = (Arm(name, name, "hard") for name in ("real", "random", "distilled"))
 SAME = Arm("real", "real", "hard", "same steps")

@@ -31,8 +31,8 @@ from continual.task_arithmetic import TaskArithmetic, backbone_vector, set_backb
 from continual.teaching import Teacher
 from continual.timing import Timers
 from continual.training import Trainer, augment
+from scripts.artefact import read_tensors
 from scripts.cli import InputError, run
-from scripts.files import read_tensors
 from scripts.networks import build, normalise, predict, seeded
 from scripts.randomness import generator_for, seed_for
 

@@ -12,8 +12,8 @@ import pytest
 from tiny_continual import tiny, write_data
 
 from continual import train_continual
+from scripts.artefact import read_tensors
 from scripts.cli import run
-from scripts.files import read_tensors
 
 MEASURED = ("seconds", "images_per_second", "peak_memory_bytes")  # what differs from run to run
 

@@ -17,9 +17,8 @@ from test_bad_input import refused
 from test_resume import manifest_of
 
 from scripts import locks
-from scripts.artefact import begin, finish
+from scripts.artefact import atomic_path, begin, finish, read_tensors
 from scripts.cli import ROOT
-from scripts.files import atomic_path, read_tensors
 
 HOLD = "import sys, time; from distillation import locks; print(locks.take(sys.argv[1]), flush=True); time.sleep(60)"
 

@@ -25,11 +25,10 @@ from matching.image_set import image_set
 from matching.training import cosine, drawn_views, hard_loss_of, train
 from misc.faults import launched
 from misc.studies.batch import free_port, run_command
+from scripts.artefact import read_tensors, write_tensors
 from scripts.cli import ROOT
-from scripts.files import read_tensors, write_tensors
 from scripts.networks import seeded
-from scripts.parallel import dealt, my_share, new_accelerator
-from scripts.team import Team
+from scripts.parallel import Team, dealt, my_share, new_accelerator
 
 # what is left between two orders of the same float32 sums after a dozen steps of SGD (seen: 2.4e-7); and where instance norm
 # magnifies it, in areas cut out of flat images (seen: 2.0e-4). Processes' rows weighted wrongly make a difference of 1e-2

@@ -14,9 +14,8 @@ from misc.report.page import html_section
 from misc.report.report import compare_to_real, read_stages
 from misc.report.rows import mean_std
 from misc.report.sections import Section, cell, left_columns, markdown_table, plain_table
-from scripts.artefact import begin, write_result
+from scripts.artefact import begin, write_json, write_result
 from scripts.cli import ROOT
-from scripts.files import write_json
 
 CLASSES = [{"name": "cat & dog", "prompt": "a cat"}, {"name": "<eel>", "prompt": "an eel"}]
 SHADES = {"d4m": 40, "prototype": 120, "random": 200}

@@ -17,8 +17,8 @@ from misc.report.collected import from_markdown
 from misc.report.page import html_section
 from misc.report.pictures import packed, unpacked
 from misc.report.sections import Section, markdown_table
+from scripts.artefact import read_json, write_json
 from scripts.cli import ROOT
-from scripts.files import read_json, write_json
 from tests.test_report import CLASSES, SHADES, write_images, write_student
 
 KEPT = ROOT / "misc" / "results"

@@ -21,9 +21,19 @@ from distillation.prototypes import read_prototypes
 from distillation.verification import strictly, verify
 from misc import fuzz, fuzz_readers
 from misc.fuzz_readers import CHECKS, cases
-from scripts.artefact import is_inner, read_manifest
+from scripts.artefact import (
+    DEEPEST,
+    LARGEST_BYTES,
+    digest,
+    is_inner,
+    nesting,
+    read_json,
+    read_manifest,
+    read_tensors,
+    read_torch,
+    write_json,
+)
 from scripts.cli import InputError, printable
-from scripts.files import DEEPEST, LARGEST_BYTES, digest, nesting, read_json, read_tensors, read_torch, write_json
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from conftest import SIZE
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from scripts.artefact import digest
 from scripts.cli import ROOT
-from scripts.files import digest
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from scripts.cli import (
     InputError,
+    Parser,
     add_dataset_flags,
-    add_strict_flag,
     answer_retired,
     check_range,
     check_views,
@@ -24,12 +24,12 @@ from scripts.cli import (
 RETIRED = {"start_epoch": "the same command resumes by itself",
            "wandb_api_key": "`wandb login` keeps it off the command line"}
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "teacher",
-                "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project", "strict", *RETIRED)
+                "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project", *RETIRED)
 VIEWS = ("input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "fkd_seed")  # what soft labels store
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     # images
     parser.add_argument("--train-dir", default=None, help="distilled set (default: the real training split of --dataset)")
     add_dataset_flags(parser)
@@ -38,7 +38,6 @@ def parse_args():
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
                         help="images decoded on the device, or read by Pillow for every batch (auto: if too many)")
     parser.add_argument("--output-dir", default="./save/student", help="folder of the model")
-    add_strict_flag(parser)
     # labels
     parser.add_argument("--labels", default="soft", choices=("soft", "hard"), help="the teacher's, or the images' classes")
     parser.add_argument("--mode", default=None, choices=("fkd_load", "on-the-fly"),
@@ -126,20 +125,15 @@ def label_mode(args) -> str:
 
 def main(args):
     from distillation.distilled_set import check_class_names
-    from distillation.verification import strictly
     from matching.image_set import real_images
     from matching.training import METRICS, SCHEDULES, STATE, finish_model, train
-    from matching.verification import CHECKS
     from scripts.networks import channels_last, seeded
-    from scripts.parallel import begin_together, new_accelerator
-    from scripts.team import Team
+    from scripts.parallel import Team, begin_together, new_accelerator
     from scripts.training import averaged
     from validate.protocols import ORIGINAL, resolve
 
     accelerator = new_accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
     team = Team(accelerator)
-    if args.strict:
-        strictly([args.train_dir, args.fkd_path, args.teacher], CHECKS)
     stored = stored_views(args)
     size = stored.get("input_size") or args.input_size or ORIGINAL["input_size"]
     images, test_split = training_images(args, size, accelerator.device), load_test(args)

@@ -4,15 +4,14 @@
         --command "sh misc/studies/digits.sh"
 """
 
-import argparse
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from scripts.cli import InputError, run
+from scripts.cli import InputError, Parser, run
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folder", help="folder whose result.json files are gathered, at any depth")
     parser.add_argument("output", help="file to write")
     parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="only below these parts of the folder (seed*)")
@@ -25,7 +24,7 @@ def parse_args():
 
 def main(args):
     from misc.report.report import read_stages
-    from scripts.files import write_json
+    from scripts.artefact import write_json
     runs = [{"run": name, **result} for name, result in read_results(Path(args.folder)).items()
             if (args.kind is None or result.get("kind") in args.kind)
             and any(fnmatchcase(name.split("/")[0], pattern) for pattern in args.only)]
@@ -39,7 +38,7 @@ def main(args):
 
 def read_results(folder: Path) -> dict[str, dict]:
     """Every result.json below `folder`, by its folder's place below it, in the order of those."""
-    from scripts.files import read_json
+    from scripts.artefact import read_json
     paths = sorted(path for path in folder.rglob("result.json") if path.parent != folder)
     return {path.parent.relative_to(folder).as_posix(): read_json(path) for path in paths}
 

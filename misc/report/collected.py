@@ -28,7 +28,7 @@ def chapters_of(given: Path, figures: Path) -> dict[str, list[Section]]:
 
     Raises InputError where there is nothing to show.
     """
-    from scripts.files import read_json
+    from scripts.artefact import read_json
     paths = sorted(given.glob("*.json")) if given.is_dir() else [given] if given.exists() else []
     found = {path.stem: (path, content) for path in paths if isinstance(content := read_json(path), dict)}
     chapters = {}

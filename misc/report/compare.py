@@ -6,10 +6,9 @@ Reads every result.json of continual.train_continual below the given folders, an
 comparison.json (every number), comparison.md (what it says, and tables that name what was held equal) and figures.
 """
 
-import argparse
 from pathlib import Path
 
-from scripts.cli import InputError, check_range, run
+from scripts.cli import InputError, Parser, check_range, run
 
 COLUMNS = {"acc": ("ACC, Class-IL (%)", 100, 1), "task_il_acc": ("ACC, Task-IL (%)", 100, 1),
            "average_incremental": ("Average incremental (%)", 100, 1), "forgetting": ("Forgetting (points)", 100, 1),
@@ -25,7 +24,7 @@ PAIRED = {"acc": ("ACC, Class-IL (points)", 100), "task_il_acc": ("ACC, Task-IL 
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder with runs at any depth, or a collected JSON file")
     parser.add_argument("--output", required=True, help="folder to write into")
     cost = parser.add_mutually_exclusive_group()
@@ -47,7 +46,7 @@ def main(args):
     from misc.report.continual_figures import draw_all
     from misc.report.rows import read_runs, rows_of
     from misc.report.sections import markdown, plain
-    from scripts.files import write_json, write_text
+    from scripts.artefact import write_json, write_text
     output, rows = Path(args.output), rows_of(read_runs([Path(path) for path in args.runs]))
     costs = costs_of(args)
     numbers, found = numbers_of(rows, costs)

@@ -81,14 +81,14 @@ CONTINUAL = {"cifar10.json": (CIFAR10.command, ("joint", "finetune", "er", "agem
 
 def read(misc: Path, file: str) -> dict:
     """A collected result file, or one without runs where there is none."""
-    from scripts.files import read_json
+    from scripts.artefact import read_json
     path = misc / "results" / file
     return read_json(path) if path.exists() else {"runs": []}
 
 
 def published(misc: Path, table: str) -> list[Row]:
     """The published rows of a table, each with its source."""
-    from scripts.files import read_json
+    from scripts.artefact import read_json
     content = read_json(misc / "published.json")
     return [Row(one["data"], one["student"], one["name"], one["values"],
                 content["sources"][one["source"]], one["differs"]) for one in content["tables"][table]]

@@ -9,7 +9,6 @@ run is shown as "not run".
 The same files give the same report.
 """
 
-import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from misc.report.page import page
 from misc.report.pictures import class_grids, packed, pictures_of
 from misc.report.rows import METHODS, arm_of, field, held, mean_std
 from misc.report.sections import NOT_RUN, Section, cell, markdown, plain
-from scripts.cli import InputError, run
+from scripts.cli import InputError, Parser, run
 
 ARMS = {"real": "real, whole training split", "random": "real, drawn at random", "prototype": "decoded prototypes",
         "distilled": "D4M images"}
@@ -40,7 +39,7 @@ CONTINUAL_SETTINGS = {"network": "config.arch", "tasks": "config.tasks", "batch 
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("results", metavar="RESULTS", help="folder of a run, a collected file, or a folder of such files")
     parser.add_argument("--output", default=None, help="folder to write into (default: the run's, or runs/report)")
     parser.add_argument("--command", default="", help="what made the run, as its figures name it; collected files name theirs")
@@ -51,7 +50,7 @@ def main(args):
     from tempfile import TemporaryDirectory
 
     from misc.report.collected import chapters_of
-    from scripts.files import write_text
+    from scripts.artefact import write_text
     given = Path(args.results)
     title, stages, results = f"Report of {given.resolve().name}", read_stages(given / "stages.jsonl"), read_results(given)
     if stages or results:
@@ -73,7 +72,7 @@ def main(args):
 
 def run_report(folder: Path, output: Path, stages: dict, results: dict[str, dict], command: str) -> list[Section]:
     """The sections of a run, whose figures and result.json are written into `output`."""
-    from scripts.files import write_json
+    from scripts.artefact import write_json
     students, continual = group(results, "student", student_key), group(results, "continual", continual_key)
     student, stream = measure(students, STUDENT), compare_to_real(measure(continual, CONTINUAL))
     pictures, equal = pictures_of(folder), held(continual, 1, CONTINUAL_SETTINGS)

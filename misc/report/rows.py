@@ -4,8 +4,8 @@ import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scripts.artefact import read_json
 from scripts.cli import InputError
-from scripts.files import read_json
 
 METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
            "task_arithmetic": "Task Arithmetic", "derpp": "DER++"}

@@ -6,13 +6,12 @@ A table stands between `<!-- table: NAME -->` and `<!-- end: NAME -->`; what is 
 changes nothing. A table whose result file is not there says so.
 """
 
-import argparse
 import importlib
 import re
 from functools import partial
 from pathlib import Path
 
-from scripts.cli import InputError, run
+from scripts.cli import InputError, Parser, run
 
 IPCS = (1, 2, 5, 10)
 NETWORKS = ("resnet18", "resnet50")   # of the continual study
@@ -26,13 +25,13 @@ ARM_NAMES = {"weights": "the same at 0.3, loss weighted by cluster size", "medoi
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--root", default=".", help="folder with README.md and misc/")
     return parser.parse_args()
 
 
 def main(args):
-    from scripts.files import read_json, write_text
+    from scripts.artefact import read_json, write_text
     root = Path(args.root)
     for page in [root / "README.md", *sorted((root / "misc").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
@@ -50,7 +49,7 @@ def main(args):
 def table(name: str, misc: Path, page: Path) -> str:
     """The table `name`, from the result files below `misc`. Raises InputError naming the page where there is none."""
     from misc.report import literature_tables
-    from scripts.files import read_json
+    from scripts.artefact import read_json
     if name in literature_tables.TABLES:
         return literature_tables.TABLES[name](misc)
     if name not in TABLES:

@@ -7,7 +7,6 @@ blocks, parted by empty lines, run side by side. A block stops at its first fail
 resumes by itself, so running the same file again does what is left.
 """
 
-import argparse
 import importlib
 import os
 import shlex
@@ -15,14 +14,14 @@ import socket
 import sys
 from pathlib import Path
 
-from scripts.cli import InputError, check_range, run
+from scripts.cli import InputError, Parser, check_range, run
 
 LOADED = ("accelerate", "diffusers", "sklearn.cluster", "torch", "torchvision", "transformers",
           "scripts.pipeline_stable_diffusion_latents2img")
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("commands", help="file of commands")
     parser.add_argument("--jobs", default=2, type=int, help="blocks that run at once; give each OMP_NUM_THREADS of its own")
     args = parser.parse_args()
