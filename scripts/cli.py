@@ -33,9 +33,9 @@ class Stopped(BaseException):
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose long flags may be written with dashes and with underscores; `--help` lists one spelling."""
 
-    def __init__(self, description: str | None):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    def __init__(self, description: str | None = None, **settings):
         self._spelling: dict[str, str] = {}
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def add_argument(self, *names, **settings):
         """Add a flag as argparse does."""
