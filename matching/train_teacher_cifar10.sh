@@ -25,7 +25,7 @@ ${LAUNCH:-python} -m matching.train_teacher \
     --batch-size 512 \
     -lr 0.4 \
     --weight-decay 5e-4 \
-    --schedule one-cycle \
+    --lr-schedule triangle \
     --label-smoothing 0.1 \
     --bf16 \
     --epochs "$EPOCHS" \

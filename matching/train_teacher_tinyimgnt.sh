@@ -26,7 +26,7 @@ ${LAUNCH:-python} -m matching.train_teacher \
     --batch-size 256 \
     -lr 0.2 \
     --weight-decay 5e-4 \
-    --schedule one-cycle \
+    --lr-schedule triangle \
     --label-smoothing 0.1 \
     --bf16 \
     --epochs "$EPOCHS" \

@@ -15,8 +15,7 @@ from torchvision.transforms import functional as TF
 from distillation.datasets import image_folder, load_split
 from matching import augmentation
 from matching.augmentation import crop_resize, draw_crops, draw_epoch, mix
-from matching.file_images import FileImages
-from matching.image_set import ImageSet, distilled_images, image_set, real_images
+from matching.image_set import FileImages, ImageSet, distilled_images, image_set, real_images
 from misc.benchmark_matching import photograph_patches
 from scripts.cli import InputError
 from scripts.networks import STD, normalise

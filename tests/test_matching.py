@@ -14,12 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy.stats import ks_2samp, kstest
 from torchvision import models
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
 from distillation.datasets import load_split
 from matching.augmentation import (
     Drawn,
+    Views,
     crop_resize,
     draw_crops,
     draw_epoch,
@@ -28,7 +29,7 @@ from matching.augmentation import (
     normalise,
     views,
 )
-from matching.image_set import distilled_images, image_set, real_images
+from matching.image_set import ImageSet, distilled_images, image_set, real_images
 from matching.soft_labels import (
     Answers,
     SoftLabels,
@@ -40,11 +41,11 @@ from matching.soft_labels import (
     stored_epochs,
     write_epoch,
 )
-from matching.training import cosine, half_cosine, linear, train, warm_cosine
+from matching.training import Labels, Recipe, train
 from scripts.artefact import finish
 from scripts.cli import ROOT, InputError
 from scripts.networks import accuracy, build, load_model, predict, seeded
-from scripts.training import optimise, parameter_groups
+from scripts.training import Loop, cosine, half_cosine, linear, parameter_groups, warm_cosine
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +60,6 @@ def logits(*shape, seed: int = 0) -> torch.Tensor:
 
 
 # views
-
-@pytest.mark.parametrize("flipped", [False, True])
-def test_crops_equal_torchvisions_on_pil_images(digits, flipped):
-    crop = torch.from_numpy(draw_crops(64, (SIZE, SIZE), np.random.default_rng(0)))
-    ours = crop_resize(digits.images, crop, torch.full((64,), flipped), SIZE) * 255
-    for place, box in enumerate(crop.tolist()):
-        picture = TF.to_pil_image(digits.images[place])
-        picture = TF.resized_crop(picture, *box, [SIZE, SIZE], InterpolationMode.BILINEAR)
-        theirs = TF.pil_to_tensor(TF.hflip(picture) if flipped else picture).float()
-        assert (ours[place] - theirs).abs().max() <= 1.5, box
-
 
 def test_the_whole_image_as_crop_is_the_image(digits):
     crop = torch.tensor([[0, 0, SIZE, SIZE]]).expand(64, 4)
@@ -187,7 +177,7 @@ def finished_store(folder, images, epochs: int, stored: int) -> SoftLabels:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
-@pytest.mark.parametrize("k", [1, 3, 9, 10, 1000])
+@pytest.mark.parametrize("k", [1, 3, 9, 10])
 def test_stored_leading_logits_give_what_keeping_the_largest_probabilities_gives(digits, tmp_path, k, temperature):
     """At the temperature they were stored for; the reference keeps all logits and cuts the probabilities."""
     teacher, student, weights = logits(64, 10), logits(64, 10, seed=1), torch.ones(64)
@@ -363,50 +353,57 @@ def test_predict_does_not_depend_on_the_batch_and_accuracy_counts(digits):
     assert accuracy(torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 0]]), torch.tensor([0, 1, 0, 0])) == 0.75
 
 
+def small_recipe(**settings) -> Recipe:
+    return Recipe(**{"epochs": 2, "batch_size": 30, "views": Views(8, 0), "lr_schedule": "cosine", **settings})
+
+
+def small_network() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
+    return network, torch.optim.SGD(network.parameters(), 0.1)
+
+
 def test_every_image_is_seen_once_an_epoch_in_batches_of_nearly_one_size(digits, tmp_path):
-    seen, network = [], torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
-    network(torch.zeros(1, 3, 8, 8))
+    seen = []
 
-    def loss_of(answers, _teacher, _drawn, rows):
-        seen.append(rows.tolist())
-        return answers.square().mean()
-
-    def epoch_of(epoch):
-        return draw_epoch(64, (SIZE, SIZE), 8, np.random.default_rng(epoch)), None
-    done = train(network, digits, epoch_of, loss_of, torch.optim.SGD(network.parameters(), 0.1), epochs=2, batch_size=30,
-                 size=8, schedule=cosine, state_path=tmp_path / "state.pt", name="test")
-    assert [len(rows) for rows in seen] == [22, 21, 21] * 2 and len(done["losses"]) == 6
+    class Recorded(ImageSet):
+        def in_turn(self, drawn, parts, size):
+            parts = list(parts)
+            seen.extend(part.tolist() for part in parts)
+            return super().in_turn(drawn, parts, size)
+    network, optimizer = small_network()
+    _, loop = train(network, Recorded(**vars(digits)), Labels(digits.weights), small_recipe(), optimizer, tmp_path, "test")
+    assert [len(rows) for rows in seen] == [22, 21, 21] * 2 and len(loop.losses) == 6
     assert sorted(sum(seen[:3], [])) == sorted(sum(seen[3:], [])) == list(range(64))
     assert seen[0] != seen[3]
 
 
 def test_a_batch_in_parts_gives_the_same_step(digits, tmp_path):
     weights = []
-    for chunks in (1, 3):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
-
-        def loss_of(answers, _teacher, _drawn, rows):
-            return F.cross_entropy(answers, digits.labels[rows])
-        train(network, digits, lambda epoch: (draw_epoch(64, (SIZE, SIZE), 8, np.random.default_rng(epoch)), None), loss_of,
-              torch.optim.SGD(network.parameters(), 0.1), epochs=1, batch_size=32, size=8, schedule=linear, chunks=chunks,
-              state_path=tmp_path / f"{chunks}.pt", name="test")
+    for parts in (1, 3):
+        network, optimizer = small_network()
+        train(network, digits, Labels(digits.weights), small_recipe(parts=parts, lr_schedule="linear"), optimizer,
+              tmp_path / str(parts), "test")
         weights.append(network[1].weight.detach())
     torch.testing.assert_close(*weights)
+    assert not torch.equal(weights[0], small_network()[0][1].weight)
 
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     network = torch.nn.Linear(1, 1)
+    loop = Loop(network, torch.optim.SGD(network.parameters(), 1.0), 2, lambda step: 1.0, tmp_path / "state.pt", name="test",
+                images_per_step=1)
     with pytest.raises(InputError, match="finite loss, found nan at step 0"):
-        optimise(network, lambda step: [network.weight.sum() * float("nan")], 2, torch.optim.SGD(network.parameters(), 1.0),
-                 lambda step: 1.0, tmp_path / "state.pt", name="test", images_per_step=1)
+        for _ in loop:
+            loop.backward(network.weight.sum() * float("nan"))
+            loop.step()
 
 
 def test_learning_rates_rise_and_fall():
-    assert (cosine(0), cosine(0.5), linear(0), linear(0.25)) == pytest.approx((1, 0.5, 1, 0.75))
-    assert [half_cosine(share) for share in (0, 0.5, 1)] == pytest.approx([1, 0.5 * (1 + math.cos(math.pi / 4)), 0.5])
-    assert warm_cosine(0) < warm_cosine(0.05) < warm_cosine(0.1) == pytest.approx(1) and warm_cosine(0.99) < 0.01
+    assert (cosine(0, 2), cosine(1, 2), linear(0, 4), linear(1, 4)) == pytest.approx((1, 0.5, 1, 0.75))
+    assert [half_cosine(done, 2) for done in (0, 1, 2)] == pytest.approx([1, 0.5 * (1 + math.cos(math.pi / 4)), 0.5])
+    assert warm_cosine(0, 100) < warm_cosine(5, 100) < warm_cosine(10, 100) == pytest.approx(1) and warm_cosine(99, 100) < 0.01
 
 
 def test_the_teacher_is_what_torchvision_makes_of_its_file(teacher, image_data):

@@ -35,14 +35,14 @@ def accuracy_by_torchvision(folder: Path, image_data: Path) -> float:
 def hard(image_data, distilled):
     """Flags of the shortest student with hard labels."""
     return ["--labels", "hard", "--train-dir", distilled.folder, "--dataset", "folder", "--data_dir", image_data,
-            "--input-size", SIZE, "--batch-size", 36, "--epochs", 1]
+            "--input-size", SIZE, "--model", "convnet_d2_w8", "--batch-size", 36, "--epochs", 1]
 
 
 @pytest.fixture
 def soft(image_data, distilled, soft_labels):
     """Flags of the shortest student with soft labels."""
     return ["--train-dir", distilled.folder, "--fkd-path", soft_labels.folder, "--dataset", "folder", "--data_dir", image_data,
-            "--batch-size", 36, "--epochs", 1]
+            "--arch", "convnet_d2_w8", "--batch-size", 36, "--epochs", 1]
 
 
 def test_a_student_of_soft_labels_says_how_it_was_made(student, image_data, distilled):
@@ -69,11 +69,11 @@ def test_a_student_of_hard_labels_runs_by_its_command(command, image_data, tmp_p
     config = read(tmp_path / "student", "manifest.json")["config"]
     assert (config["labels"], config["soft_labels"], config["mix_type"]) == ("hard", None, "cutmix")
     network, _ = load_model(tmp_path / "student", "student")
-    assert network.fc.out_features == 12
+    assert network[-1].out_features == 12
 
 
 def test_a_student_learns_from_real_images(here, image_data, tmp_path):
-    """12 classes, each a colour of its own, in a handful of steps: far above chance, so labels and images belong together."""
+    """12 classes, each with its own colour, in a few steps: far above chance, so labels and images match."""
     assert here("validate.train_FKD", "--labels", "hard", "--dataset", "folder", "--data_dir", image_data, "--input-size", SIZE,
                 "--batch-size", 24, "--epochs", 4, "--flip", 0, "--min-scale-crops", 0.5, "--output-dir",
                 tmp_path / "student").code == 0
@@ -163,8 +163,8 @@ def test_metrics_are_lines_and_the_average_is_kept_in_bfloat16(here, hard, tmp_p
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 2), (2, 4), (3, 6)]
     assert all(line["lr"] > 0 and line["images_per_second"] > 0 for line in lines)
     last, average = (load_file(tmp_path / name / "model.safetensors") for name in ("last", "average"))
-    assert last["conv1.weight"].dtype == torch.float32 and last.keys() == average.keys()
-    assert not torch.equal(last["conv1.weight"], average["conv1.weight"])
+    assert last["0.weight"].dtype == torch.float32 and last.keys() == average.keys()
+    assert not torch.equal(last["0.weight"], average["0.weight"])
 
 
 @pytest.mark.parametrize(("flags", "name"), [(["--tensorboard"], "tensorboard"), (["--wandb-project", "x"], "wandb")])
@@ -191,10 +191,10 @@ def test_a_hostile_checkpoint_is_refused_without_running_it(here, soft, tmp_path
     assert (tmp_path / "ran").exists()
 
 
-def test_seeds_decide_the_student(here, tmp_path, soft):
-    made = []
+def test_seeds_decide_the_student_and_views_as_stored_may_be_given(here, tmp_path, soft):
+    made, agreeing = [], ["--mix-type", "cutmix", "--fkd_seed", 42, "--input-size", SIZE]
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert here("validate.train_FKD", *soft, "--seed", seed, "--output-dir", tmp_path / name).code == 0
+        assert here("validate.train_FKD", *soft, *agreeing, "--seed", seed, "--output-dir", tmp_path / name).code == 0
         made.append((tmp_path / name / "model.safetensors").read_bytes())
     assert made[0] == made[1] != made[2]
 
@@ -206,11 +206,6 @@ def test_what_contradicts_the_stored_views_is_refused(here, tmp_path, soft, flag
     assert answer.code == 2 and answer.err.count("\n") == 1
     assert str(value) in answer.err and str(stored) in answer.err and flag.strip("-")[:3] in answer.err
     assert not (tmp_path / "student").exists()
-
-
-def test_what_agrees_with_the_stored_views_is_taken(here, tmp_path, soft):
-    assert here("validate.train_FKD", *soft, "--mix-type", "cutmix", "--fkd_seed", 42, "--input-size", SIZE, "--output-dir",
-                tmp_path / "student").code == 0
 
 
 def test_more_epochs_than_stored_are_refused(here, tmp_path, soft):
@@ -225,15 +220,3 @@ def test_more_epochs_than_stored_are_refused(here, tmp_path, soft):
 def test_flags_that_contradict_each_other_are_refused(here, soft, tmp_path, flags, said):
     answer = here("validate.train_FKD", *soft, *flags, "--output-dir", tmp_path / "student")
     assert answer.code == 2 and answer.err.startswith(f"error: {said}") and answer.err.count("\n") == 1
-
-
-@pytest.mark.parametrize(("module", "flags"), [
-    ("validate.train_FKD", ["--wandb-api-key", "x", "--labels", "hard"]),
-    ("validate.train_FKD", ["--start-epoch", 3, "--labels", "hard"]),
-    ("matching.generate_soft_label", ["--world-size", 4]),
-    ("matching.generate_soft_label", ["--multiprocessing-distributed"]),
-    ("matching.generate_soft_label", ["--gpu", 0])])
-def test_retired_flags_are_answered_with_one_line(command, module, flags):
-    answer = command(module, *flags)
-    assert answer.code == 2 and answer.out == ""
-    assert answer.err.startswith(f"error: {flags[0]}: not used here; ") and answer.err.count("\n") == 1

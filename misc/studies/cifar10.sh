@@ -70,7 +70,7 @@ models() {
 
 teacher() {
     echo "matching.train_teacher $SOURCE --arch resnet18 --stem $STEM --input-size 32 --crop pad --cutout 16" \
-        "--optimizer sgd --batch-size 512 -lr 0.4 --weight-decay 5e-4 --schedule one-cycle --label-smoothing 0.1 --bf16" \
+        "--optimizer sgd --batch-size 512 -lr 0.4 --weight-decay 5e-4 --lr-schedule triangle --label-smoothing 0.1 --bf16" \
         "--epochs $TEACHER_EPOCHS --output-dir $TEACHER"
 }
 
