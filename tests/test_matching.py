@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, EPOCHS, IPC, REPEATS, SIZE
+from conftest import EPOCHS, IPC, REPEATS, SIZE
 from PIL import Image
 from safetensors.torch import load_file
 from scipy.stats import ks_2samp, kstest
@@ -29,7 +29,7 @@ from matching.augmentation import (
     normalise,
     views,
 )
-from matching.image_set import ImageSet, distilled_images, image_set, real_images
+from matching.image_set import ImageSet, distilled_images, image_set
 from matching.soft_labels import (
     Answers,
     SoftLabels,
@@ -113,21 +113,15 @@ def test_without_mixing_an_image_is_its_own_partner():
     assert partner.tolist() == list(range(9)) and (ratio == 1).all() and not box.any()
 
 
-def test_mix_pastes_the_box_and_nothing_else():
-    own, other = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
-    box = torch.tensor([[1, 2, 4, 7], [0, 0, 8, 8], [3, 3, 3, 3]])
-    mixed = mix(own, other, torch.tensor([1 - 15 / 64, 0.0, 1.0]), box)
+def test_mix_pastes_the_box_and_blends_where_there_is_none():
+    own, other = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)
+    box = torch.tensor([[1, 2, 4, 7], [0, 0, 8, 8], [3, 3, 3, 3], [0, 0, 0, 0]])
+    mixed = mix(own, other, torch.tensor([1 - 15 / 64, 0.0, 1.0, 0.3]), box)
     expected = own[0].clone()
     expected[:, 1:4, 2:7] = other[0][:, 1:4, 2:7]
     assert torch.equal(mixed[0], expected)
     assert torch.equal(mixed[1], other[1]) and torch.equal(mixed[2], own[2])
-
-
-def test_mix_blends_where_there_is_no_box():
-    own, other = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
-    mixed = mix(own, other, torch.tensor([0.3, 1.0]), torch.zeros(2, 4, dtype=torch.int32))
-    torch.testing.assert_close(mixed[0], 0.3 * own[0] + 0.7 * other[0])
-    assert torch.equal(mixed[1], own[1])
+    torch.testing.assert_close(mixed[3], 0.3 * own[3] + 0.7 * other[3])
 
 
 def test_normalise_is_torchvisions():
@@ -137,15 +131,16 @@ def test_normalise_is_torchvisions():
 
 
 @pytest.mark.parametrize("kind", ["none", "cutmix", "mixup"])
-def test_views_are_own_and_partners_crop_mixed(digits, kind):
-    drawn = draw_epoch(64, (SIZE, SIZE), 24, np.random.default_rng(3), mix=kind, alpha=1.0)
-    rows = torch.tensor([5, 60, 0])
-    got = views(digits.images, drawn, rows, 24)
-    crops = crop_resize(digits.images, drawn.crop, drawn.flip, 24)
-    for place, row in enumerate(rows.tolist()):
+@pytest.mark.parametrize("size", [24, 48])  # 48: on a CPU one by one
+def test_views_are_own_and_partners_crop_mixed(digits, kind, size):
+    drawn = draw_epoch(64, (SIZE, SIZE), size, np.random.default_rng(3), mix=kind, alpha=1.0)
+    rows = torch.tensor([5, 60, 0, 17])
+    got = views(digits.images, drawn, rows, size)
+    crops = crop_resize(digits.images, drawn.crop, drawn.flip, size)
+    for index, row in enumerate(rows.tolist()):
         partner = int(drawn.partner[row])
         expected = mix(crops[[row]], crops[[partner]], drawn.ratio[[row]], drawn.box[[row]])
-        torch.testing.assert_close(got[[place]], normalise(expected))
+        torch.testing.assert_close(got[[index]], normalise(expected), atol=1e-5, rtol=1e-5)
     assert sorted(drawn.order.tolist()) == list(range(64))
 
 
@@ -322,29 +317,19 @@ def test_weight_decay_spares_biases_and_normalisation():
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
-def test_build_is_torchvisions_and_seeded_by_its_seed():
-    mine, same, other = (seeded("resnet18", 7, "imagenet", seed) for seed in (0, 0, 1))
-    theirs = models.resnet18(num_classes=7)
-    assert {k: v.shape for k, v in mine.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
-    assert torch.equal(mine.fc.weight, same.fc.weight) and not torch.equal(mine.fc.weight, other.fc.weight)
-
-
-def test_seeded_leaves_the_global_generator_alone():
+def test_a_seeded_network_is_torchvisions_and_leaves_the_global_generator_alone():
     before = torch.random.get_rng_state()
-    seeded("resnet18", 3, "imagenet", 0)
+    network, same, other = (seeded("resnet18", 7, "imagenet", seed) for seed in (0, 0, 1))
     assert torch.equal(before, torch.random.get_rng_state())
+    expected = models.resnet18(num_classes=7).state_dict()
+    assert {k: v.shape for k, v in network.state_dict().items()} == {k: v.shape for k, v in expected.items()}
+    assert torch.equal(network.fc.weight, same.fc.weight) and not torch.equal(network.fc.weight, other.fc.weight)
 
 
 def test_the_cifar_stem_keeps_the_resolution():
     network = build("resnet18", 3, stem="cifar")
     features = network.layer1(network.maxpool(network.relu(network.bn1(network.conv1(torch.zeros(1, 3, SIZE, SIZE))))))
     assert features.shape[-1] == SIZE
-
-
-@pytest.mark.parametrize("what", [{"arch": "resnet19"}, {"arch": "vgg11", "stem": "cifar"}])
-def test_unknown_networks_are_refused(what):
-    with pytest.raises(InputError, match=what["arch"]):
-        build(num_classes=3, **what)
 
 
 def test_predict_does_not_depend_on_the_batch_and_accuracy_counts(digits):
@@ -404,16 +389,3 @@ def test_learning_rates_rise_and_fall():
     assert (cosine(0, 2), cosine(1, 2), linear(0, 4), linear(1, 4)) == pytest.approx((1, 0.5, 1, 0.75))
     assert [half_cosine(done, 2) for done in (0, 1, 2)] == pytest.approx([1, 0.5 * (1 + math.cos(math.pi / 4)), 0.5])
     assert warm_cosine(0, 100) < warm_cosine(5, 100) < warm_cosine(10, 100) == pytest.approx(1) and warm_cosine(99, 100) < 0.01
-
-
-def test_the_teacher_is_what_torchvision_makes_of_its_file(teacher, image_data):
-    """Its stored accuracy is recomputed with torchvision's network and transforms alone."""
-    network = models.resnet18(num_classes=12)
-    network.load_state_dict(load_file(teacher.folder / "model.safetensors"))
-    images = real_images(load_split("folder", image_data, "test"), SIZE)
-    with torch.inference_mode():
-        answers = network.eval()(TF.normalize(images.images / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    result = json.loads((teacher.folder / "result.json").read_text())
-    assert result["metrics"]["test_accuracy"] == pytest.approx(float((answers.argmax(1) == images.labels).float().mean()))
-    assert (result["metrics"]["train_images"], result["metrics"]["test_images"], result["metrics"]["steps"]) == (168, 36, 9)
-    assert [entry["name"] for entry in load_model(teacher.folder, "teacher")[1]["classes"]] == CLASSES
