@@ -43,9 +43,9 @@ from matching.soft_labels import (
 )
 from matching.training import Labels, Recipe, train
 from scripts.artefact import finish
-from scripts.cli import ROOT, InputError
+from scripts.cli import ROOT
 from scripts.networks import accuracy, build, load_model, predict, seeded
-from scripts.training import Loop, cosine, half_cosine, linear, parameter_groups, warm_cosine
+from scripts.training import parameter_groups
 
 
 @pytest.fixture(scope="module")
@@ -373,19 +373,3 @@ def test_a_batch_in_parts_gives_the_same_step(digits, tmp_path):
         weights.append(network[1].weight.detach())
     torch.testing.assert_close(*weights)
     assert not torch.equal(weights[0], small_network()[0][1].weight)
-
-
-def test_a_loss_that_is_not_finite_is_refused(tmp_path):
-    network = torch.nn.Linear(1, 1)
-    loop = Loop(network, torch.optim.SGD(network.parameters(), 1.0), 2, lambda step: 1.0, tmp_path / "state.pt", name="test",
-                images_per_step=1)
-    with pytest.raises(InputError, match="finite loss, found nan at step 0"):
-        for _ in loop:
-            loop.backward(network.weight.sum() * float("nan"))
-            loop.step()
-
-
-def test_learning_rates_rise_and_fall():
-    assert (cosine(0, 2), cosine(1, 2), linear(0, 4), linear(1, 4)) == pytest.approx((1, 0.5, 1, 0.75))
-    assert [half_cosine(done, 2) for done in (0, 1, 2)] == pytest.approx([1, 0.5 * (1 + math.cos(math.pi / 4)), 0.5])
-    assert warm_cosine(0, 100) < warm_cosine(5, 100) < warm_cosine(10, 100) == pytest.approx(1) and warm_cosine(99, 100) < 0.01
