@@ -17,7 +17,7 @@ PROTOCOL=${PROTOCOL:-d4m}      # what it sets is printed; every value can be giv
 # the protocol names where labels come from: stored views, or the teacher with views of its own
 case $PROTOCOL in
 d4m) set -- --fkd-path "$RUN/soft-labels/imagenet_ipc${IPC}_label18" ;;
-*) set -- --arch resnet18 --weights IMAGENET1K_V1 ;;
+*) set -- --teacher-arch resnet18 --weights IMAGENET1K_V1 ;;
 esac
 
 ${LAUNCH:-python} -m validate.train_FKD \
