@@ -232,7 +232,7 @@ def test_the_students_views_are_what_the_teacher_was_asked(soft_labels, distille
         assert (drawn.ratio < 1).float().mean() > 0.5  # CutMix took place
         seen.append(drawn.crop)
     assert not torch.equal(*seen)
-    assert soft_labels.err == teacher.err == ""
+    assert all(line.startswith(("relabel:", "teacher:")) for line in (soft_labels.err + teacher.err).splitlines())  # progress
 
 
 def test_the_readers_lines_in_the_readme_run(soft_labels, distilled):

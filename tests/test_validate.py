@@ -59,13 +59,13 @@ def test_a_student_of_soft_labels_says_how_it_was_made(student):
     assert set(manifest["files"]) == {"model.safetensors"}
     assert {"code", "packages", "hardware", "seconds"} <= set(result) and result["seconds"]["train"] > 0
     assert {"torch", "torchvision", "diffusers"} <= set(result["packages"])
-    assert student.err == ""
+    assert all(line.startswith("student:") for line in student.err.splitlines())  # progress, on a slow machine
 
 
 def test_a_student_of_hard_labels_runs_by_its_command(command, image_data, tmp_path, hard):
     answer = command("validate.train_FKD", *hard, "--mix-type", "cutmix", "--sgd", "-lr", 0.1, "--cluster-weights",
                      "--gradient-accumulation-steps", 2, "--output-dir", tmp_path / "student")
-    assert (answer.code, answer.err) == (0, "")
+    assert answer.code == 0 and all(line.startswith("student:") for line in answer.err.splitlines())
     assert "test accuracy" in answer.out
     config = read(tmp_path / "student", "manifest.json")["config"]
     assert (config["labels"], config["soft_labels"], config["mix_type"]) == ("hard", None, "cutmix")
