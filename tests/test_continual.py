@@ -12,7 +12,7 @@ from torch import nn
 
 from continual import train_continual
 from continual.agem import frozen_statistics, project_
-from continual.buffer import Reservoir, TaskMemory, draw_rows, reservoir_places, shares
+from continual.buffer import Reservoir, TaskMemory, draw_rows, reservoir_slots, split_evenly
 from continual.merging import MERGES, merge_ties
 from continual.metrics import masked_accuracy, summarise
 from continual.streams import (
@@ -113,7 +113,7 @@ def test_reservoir_in_batches_equals_algorithm_r_one_by_one():
     rng, mirror = np.random.default_rng(0), np.random.default_rng(0)
     held, expected, seen = np.full(7, -1), np.full(7, -1), 0
     for count in (3, 5, 4, 9, 1, 30):
-        items, places = reservoir_places(seen, count, 7, rng)
+        items, places = reservoir_slots(seen, count, 7, rng)
         held[places] = seen + items
         draws = mirror.integers(0, seen + np.arange(count) + 1)
         for number in range(seen, seen + count):
@@ -129,7 +129,7 @@ def test_reservoir_keeps_every_item_with_the_same_probability():
     for trial in range(trials):
         held, rng = np.zeros(capacity, dtype=int), np.random.default_rng(trial)
         for first in range(0, total, 8):
-            items, places = reservoir_places(first, 8, capacity, rng)
+            items, places = reservoir_slots(first, 8, capacity, rng)
             held[places] = first + items
         counts[held] += 1
     expected = trials * capacity / total
@@ -155,8 +155,8 @@ def test_task_memory_always_fills_the_whole_budget():
     memory, images = TaskMemory(10, (3, 32, 32), "cpu"), some_images(12)
     for label, parts in enumerate(([10], [5, 5], [4, 3, 3], [3, 3, 2, 2])):
         memory.add_task(images.rows(images.labels == label), np.random.default_rng(label))
-        assert memory.everything()[1].bincount().tolist() == parts == shares(10, label + 1)
-    held = {tuple(row) for row in memory.everything()[0].flatten(1).tolist()}
+        assert memory.contents()[1].bincount().tolist() == parts == split_evenly(10, label + 1)
+    held = {tuple(row) for row in memory.contents()[0].flatten(1).tolist()}
     assert len(held) == 10 and held <= {tuple(row) for row in images.images.flatten(1).tolist()}
 
 

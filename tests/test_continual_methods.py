@@ -18,19 +18,15 @@ from continual.buffer import ClassBalanced, Reservoir, TaskMemory
 from continual.cost import flops, flops_of_pass
 from continual.derpp import DarkExperienceReplay
 from continual.er import ExperienceReplay
-from continual.experiment import Sources, prepare, untrained_accuracies
-from continual.finetune import FineTune
-from continual.joint import Joint
-from continual.loop import Outcomes, learn
+from continual.experiment import Merging, Run, Sources, prepare, untrained_accuracies
+from continual.learner import FineTune, Joint
+from continual.loop import Outcomes, ResumePoint, learn
 from continual.metrics import confusion_matrix, forward_transfer, masked_accuracy, per_class_accuracy
-from continual.resume import ResumePoint
-from continual.runs import Merging, Run, settings
 from continual.start import pretrained_backbone
 from continual.streams import batches, make_tasks, merge_tasks
 from continual.task_arithmetic import TaskArithmetic, backbone_vector, set_backbone
-from continual.teaching import Teacher
 from continual.timing import Timers
-from continual.training import Trainer, augment
+from continual.training import Teacher, Trainer, augment, settings
 from scripts.artefact import read_tensors
 from scripts.cli import InputError, run
 from scripts.networks import build, normalise, predict, seeded
@@ -117,7 +113,7 @@ def test_a_memory_goes_on_from_its_state_as_if_nothing_had_happened(kind):
     again.load(torch.load(file, weights_only=True))
     for one in (memory, again):
         fill(one, torch.arange(20, 48), 1)
-    assert all(a.equal(b) for a, b in zip(memory.everything(), again.everything(), strict=True)) and len(again) == ROOM
+    assert all(a.equal(b) for a, b in zip(memory.contents(), again.contents(), strict=True)) and len(again) == ROOM
     if kind is Reservoir:
         assert again.seen == 48  # a counter begun anew would make later images as likely as the first
 
@@ -131,7 +127,7 @@ def test_class_balanced_memory_is_exact_after_every_batch():
         offered = labels[:first + 6].bincount()
         seen = int((offered > 0).sum())
         share = [10 // seen + (label < 10 % seen) for label in range(seen)]
-        held, own = memory.everything()
+        held, own = memory.contents()
         assert own.bincount().tolist() == [min(a, b) for a, b in zip(offered.tolist(), share, strict=True)]
         assert torch.equal(labels[held[:, 0, 0, 0].long()], own) and len(held.flatten(1).unique(dim=0)) == len(held)
 
@@ -143,7 +139,7 @@ def test_class_balanced_memory_keeps_every_image_of_a_class_with_the_same_probab
         memory, rng = ClassBalanced(10, (3, 1, 1), "cpu"), np.random.default_rng(trial)
         for first in range(0, 48, 12):
             memory.offer(images[first:first + 12], labels[first:first + 12], rng)
-        counts[memory.everything()[0][:, 0, 0, 0].numpy()] += 1
+        counts[memory.contents()[0][:, 0, 0, 0].numpy()] += 1
     for label, share in enumerate((4, 3, 3)):
         own = counts[labels.numpy() == label]
         expected = trials * share / len(own)
@@ -308,11 +304,11 @@ def test_a_budget_lasts_its_seconds_and_carries_the_learning_rate(monkeypatch):
     trainer = new_trainer(recipe=replace(RECIPE, schedule="one-cycle"), budget_seconds=10.0)
     trainer.timers.spans["train"] = 5.0
     trainer.begin([0], None)
-    assert trainer.place() == (0, 1000) and not trainer.over
+    assert trainer.progress() == (0, 1000) and not trainer.over
     trainer.timers.spans["train"] = 5.0 + 7.5
-    assert trainer.place() == (750, 1000) and not trainer.over
+    assert trainer.progress() == (750, 1000) and not trainer.over
     trainer.timers.spans["train"] = 15.5
-    assert trainer.place() == (1000, 1000) and trainer.over
+    assert trainer.progress() == (1000, 1000) and trainer.over
 
 
 def test_names_say_what_is_not_as_usual():
