@@ -17,16 +17,7 @@ from continual.learner import FineTune, Joint, Learner
 from continual.loop import Outcomes, ResumePoint, accuracies, learn, test_logits
 from continual.metrics import forward_transfer, per_class_accuracy, summarise
 from continual.start import pretrain, pretrained_backbone, read_start
-from continual.streams import (
-    Task,
-    batches,
-    class_order,
-    hold_out,
-    make_tasks,
-    merge_tasks,
-    random_images,
-    split_classes,
-)
+from continual.streams import Task, batches, class_order, hold_out, make_tasks, merge_tasks, random_images, split_classes
 from continual.task_arithmetic import Merging, TaskArithmetic
 from continual.timing import Timers
 from continual.training import Recipe, Teacher, Trainer, settings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_continual import FAST, RECIPE, Small, in_process, some_images, tiny, write_data, write_teacher
+from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_data, write_teacher
 from torch import nn
 
 from continual import train_continual
@@ -140,9 +140,7 @@ def test_class_balanced_memory_keeps_every_image_of_a_class_with_the_same_probab
         counts[memory.contents()[0][:, 0, 0, 0].numpy()] += 1
     for label, share in enumerate((4, 3, 3)):
         own = counts[labels.numpy() == label]
-        expected = trials * share / len(own)
-        chi_square = ((own - expected) ** 2 / (expected * (1 - share / len(own)))).sum() * (len(own) - 1) / len(own)
-        assert chi_square < 37.7  # 99.9 % point of chi-square with 15 degrees of freedom
+        assert chi_square(own, trials * share / 16, share / 16) < 37.7  # 99.9 % point, 15 degrees of freedom
 
 
 @pytest.mark.parametrize("kind, place", [(ExperienceReplay, slice(8, 16)), (AGEM, slice(0, 8))])
@@ -246,7 +244,7 @@ def test_on_one_task_every_method_is_plain_training(tmp_path):
     assert all(torch.allclose(value, plain[name], atol=1e-6) for name, value in merged.named_parameters())
 
 
-def test_experts_begin_where_they_should_and_vectors_cancel(tmp_path):
+def test_experts_begin_where_they_should_and_vectors_cancel():
     tasks = two_tasks(memory=some_images(4, seed=5))
 
     def experts(**more):

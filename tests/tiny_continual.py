@@ -32,6 +32,11 @@ class Small(nn.Sequential):
                              nn.Flatten(), nn.Linear(16, classes))
 
 
+def chi_square(counts, expected, probability):
+    """Of counts of items that are each stored with `probability`, as many every time."""
+    return ((counts - expected) ** 2 / (expected * (1 - probability))).sum() * (len(counts) - 1) / len(counts)
+
+
 def some_images(per_class=12, classes=4, size=32, seed=0):
     labels = torch.arange(classes).repeat_interleave(per_class)
     pixels = torch.randint(0, 256, (len(labels), 3, size, size), generator=generator_for(seed, "pixels"), dtype=torch.uint8)
