@@ -79,7 +79,7 @@ class Buffer:
             self.logits[slots] = logits[items]
 
     def state(self) -> dict:
-        """The contents, and in subclasses what decides later ones."""
+        """The contents; subclasses add their counters."""
         return {"held": [part[:self.size].clone() for part in self.parts()]}
 
     def load(self, state: dict) -> None:

@@ -13,12 +13,12 @@ from scripts.networks import build
 
 
 @lru_cache
-def flops_of_pass(arch: str, classes: int, stem: str, size: int, what: str, images: int) -> int:
-    """Floating-point operations of one pass of `images` views: forward and, for `what` "training", backward.
+def flops_of_pass(arch: str, classes: int, stem: str, size: int, kind: str, images: int) -> int:
+    """Floating-point operations of one pass of `images` views: forward and, for `kind` "training", backward.
 
     PyTorch counts those of convolutions and matrix products (a multiply-add is two) on meta tensors, outside the timed work.
     """
-    training = what == "training"
+    training = kind == "training"
     with torch.device("meta"):
         network, views = build(arch, classes, stem, size=size), torch.empty(images, 3, size, size)
         with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
@@ -30,12 +30,12 @@ def flops_of_pass(arch: str, classes: int, stem: str, size: int, what: str, imag
 
 def flops(passes: Mapping[tuple[str, int], int], arch: str, classes: int, stem: str, size: int,
           teacher: Teacher | None) -> int:
-    """Floating-point operations of `passes`: (what, images) -> count. Only passes of a network count."""
+    """Floating-point operations of `passes`: (kind, images) -> count. Only passes of a network count."""
     networks = {"training": (arch, stem), "forward": (arch, stem)}
     if teacher:
         networks["teacher"] = teacher.arch, teacher.stem
-    return sum(count * flops_of_pass(networks[what][0], classes, networks[what][1], size, what, images)
-               for (what, images), count in passes.items())
+    return sum(count * flops_of_pass(networks[kind][0], classes, networks[kind][1], size, kind, images)
+               for (kind, images), count in passes.items())
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -32,7 +32,7 @@ BUFFERS = {"reservoir": Reservoir, "class-balanced": ClassBalanced}
 REPLAYS = {"er": 1, "agem": 1, "derpp": 2}  # buffer batches per stream batch
 
 
-# what decides a run
+# settings and images
 
 @dataclass(frozen=True)
 class Run:
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The run's folder: method, stream, settings other than the defaults, and seed."""
+        """The run's folder: method, stream, labels, buffer and schedule where they are not the defaults, and seed."""
         schedule = {"steps": f"steps{self.steps}", "budget": f"budget{self.budget_seconds or 0:g}s"}.get(self.schedule)
         parts = (self.method, self.stream, "soft" if self.labels == "soft" else None,
                  f"memory-{self.buffer_source}" if self.buffer_source != self.stream else None,

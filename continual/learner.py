@@ -1,4 +1,4 @@
-"""What every method is to the loop, and the two bounds: fine-tuning and joint training."""
+"""The interface of a method, and the two bounds: fine-tuning and joint training."""
 
 from continual.buffer import Buffer
 from continual.streams import Batch, Task

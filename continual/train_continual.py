@@ -4,8 +4,9 @@
         --distilled runs/digits-ipc10 --seed 0 1 2
 
 Each combination of method, stream and seed is a run. It writes `<output-dir>/<method>-<stream>-seed<k>/result.json` and its
-buffer; settings other than the defaults are in the folder's name. The same command resumes, also in the middle of a task.
-Under `accelerate launch` each process takes whole runs. Tests use the real test split: Class-IL and Task-IL accuracy matrices.
+buffer. Before the seed, the folder's name has `-soft` labels, `-memory-<source>`, `-class-balanced`, and `-steps<N>` or
+`-budget<S>s` with `--schedule`. The same command resumes, also in the middle of a task. Under `accelerate launch` each process
+takes whole runs. Tests use the real test split: Class-IL and Task-IL accuracy matrices.
 """
 
 import math

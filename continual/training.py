@@ -1,4 +1,4 @@
-"""What every method does alike: augment, forward, loss, backward and update, each under its own timer; and the teacher."""
+"""The parts of a training step that all methods share, each with its own timer; and the teacher for soft labels."""
 
 import math
 from collections import Counter

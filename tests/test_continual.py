@@ -1,6 +1,7 @@
 """The continual stage: metrics and maths against cases worked by hand, and the real command line for a few steps."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ from continual.streams import (
 from continual.task_arithmetic import TaskArithmetic, reestimate_batchnorm
 from continual.timing import Timers
 from continual.training import Trainer
-from scripts.cli import InputError
+from scripts.artefact import read_tensors
+from scripts.cli import ROOT, InputError
 from scripts.randomness import generator_for
 
 # metrics
@@ -244,6 +246,16 @@ def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path
     assert capsys.readouterr().out.count("complete, skipped") == 18
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert "begun with tasks=2, now asked for 4" in refusal(monkeypatch, capsys, *words, "--tasks", 4)
+
+
+def test_a_run_begun_at_commit_9ae800c_and_killed_in_its_second_task_is_finished(data, tmp_path, monkeypatch, capsys):
+    shutil.copytree(ROOT / "tests/data/before_the_move/continual", tmp_path / "out")
+    folder = tmp_path / "out" / "er-real-seed0"
+    in_process(monkeypatch, *tiny(data, tmp_path / "out", "--tasks", 2, "--steps", 3, "--buffer-size", 4, "--optimizer", "sgd",
+                                  "--arch", FAST))
+    assert "state.pt: continuing at step 4" in capsys.readouterr().out and not (folder / "state.pt").exists()
+    assert json.loads((folder / "result.json").read_text())["steps"] == 6
+    assert read_tensors(folder / "buffer.safetensors")["labels"].tolist() == [3, 0, 0, 0]  # as in a run without a break
 
 
 @pytest.mark.parametrize("words, part", [
