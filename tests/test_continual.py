@@ -65,13 +65,13 @@ def test_class_order_depends_on_the_seed_alone_and_is_cut_evenly():
 
 def test_batches_show_every_image_once_before_any_twice():
     images = some_images(5, 2)
-    place = {tuple(row): index for index, row in enumerate(images.images.flatten(1).tolist())}
-    drawn = list(batches(images, range(5), 4, 0, 0))
-    rows = [place[tuple(row)] for batch in drawn for row in batch.images.flatten(1).tolist()]
+    index_of = {tuple(row): index for index, row in enumerate(images.images.flatten(1).tolist())}
+    found = list(batches(images, range(5), 4, 0, 0))
+    rows = [index_of[tuple(row)] for batch in found for row in batch.images.flatten(1).tolist()]
     assert sorted(rows[:10]) == sorted(rows[10:20]) == list(range(10))
-    assert [batch.new for batch in drawn] == [4, 4, 2, 0, 0]
+    assert [batch.new for batch in found] == [4, 4, 2, 0, 0]
     later = list(batches(images, range(3, 5), 4, 0, 0))
-    assert torch.equal(later[0].images, drawn[3].images) and later[0].rng.random() == drawn[3].rng.random()
+    assert torch.equal(later[0].images, found[3].images) and later[0].rng.random() == found[3].rng.random()
 
 
 def test_memory_is_held_out_only_where_the_task_can_spare_it():

@@ -48,7 +48,7 @@ def ran(learner, tasks, steps, tmp_path, tests=None) -> Outcomes:
 
 
 def numbered(count: int):
-    """Images of one pixel that say who they are, as [count, 3, 1, 1]; labels 0 and 1 by turns, then 2."""
+    """Images [count, 3, 1, 1] whose pixel is their index; labels 0 and 1 in turn, then 2."""
     images = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 1, 1).contiguous()
     return images, torch.where(torch.arange(count) < 2 * count // 3, torch.arange(count) % 2, 2)
 
@@ -95,7 +95,7 @@ def test_flops_are_those_of_a_count_by_hand():
 # memory
 
 @pytest.mark.parametrize("kind", [Reservoir, ClassBalanced, TaskMemory])
-def test_a_memory_goes_on_from_its_state_as_if_nothing_had_happened(kind):
+def test_a_buffer_continues_from_its_state(kind):
     images = some_images(12)
 
     def fill(memory, rows, seed):
@@ -113,7 +113,7 @@ def test_a_memory_goes_on_from_its_state_as_if_nothing_had_happened(kind):
         fill(one, torch.arange(20, 48), 1)
     assert all(a.equal(b) for a, b in zip(memory.contents(), again.contents(), strict=True)) and len(again) == ROOM
     if kind is Reservoir:
-        assert again.seen == 48  # a counter begun anew would make later images as likely as the first
+        assert again.seen == 48  # from 0 on it would store every later image
 
 
 def test_class_balanced_memory_is_exact_after_every_batch():
@@ -143,8 +143,8 @@ def test_class_balanced_memory_keeps_every_image_of_a_class_with_the_same_probab
         assert chi_square(own, trials * share / 16, share / 16) < 37.7  # 99.9 % point, 15 degrees of freedom
 
 
-@pytest.mark.parametrize("kind, place", [(ExperienceReplay, slice(8, 16)), (AGEM, slice(0, 8))])
-def test_replay_is_augmented_and_normalised_as_the_stream(kind, place):
+@pytest.mark.parametrize("kind, replayed", [(ExperienceReplay, slice(8, 16)), (AGEM, slice(0, 8))])
+def test_replay_is_augmented_and_normalised_as_the_stream(kind, replayed):
     tasks, seen = two_tasks(), []
     memory = Reservoir(ROOM, SHAPE, "cpu") if kind is ExperienceReplay else TaskMemory(ROOM, SHAPE, "cpu")
     learner = kind(new_trainer(), memory)
@@ -159,7 +159,7 @@ def test_replay_is_augmented_and_normalised_as_the_stream(kind, place):
     learner.step(batch)
     views = augment(both, mirror, RECIPE.min_scale, RECIPE.flip)
     assert torch.equal(seen[0], views) and first.new == 8
-    assert not torch.equal(views[place], normalise(both[place].float() / 255))
+    assert not torch.equal(views[replayed], normalise(both[replayed].float() / 255))
 
 
 # labels
@@ -188,13 +188,13 @@ def test_soft_labels_are_the_teachers_answer_to_the_same_views_among_the_classes
         learner.step(batch)
     assert torch.equal(seen[2], seen[3]) and len(seen[2]) == 16  # stream and memory
     views = seen[2]
-    student, said = trainer.network(views), teacher(views)
-    said[:, [1, 3]] = -float("inf")  # task 0 has the classes 0 and 2
-    target = (said / 3).softmax(1)
+    student, answers = trainer.network(views), teacher(views)
+    answers[:, [1, 3]] = -float("inf")  # task 0 has the classes 0 and 2
+    target = (answers / 3).softmax(1)
     expected = 9 * (target * (target.clamp(min=1e-30).log() - (student / 3).log_softmax(1))).sum(1).mean()
     assert trainer.label_loss(student, views, torch.zeros(16)).item() == pytest.approx(expected.item(), rel=1e-5)
-    student, said = student[:, [1, 3]], teacher(views)[:, [1, 3]]  # an expert of task 1
-    target = (said / 3).softmax(1)
+    student, answers = student[:, [1, 3]], teacher(views)[:, [1, 3]]  # an expert of task 1
+    target = (answers / 3).softmax(1)
     expected = 9 * (target * (target.log() - (student / 3).log_softmax(1))).sum(1).mean()
     assert trainer.loss(views, torch.zeros(16), (1, 3)).item() == pytest.approx(expected.item(), rel=1e-4)
     assert trainer.timers.phases["teacher"] > 0 and not any(p.grad is not None for p in teacher.parameters())
@@ -203,8 +203,8 @@ def test_soft_labels_are_the_teachers_answer_to_the_same_views_among_the_classes
 def test_derpp_adds_the_error_to_stored_logits_and_the_loss_of_a_second_draw():
     tasks, memory = two_tasks(), Reservoir(ROOM, SHAPE, "cpu", logits=4)
     learner = DarkExperienceReplay(Trainer(Flat(0), RECIPE, 0, Timers("cpu")), memory, alpha=0.3, beta=0.7)
-    before, said = Flat(0), []
-    learner.trainer.network.register_forward_hook(lambda module, inputs, output: said.append(output.detach()))
+    before, outputs = Flat(0), []
+    learner.trainer.network.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
     learner.begin(tasks[0], 2)
     batch, later = batches(tasks[0].train, range(2), 8, 0, 0)
     learner.step(batch)
@@ -221,7 +221,7 @@ def test_derpp_adds_the_error_to_stored_logits_and_the_loss_of_a_second_draw():
     weights = learner.trainer.network.fc.weight
     gradient = torch.autograd.grad(expected, weights)[0]
     learner.step(later)
-    assert torch.allclose(weights.grad, gradient, atol=1e-5) and torch.equal(said[-1][:8], said[-2][:8])
+    assert torch.allclose(weights.grad, gradient, atol=1e-5) and torch.equal(outputs[-1][:8], outputs[-2][:8])
     assert memory.bytes == ROOM * (3 * 32 * 32 + 8 + 4 * 4)
 
 
@@ -307,7 +307,7 @@ def test_a_budget_lasts_its_seconds_and_carries_the_learning_rate(monkeypatch):
     assert trainer.progress() == (1000, 1000) and trainer.over
 
 
-def test_names_say_what_is_not_as_usual():
+def test_folder_names_have_what_is_not_the_default():
     usual = Run("er", "real", "real", 0, 2, "natural", FAST, "imagenet", 32, 14, ROOM, RECIPE, None)
     for name, changes in (
             ("er-real-seed0", {}), ("er-real-seed0", {"schedule": "steps"}),
@@ -356,7 +356,7 @@ def test_a_budget_of_seconds_from_the_command_line(data, tmp_path, monkeypatch):
     assert (result["schedule"], result["config"]["steps"], result["config"]["budget_seconds"]) == ("budget", None, 0.3)
 
 
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(data, tmp_path, monkeypatch, capsys):
+def test_a_dry_run_prints_every_run_and_writes_nothing(data, tmp_path, monkeypatch, capsys):
     teacher = write_teacher(tmp_path / "teacher")
     in_process(monkeypatch, *tiny(data, tmp_path / "out", "--method", *train_continual.METHODS, "--seed", 0, 1,
                                   "--dry-run", "--tasks", 2, "--labels", "soft", "--teacher", teacher, "--arch", FAST))
