@@ -14,12 +14,11 @@ from sklearn.cluster import KMeans
 from torchvision.datasets import ImageFolder
 
 from distillation.checkpoints import load_pipeline
-from distillation.datasets import load_split
+from distillation.datasets import PROMPTS, load_split
 from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
 from distillation.ldm import byte_level_tokenizer, tokenize
-from distillation.prompts import PROMPTS
 from distillation.prototypes import cluster, read_prototypes
-from distillation.synthesis import synthesize, to_uint8
+from distillation.synthesis import Denoising, synthesize, to_uint8
 from scripts.artefact import identity
 from scripts.cli import DIGITS_LDM, ROOT, InputError
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
@@ -274,7 +273,7 @@ def test_each_image_has_its_own_noise(image_pipeline):
 
     def make(seed):
         return synthesize(image_pipeline, latents, text, image_pipeline.embed([""]), [(0, 0, 0), (0, 0, 1), (0, 0, 0)], seed,
-                          strength=0.8, guidance_scale=2, num_inference_steps=4)
+                          Denoising(strength=0.8, guidance_scale=2, num_inference_steps=4))
     images = make(0)
     assert torch.equal(images[0], images[2]) and torch.equal(images, make(0))
     assert not torch.equal(images[0], images[1]) and not torch.equal(images[0], make(1)[0])
@@ -299,8 +298,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
     def make(batch_size, upto):
         return torch.cat([synthesize(pipeline, latents[part], text[part], pipeline.embed([""]),
-                                     [(int(labels[place]), int(place), 0) for place in part], 0, strength=0.7,
-                                     guidance_scale=8, num_inference_steps=6)
+                                     [(int(labels[place]), int(place), 0) for place in part], 0, Denoising(0.7, 8, 6))
                           for part in torch.arange(upto).split(batch_size)]).int()
     together = make(50, 50)
     assert together.float().std() > 5

@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import CLASSES, SIZE, kill_when, run_stage, start
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from distillation.ldm_training import warm_cosine
 from safetensors.torch import load_file
 
 from distillation.datasets import decode, load_split
 from distillation.fine_tuning import add_lora, encode_split, fine_tune, load_source
 from distillation.ldm import diffusion_loss, draw_noising, encode_moments, new_scheduler, to_signed
-from distillation.ldm_training import warm_cosine
 from scripts.cli import DIGITS_LDM, ROOT, InputError
 from scripts.randomness import generator_for
 from scripts.training import averaged

@@ -14,12 +14,11 @@ from torchvision.datasets import ImageFolder
 
 from distillation.checkpoints import load_pipeline
 from distillation.distilled_set import read_distilled
+from distillation.guidance import ModeGuidedScheduler, TeacherFilter, best_candidates, pull
 from distillation.ldm import new_scheduler
-from distillation.mode_guidance import ModeGuidedScheduler, pull
 from distillation.prototypes import read_prototypes
-from distillation.selection import herding, k_center, random_order
-from distillation.synthesis import synthesize, use_scheduler
-from distillation.teacher_filter import TeacherFilter, best_candidates
+from distillation.real_subset import herding, k_center, random_order
+from distillation.synthesis import Denoising, synthesize, use_scheduler
 from scripts.cli import DIGITS_LDM, ROOT
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 from scripts.randomness import generator_for
@@ -298,8 +297,8 @@ def test_guided_images_do_not_depend_on_their_batch():
     prototypes, text, negative = drawn(6, 4, 8, 8), pipeline.embed(["three"]).expand(6, -1, -1), pipeline.embed([""])
 
     def images(part):
-        return synthesize(pipeline, prototypes[part], text[part], negative, [(0, place, 0) for place in range(6)[part]], 0, 1.0,
-                          2, 5, mode=(0.2, 3)).int()
+        return synthesize(pipeline, prototypes[part], text[part], negative, [(0, place, 0) for place in range(6)[part]], 0,
+                          Denoising(1.0, 2, 5, mode=(0.2, 3))).int()
     together = images(slice(0, 6))
     assert (torch.cat([images(slice(0, 1)), images(slice(1, 6))]) - together).abs().max() <= 1
     assert together.float().std() > 5
