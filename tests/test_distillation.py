@@ -289,7 +289,7 @@ def test_repeats_of_a_prototype_differ(distilled):
 
 def test_an_image_does_not_depend_on_its_batch():
     if not (ROOT / DIGITS_LDM / "model_index.json").is_file():
-        pytest.skip(f"{DIGITS_LDM} is not there: train it with distillation/train_ldm_digits.sh")
+        pytest.skip(f"{DIGITS_LDM} is not there: train it with distillation/train_ldm.sh")
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(ROOT / DIGITS_LDM), "cpu")
     pipeline.set_progress_bar_config(disable=True)
     count, labels = 50, torch.arange(50) % 10

@@ -289,7 +289,7 @@ def test_images_are_signed_as_stable_diffusion_has_them():
 def test_the_shipped_checkpoint_is_small_half_precision_and_names_its_training():
     folder = ROOT / DIGITS_LDM
     if not (folder / "manifest.json").is_file():
-        pytest.skip(f"{DIGITS_LDM} is not there: train it with distillation/train_ldm_digits.sh")
+        pytest.skip(f"{DIGITS_LDM} is not there: train it with distillation/train_ldm.sh")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert sum((folder / name).stat().st_size for name in manifest["files"]) <= 10e6
     assert [entry["prompt"] for entry in manifest["classes"]] == \
