@@ -49,9 +49,9 @@ def parse_args():
     args = parser.parse_args()
     check_synthesis_flags(args)
     if args.method in ("d4m", "prototype") and not args.prototype_path:
-        raise InputError(f"--prototype_path: expected a folder of gen_prototype for --method {args.method}, found nothing")
+        raise InputError(f"--method {args.method} needs --prototype_path, a folder of gen_prototype")
     if args.method in ("noise", *REAL) and args.ipc is None:
-        raise InputError(f"--ipc: expected a number of images per class for --method {args.method}, found nothing")
+        raise InputError(f"--method {args.method} needs --ipc, the number of images per class")
     return args
 
 
@@ -86,10 +86,10 @@ def check_synthesis_flags(args) -> None:
             check_range(f"--{flag}", getattr(args, flag), 1)
     check_range("--candidates", args.candidates, 2 if args.filter_teacher else 1)
     if args.guidance == "mode" and args.method != "d4m":
-        raise InputError(f"--guidance mode: expected --method d4m, whose prototypes it guides to, found {args.method}")
+        raise InputError(f"--guidance mode needs --method d4m (got {args.method})")
     for flag in ("filter_teacher", "repeats"):
         if args.method in REAL and getattr(args, flag) is not None:
-            raise InputError(f"--{flag}: expected a method that makes images, found --method {args.method}")
+            raise InputError(f"--{flag} needs --method d4m, prototype or noise (got {args.method})")
 
 
 def main(args):
@@ -170,8 +170,8 @@ def starting_points(args, pipeline):
 def repeats_of(args, prototypes: int) -> int:
     """Images per prototype, from --repeats or --ipc; raises InputError if they do not fit together."""
     if args.repeats is not None and args.ipc not in (None, prototypes * args.repeats):
-        raise InputError(f"--ipc: expected {prototypes * args.repeats}, as --repeats {args.repeats} of {prototypes} prototypes "
-                         f"per class give, found {args.ipc}")
+        raise InputError(f"--ipc: expected {prototypes * args.repeats} ({prototypes} prototypes per class x --repeats "
+                         f"{args.repeats}), found {args.ipc}")
     if args.ipc and args.ipc % prototypes:
         raise InputError(f"--ipc: expected a multiple of the {prototypes} prototypes per class in {args.prototype_path}, "
                          f"found {args.ipc}")

@@ -182,8 +182,8 @@ def test_another_scheduler_is_used(make):
     (["--filter_teacher", "nothing-here"], "expected a finished folder of kind teacher, found nothing"),
     (["--candidates", 0], "--candidates: expected a value in [1"),
     (["--stop_t", 0], "--stop_t: expected a value in [1"),
-    (["--guidance", "mode", "--method", "noise", "--ipc", 1], "--guidance mode: expected --method d4m"),
-    (["--repeats", 2, "--method", "random", "--ipc", 1], "--repeats: expected a method that makes images"),
+    (["--guidance", "mode", "--method", "noise", "--ipc", 1], "--guidance mode needs --method d4m (got noise)"),
+    (["--repeats", 2, "--method", "random", "--ipc", 1], "--repeats needs --method d4m, prototype or noise (got random)"),
     (["--method", "herding", "--ipc", 1000], "--ipc: expected at most"),
 ])
 def test_what_does_not_fit_is_refused_in_one_line(here, checkpoint, prototypes, image_data, tmp_path, flags, words):
