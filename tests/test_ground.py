@@ -1,0 +1,122 @@
+"""The ground: flags in both spellings, progress in a log, one process per folder, the training loop, rate curves."""
+
+import io
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from scripts import artefact, cli
+from scripts.cli import ROOT, InputError, Parser, Progress, Stopped
+from scripts.training import CURVES, Loop, averaged, new_optimizer, parameter_groups
+
+
+def test_long_flags_take_dashes_and_underscores():
+    parser = Parser("a command")
+    parser.add_argument("--data_dir")
+    parser.add_argument("-lr", "--learning-rate", type=float)
+    parser.add_argument("--ipc", type=int)
+    for words in (["--data-dir", "a_b", "--learning_rate=0.5"], ["--data_dir", "a_b", "--learning-rate", "0.5"]):
+        args = parser.parse_args([*words, "--ipc", "3"])
+        assert (args.data_dir, args.learning_rate, args.ipc) == ("a_b", 0.5, 3)
+    assert parser.format_help().count("--data") == 1 + parser.format_usage().count("--data")
+
+
+def test_a_log_gets_a_line_every_so_often_and_none_for_short_work(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(cli, "LOG_SECONDS", 0.05)
+    with Progress(total=4, desc="encode", unit="img") as bar:
+        for _ in range(4):
+            time.sleep(0.03)
+            bar.update()
+    lines = [line for line in log.getvalue().splitlines() if line]
+    assert 1 <= len(lines) <= 4 and all(line.startswith("encode: ") and "img" in line for line in lines), lines
+    monkeypatch.setattr(cli, "LOG_SECONDS", 30)
+    log.truncate(0)
+    with Progress(total=1, desc="short") as bar:
+        bar.update()
+    assert log.getvalue().strip("\0\n") == ""
+
+
+HOLD = ("import sys, time; from pathlib import Path; from scripts.artefact import begin\n"
+        "print(begin(Path(sys.argv[1]), 'prototypes', {'ipc': 1}), flush=True); time.sleep(60)")
+
+
+def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
+    folder = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "False\n"
+        with pytest.raises(InputError, match=f"no other process works in, found process {holder.pid} on "):
+            artefact.begin(folder, "prototypes", {"ipc": 1})
+        with pytest.raises(InputError, match="begun with ipc=1, now asked for 2"):
+            artefact.begin(folder, "prototypes", {"ipc": 2})
+    finally:
+        holder.kill()
+        holder.wait()
+    assert (folder / ".lock").exists()
+    assert artefact.begin(folder, "prototypes", {"ipc": 1}) is False
+    artefact.finish(folder, "prototypes", [{"name": "a", "prompt": "a"}], {"ipc": 1}, [])
+    assert not (folder / ".lock").exists() and artefact.begin(folder, "prototypes", {"ipc": 1}) is True
+
+
+def train(folder, steps, rate=0.1, stop_after=None, average=True):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    follower = averaged(network, 0.9) if average else None
+    optimizer = new_optimizer("adamw", parameter_groups(network, 0.01), rate)
+    loop = Loop(network, optimizer, steps, lambda step: CURVES["cosine"](step, steps), folder / "state.pt", name="test",
+                images_per_step=2, save_seconds=0, average=follower)
+    for step in loop:
+        batch = torch.randn(6, 3, generator=torch.Generator().manual_seed(step))
+        for part in batch.split(2):
+            loop.backward(network(part).square().sum() / len(batch))
+        loop.step()
+        if step == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+    return network, follower, loop
+
+
+def test_a_stopped_loop_continues_to_the_same_weights_losses_and_averages(tmp_path, capsys):
+    whole = train(tmp_path / "a", 7)
+    assert len(whole[2].losses) == 7
+
+    def stopped():
+        return train(tmp_path / "b", 7, stop_after=3)
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: cli.working(), lambda _: stopped())
+    assert end.value.code == 0 and "stopped by SIGTERM" in capsys.readouterr().out
+    made = []
+    cli.run(lambda: None, lambda _: made.append(train(tmp_path / "b", 7)))
+    continued = made[0]
+    assert "continuing at step 4" in capsys.readouterr().out
+    assert continued[2].losses == whole[2].losses and continued[2].losses[-1] < continued[2].losses[0]
+    for one, other in zip(whole[:2], continued[:2], strict=True):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="test: expected a finite loss, found (nan|inf) at step"):
+        train(tmp_path, 5, rate=1e30)
+
+
+def test_stopped_is_no_error_that_a_handler_swallows():
+    assert not issubclass(Stopped, Exception)
+
+
+@pytest.mark.parametrize(("name", "values"), [
+    ("constant", [1, 1, 1]), ("linear", [1, 0.5, 0]), ("cosine", [1, 0.5, 0]), ("half-cosine", [1, 0.85355339, 0.5]),
+    ("warm-cosine", [1 / 6, 0.58682409, 0]), ("triangle", [0.04, 2 / 3, 0]),
+    ("one-cycle", [1 / 20, (1 + math.cos(math.pi * 31 / 81)) / 2, (1 + math.cos(math.pi * 80 / 81)) / 2]),
+    ("short-warm-up", [0.02, 0.5, 0])])
+def test_rate_curves_at_start_middle_and_end(name, values):
+    total, ends = 100, {"one-cycle": 99}
+    found = [CURVES[name](done, total) for done in (0, 50, ends.get(name, 100))]
+    assert found == pytest.approx(values, abs=1e-7)
