@@ -109,7 +109,7 @@ def test_a_prototypes_folder_tells_all(prototypes):
     assert (config["ipc"], config["size"], config["kmeans"]) == (IPC, SIZE, "minibatch")
     manifest = json.loads((prototypes.folder / "manifest.json").read_text())
     assert manifest["counts"] == {"classes": 12, "prototypes": 12 * IPC, "images": 12 * PER_CLASS}
-    assert prototypes.err == ""
+    assert [line for line in prototypes.err.splitlines() if line and "img/s" not in line] == []
 
 
 def test_the_command_clusters_all_latents_of_the_class(here, checkpoint, image_data, tmp_path):
@@ -135,7 +135,7 @@ def test_torchvision_reads_the_classes_in_order(distilled):
     assert [name.split("_", 1)[1] for name in theirs.classes] == [entry["name"] for entry in classes] == CLASSES
     assert sorted(theirs.samples) == sorted(zip(map(str, paths), labels.tolist(), strict=True))
     assert len(labels) == 12 * IPC * REPEATS
-    assert distilled.err == ""
+    assert [line for line in distilled.err.splitlines() if line and "img/s" not in line] == []
 
 
 def test_class_order_is_kept_where_names_sort_otherwise(tmp_path):

@@ -40,7 +40,7 @@ def test_stock_diffusers_loads_and_runs_the_folder(trained):
 
 
 def test_the_command_says_nothing_on_stderr_but_bars(trained):
-    assert [line for line in trained.err.splitlines() if line and "it/s]" not in line and "?" not in line] == []
+    assert [line for line in trained.err.splitlines() if line and "img/s" not in line and "?" not in line] == []
 
 
 def test_weights_are_half_precision(trained):

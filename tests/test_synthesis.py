@@ -48,7 +48,7 @@ def make(here, checkpoint, prototypes, image_data, tmp_path):
                       prototypes.folder, "--diffusion_checkpoints_path", checkpoint, "--num_inference_steps", steps,
                       "--batch_size", 9, "--save_init_image_path", root, *flags)
         assert answer.code == 0, answer.err
-        assert answer.err == ""
+        assert [line for line in answer.err.splitlines() if line and "img/s" not in line] == []
         return next(root.iterdir())
     return call
 
@@ -228,20 +228,20 @@ def test_the_best_candidate_by_hand():
 
 
 def test_the_filter_keeps_what_its_teacher_prefers(make, teacher, prototypes):
-    candidates = make("--ipc", 6 * IPC, "-s", 0.8)      # repeats 0 to 2 are the first image's candidates, 3 to 5 the second's
-    kept = make("-s", 0.8, "--repeats", 2, "--filter_teacher", teacher.folder, "--candidates", 3)
-    assert kept.name.endswith("_filter3")
+    candidates = make("--ipc", 4 * IPC, "-s", 0.8)      # repeats 0 and 1 are the first image's candidates, 2 and 3 the second's
+    kept = make("-s", 0.8, "--repeats", 2, "--filter_teacher", teacher.folder, "--candidates", 2)
+    assert kept.name.endswith("_filter2")
     classes, _, labels, weights = read_distilled(kept)
     rows = json.loads((kept / "manifest.json").read_text())["rows"]
-    assert len(rows) == 24 * IPC and len({(row["label"], row["prototype"], row["repeat"] // 3) for row in rows}) == 24 * IPC
+    assert len(rows) == 24 * IPC and len({(row["label"], row["prototype"], row["repeat"] // 2) for row in rows}) == 24 * IPC
     judge = TeacherFilter(teacher.folder, classes, "confident", "cpu")
     for row in rows:
         offered = [candidates / row["file_name"].replace(f"-r{row['repeat']:02d}", f"-r{place:02d}")
-                   for place in range(row["repeat"] // 3 * 3, row["repeat"] // 3 * 3 + 3)]
+                   for place in range(row["repeat"] // 2 * 2, row["repeat"] // 2 * 2 + 2)]
         images = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in offered])
-        assert int(judge.choose(images[None], torch.tensor([row["label"]]))[0]) == row["repeat"] % 3
-        assert np.array_equal(pixels(kept / row["file_name"]), pixels(offered[row["repeat"] % 3]))
-    assert {row["repeat"] for row in rows} == set(range(6))
+        assert int(judge.choose(images[None], torch.tensor([row["label"]]))[0]) == row["repeat"] % 2
+        assert np.array_equal(pixels(kept / row["file_name"]), pixels(offered[row["repeat"] % 2]))
+    assert {row["repeat"] for row in rows} == set(range(4))
     shares = [found.weights for found in read_prototypes(prototypes.folder)[1]]
     assert [row["weight"] for row in rows] == pytest.approx(
         [float(shares[row["label"]][row["prototype"]]) / 2 for row in rows], abs=1e-6)
