@@ -38,8 +38,8 @@ def parse_args():
     compare.add_argument("--output", required=True, help="folder to write into")
     cost = compare.add_mutually_exclusive_group()
     cost.add_argument("--cost-seconds", default=None, type=float, help="seconds that one distilled set took")
-    cost.add_argument("--cost-from", default=None, nargs="+", metavar="DIR",
-                      help="the same as the sum over the result.json of its stages; a teacher counts for soft labels alone")
+    cost.add_argument("--cost-from", default=[], nargs="+", metavar="DIR",
+                      help="the same from the result.json of its stages; a teacher counts for soft labels alone")
     args = parser.parse_args()
     if getattr(args, "cost_seconds", None) is not None:
         check_range("--cost-seconds", args.cost_seconds, 0)
@@ -115,14 +115,13 @@ def collect(args):
 
 def rewrite_tables(args):
     """Rewrite the marked tables of every page, and the figures of misc/."""
-    from misc.report.tables import fill, marked
+    from functools import partial
+
+    from misc.report.tables import fill
     from scripts.artefact import write_text
     root = Path(args.root)
     for page in [root / "README.md", *sorted((root / "misc").glob("*.md"))]:
-        text = page.read_text(encoding="utf-8")
-        for name in marked(text):
-            text = fill(text, name, table(name, root / "misc", page))
-        write_text(page, text)
+        write_text(page, fill(page.read_text(encoding="utf-8"), partial(table, misc=root / "misc", page=page)))
         print(f"{page}: written")
     draw_figures(root / "misc")
 
@@ -149,16 +148,15 @@ def draw_figures(misc: Path) -> None:
     """The figures that misc/*.md show, of result files that are there."""
     from misc.report import figures
     from misc.report.results import continual_rows, read_collected
+    found = {path.stem: read_collected(path) for path in (misc / "results").glob("*.jsonl")}
     for name in ("resnet18", "resnet50"):
-        path, folder = misc / "results" / f"continual_digits_{name}.jsonl", misc / f"continual_{name}"
-        if path.exists():
-            folder.mkdir(exist_ok=True)
-            figures.stream_figures(folder, continual_rows(read_collected(path).runs))
-    for name, draw in (("quickstart", lambda results: figures.draw_times(misc / "accuracy_vs_time.png",
-                                                                         continual_rows(results.runs))),
-                       ("matching_digits", lambda results: figures.draw_label_bytes(misc / "label_bytes.png", results))):
-        if (misc / "results" / f"{name}.jsonl").exists():
-            draw(read_collected(misc / "results" / f"{name}.jsonl"))
+        if f"continual_digits_{name}" in found:
+            (misc / f"continual_{name}").mkdir(exist_ok=True)
+            figures.stream_figures(misc / f"continual_{name}", continual_rows(found[f"continual_digits_{name}"].runs))
+    if "quickstart" in found:
+        figures.draw_times(misc / "accuracy_vs_time.png", continual_rows(found["quickstart"].runs))
+    if "matching_digits" in found:
+        figures.draw_label_bytes(misc / "label_bytes.png", found["matching_digits"])
 
 
 def compare(args):
@@ -166,15 +164,17 @@ def compare(args):
     from misc.report import statistics, tables
     from misc.report.figures import stream_figures
     from misc.report.page import page
-    from misc.report.results import continual_rows, read_results
+    from misc.report.results import Results, continual_rows, read_results
     from scripts.artefact import write_json, write_text
     runs = [run for path in existing(args.runs) for run in read_results(Path(path)).runs if run.kind == "continual"]
     if not runs:
         raise InputError(f"{', '.join(args.runs)}: expected result.json files of continual.train_continual, found none")
     rows, costs = continual_rows(runs), {} if args.cost_seconds is None else {"given": args.cost_seconds}
     if args.cost_from:
-        made = [run for folder in existing(args.cost_from) for run in read_results(Path(folder)).runs]
-        costs = statistics.costs_of_one_set(", ".join(args.cost_from), made)
+        made = Results([run for folder in existing(args.cost_from) for run in read_results(Path(folder)).runs])
+        costs = statistics.mean_costs(made)
+        if not costs:
+            raise InputError(f"--cost-from {' '.join(args.cost_from)}: expected the result.json of a distilled set, found none")
     sections = [tables.claim_section(rows), tables.runs_section(rows), tables.paired_section(rows),
                 tables.payback_section(rows, costs)]
     output = Path(args.output)

@@ -111,14 +111,10 @@ def keep(rows: Rows, has: Callable[[Run], bool]) -> Rows:
     return {method: arms for method, arms in kept.items() if arms}
 
 
-def matrices_of(row: dict[int, Run]) -> list:
-    """The Class-IL matrices of a row."""
-    return [run.metrics["matrix"] for run in row.values()]
-
-
 def draw_times(path: Path, rows: Rows) -> None:
     """One marker per method, one colour per source."""
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator
     points = {(method, arm.name): one for method, arms in summaries(rows).items() for arm, one in arms.items()}
     places = {key: (one["train_seconds"]["mean"], 100 * one["acc"]["mean"]) for key, one in points.items()}
     figure, ((axis,),) = new_figure(6.6, 5.6)
@@ -133,6 +129,7 @@ def draw_times(path: Path, rows: Rows) -> None:
                       color=colours[source], ms=13 if method == "joint" else 9, elinewidth=1,
                       **({"mfc": "none", "mew": 1.6, "zorder": 4} if hollow[source] else {"mec": "white", "mew": 0.8}))
     axis.set(xlabel="training time (s)", ylabel="ACC, Class-IL (%)", ylim=(0, 103), xscale="log")
+    axis.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         ticks(lambda seconds, _: f"{seconds:g}")
     axis.tick_params(axis="x", which="both", labelsize=8)
@@ -157,7 +154,7 @@ def draw_seen(path: Path, rows: Rows) -> None:
     for axis, (method, arms) in zip(axes.flat, rows.items(), strict=False):
         for arm, row in arms.items():
             seen = 100 * np.array([[np.mean(line[:place + 1]) for place, line in enumerate(matrix)]
-                                   for matrix in matrices_of(row)])
+                                   for matrix in (run.metrics["matrix"] for run in row.values())])
             line_of(axis, np.arange(1, seen.shape[1] + 1), seen, colours[arm.name], arm.name)
         axis.set(title=METHODS.get(method, method), xlabel="tasks learnt", xticks=np.arange(1, seen.shape[1] + 1))
         tidy(axis)
@@ -178,7 +175,7 @@ def draw_matrices(path: Path, rows: Rows) -> None:
         for axis, arm in zip(line, arms, strict=True):
             axis.set(xticks=[], yticks=[])
             if arm in of:
-                shown = heat_map(axis, np.mean(matrices_of(of[arm]), 0))
+                shown = heat_map(axis, np.mean([run.metrics["matrix"] for run in of[arm].values()], 0))
             else:
                 axis.set_frame_on(False)
                 axis.text(0.5, 0.5, NOT_RUN, ha="center", va="center", color=GREY, transform=axis.transAxes)
@@ -389,7 +386,11 @@ def pictures_of(folder: Path) -> dict | None:
     """
     from distillation.card import unique_names
     from distillation.images import open_image
-    sets = distilled_sets(folder)
+    from scripts.artefact import read_manifest
+    sets = {}
+    for path in sorted(folder.glob("distilled/*/manifest.json"), reverse=True):     # the first by name stays
+        manifest = read_manifest(path.parent, "distilled")
+        sets[manifest["config"].get("method")] = {**manifest, "folder": path.parent}
     d4m, prototype, random = (sets.get(method) for method in ("d4m", "prototype", "random"))
     if not d4m:
         return None
@@ -416,16 +417,6 @@ def pictures_of(folder: Path) -> dict | None:
             "rows": {"real": random and read(random, [rows[0] for rows in both["random real"][1]]),
                      "prototype": decoded and read(prototype, decoded), "D4M": read(d4m, first)},
             "beside": {name: [read(one, rows[:each]) for rows in by_class] for name, (one, by_class) in both.items()}}
-
-
-def distilled_sets(folder: Path) -> dict[str, dict]:
-    """The manifests of the finished distilled sets by method, with their `folder`; the first by name where several have one."""
-    from scripts.artefact import read_manifest
-    sets = {}
-    for path in sorted(folder.glob("distilled/*/manifest.json"), reverse=True):
-        manifest = read_manifest(path.parent, "distilled")
-        sets[manifest["config"].get("method")] = {**manifest, "folder": path.parent}
-    return sets
 
 
 def picture_figures(folder: Path, pictures: dict) -> list[Section]:

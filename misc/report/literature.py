@@ -165,8 +165,7 @@ def schedule(runs: list[Run], results: Results) -> str:
     config = runs[0].config
     resnets = any(run.config["arch"].startswith("resnet") for run in runs)
     teacher = teachers(results) if config["labels"] == "soft" else ""
-    return "; ".join(filter(None, (
-        f"protocol {config['protocol']}" if config.get("protocol") else "",
+    return "; ".join(filter(None, (f"protocol {config['protocol']}" if config.get("protocol") else "",
         f"{named(run.config['epochs'] for run in runs)} epochs ({named(run.metrics['steps'] for run in runs)} steps)",
         STEMS[config["stem"]] if resnets else "", teacher and f"teacher {teacher}")))
 
@@ -220,16 +219,6 @@ def side_by_side(misc: Path, table: str, studies: tuple[Study, ...], columns: tu
     return section("Students", rows, {key: IPC_COLUMNS[key] for key in columns})
 
 
-def cifar(misc: Path) -> list[Section]:
-    """CIFAR-10 and CIFAR-100."""
-    return side_by_side(misc, "cifar", (CIFAR10, SMALL_CIFAR10, WEAK_CIFAR10, CIFAR100), ("10", "50", "500", "all"))
-
-
-def large(misc: Path) -> list[Section]:
-    """ImageNet-1K and Tiny-ImageNet."""
-    return side_by_side(misc, "large", (IMAGENET, TINY_IMAGENET), ("10", "50", "100", "200", "all"))
-
-
 def start(misc: Path) -> list[Section]:
     """Prototypes against noise as the start of the diffusion, both at the paper's strength."""
     rows, runs = published(misc, "start"), read(misc, DIGITS.file).of_kind("student")
@@ -264,8 +253,7 @@ def cross(misc: Path) -> list[Section]:
     differs = ["data: digits", MATCHING_DIGITS.origin("distilled"), runs and setting(runs, "epochs", "stem"),
                runs and f"teacher {teachers(results)}",
                "" if all((name,) in numbers for name in columns) else f"to run it: {MATCHING_DIGITS.command}"]
-    rows = [*published(misc, "cross"),
-            Row("digits, IPC 10", "", "this code, D4M images, soft labels",
+    rows = [*published(misc, "cross"), Row("digits, IPC 10", "", "this code, D4M images, soft labels",
                 {name: cell(numbers.get((name,)), "accuracy", 100) for name in columns}, place_of(MATCHING_DIGITS.file),
                 "; ".join(filter(None, differs)), counts(numbers.values()) or NONE),
             *cross_rows(misc, CIFAR10, ("convnet_d3_w128", "resnet18", "resnet50")),
@@ -365,4 +353,7 @@ def architectures(misc: Path) -> list[Section]:
 
 
 TABLES = {"cross": architectures,
-          **{f"literature-{make.__name__}": make for make in (cifar, large, start, matching, cross, storage, continual)}}
+    "literature-cifar": lambda misc: side_by_side(misc, "cifar", (CIFAR10, SMALL_CIFAR10, WEAK_CIFAR10, CIFAR100),
+                                                  ("10", "50", "500", "all")),
+    "literature-large": lambda misc: side_by_side(misc, "large", (IMAGENET, TINY_IMAGENET), ("10", "50", "100", "200", "all")),
+    **{f"literature-{make.__name__}": make for make in (start, matching, cross, storage, continual)}}

@@ -28,13 +28,12 @@ MODULES = {"prototypes": "distillation.gen_prototype", "distilled": "distillatio
 NARROWEST = 0.5     # of its printed size a figure has at least; it scrolls below that
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #59626d; --back: #ffffff; --line: #d5dae0; --stripe: #f5f7f9; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e4e8ec; --soft: #a2acb7; --back: #14181c; --line: #363e47; --stripe: #1c2228; } }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 62rem; background: var(--back); color: var(--text);
-  font: 16px/1.55 system-ui, sans-serif; }
+@media (prefers-color-scheme: dark) { :root { --text: #e4e8ec; --soft: #a2acb7; --back: #14181c; --line: #363e47; --stripe:
+#1c2228; } }
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 62rem; background: var(--back); color: var(--text); font:
+16px/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
-p { max-width: 46rem; margin: .4rem 0 .9rem; }
-.wide { overflow-x: auto; } .wide:focus-visible { outline: 2px solid #3b82c4; }
+p { max-width: 46rem; margin: .4rem 0 .9rem; } .wide { overflow-x: auto; } .wide:focus-visible { outline: 2px solid #3b82c4; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead th { white-space: normal; vertical-align: bottom; color: var(--soft); font-weight: 600; line-height: 1.3; }
@@ -43,13 +42,12 @@ tbody tr:nth-child(even), tbody tr:nth-child(even) th { background: var(--stripe
 @media (max-width: 40rem) { tbody th { white-space: normal; min-width: 6.5rem; } th, td { padding: .35rem .5rem; } }
 .left { text-align: left; } td.left { white-space: normal; } .absent { color: var(--soft); font-style: italic; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px;
-  box-sizing: border-box; }
+box-sizing: border-box; }
 figure { margin: 0; } figcaption { margin-top: .5rem; } figcaption p { margin: .2rem 0; }
 figcaption, .made { font-size: .875rem; color: var(--soft); }
 code { font: .95em ui-monospace, monospace; color: var(--text); overflow-wrap: anywhere; }
-nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none; }
-a { color: inherit; } h3 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; }
-section[id] { margin-top: 3rem; border-top: 1px solid var(--line); }
+nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none; } a { color: inherit; }
+h3 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; } section[id] { margin-top: 3rem; border-top: 1px solid var(--line); }
 """
 
 

@@ -225,7 +225,10 @@ def continual_rows(runs: list[Run]) -> Rows:
     `same seconds`. A result that is found twice counts once.
     """
     runs = [run for run in runs if run.kind == "continual"]
-    check_same_tests(runs)
+    digests = {run.get("config.digests.test"): run.name for run in runs}
+    if len(digests) > 1:
+        first, second = list(digests.values())[:2]
+        raise InputError(f"{first} and {second}: expected runs tested on the same images, found other test images")
     fewest: dict[str, int] = {}
     for run in runs:
         if run.config["stream"] in SMALL and run.get("config.schedule") != "budget":
@@ -263,14 +266,6 @@ def schedule_of(run: Run, arm: Arm, fewest: int | None) -> str:
     if arm.stream in SMALL:
         return "" if steps == fewest else f"{steps} steps"
     return SAME_STEPS if steps == fewest else ""
-
-
-def check_same_tests(runs: list[Run]) -> None:
-    """Raise InputError unless all runs were tested on the same images."""
-    digests = {run.get("config.digests.test"): run.name for run in runs}
-    if len(digests) > 1:
-        first, second = list(digests.values())[:2]
-        raise InputError(f"{first} and {second}: expected runs tested on the same images, found other test images")
 
 
 def check_one_setting(row: str, first: Run, second: Run) -> None:

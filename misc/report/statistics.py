@@ -4,7 +4,6 @@ import math
 import statistics
 
 from misc.report.results import CONTINUAL, SAME_SECONDS, SAME_STEPS, Arm, Results, Rows, Run
-from scripts.cli import InputError
 
 MEASURES = {**{name: f"metrics.{name}" for name in CONTINUAL}, "train_seconds": "seconds.train"}
 SUMMARISED = tuple(name for name in MEASURES if name not in ("matrix", "confusion", "scale_curves", "start_note"))
@@ -86,15 +85,14 @@ def at_chance(row: dict[int, Run]) -> bool:
 
 def summaries(rows: Rows) -> dict[str, dict[Arm, dict]]:
     """By method and arm every measure over seeds, and what is saved and kept against real images."""
-    return {method: {arm: summary(row, arms.get(real_of(arm, arms))) for arm, row in arms.items()}
-            for method, arms in rows.items()}
-
-
-def summary(row: dict[int, Run], real: dict[int, Run] | None) -> dict:
-    """One row of `summaries`."""
-    numbers = {name: mean_std(list(measured(row, name).values())) for name in SUMMARISED}
-    return {"n": len(row), **numbers, "time_saved": saved(row, real), "flops_saved": saved(row, real, "flops"),
-            "acc_kept": kept(row, real)}
+    found = {method: {} for method in rows}
+    for method, arms in rows.items():
+        for arm, row in arms.items():
+            real = arms.get(real_of(arm, arms))
+            found[method][arm] = {
+                "n": len(row), **{name: mean_std(list(measured(row, name).values())) for name in SUMMARISED},
+                "time_saved": saved(row, real), "flops_saved": saved(row, real, "flops"), "acc_kept": kept(row, real)}
+    return found
 
 
 def counterparts(arm: Arm, arms) -> list[Arm]:
@@ -197,25 +195,11 @@ def cost_of(arm: Arm, costs: dict[str, float]) -> float:
     return sum(seconds for kind, seconds in costs.items() if arm.labels == "soft" or kind not in ("teacher", "soft_labels"))
 
 
-def costs_of_one_set(where: str, runs: list[Run]) -> dict[str, float]:
-    """Seconds by kind of the stages that made one set. Raises InputError unless there is one result of each kind."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.kind, []).append(run)
-    if "distilled" not in found:
-        raise InputError(f"--cost-from {where}: expected the result.json of a distilled set, found {sorted(found) or 'none'}")
-    for kind, several in found.items():
-        if len(several) > 1:
-            raise InputError(f"--cost-from {where}: expected one result of kind {kind}, found "
-                             f"{', '.join(run.name for run in several)}")
-    return {kind: sum(run.seconds.values()) for kind, (run,) in found.items()}
-
-
 def mean_costs(results: Results) -> dict[str, float]:
-    """Mean seconds by stage of making one D4M set, and of its teacher; empty without D4M sets."""
+    """Mean seconds by stage of making one D4M set, its teacher and its soft labels; empty without D4M sets."""
     found: dict[str, list[float]] = {}
     for run in results.runs:
-        if run.kind in ("prototypes", "teacher") or (run.kind, run.get("config.method")) == ("distilled", "d4m"):
+        if run.kind in ("prototypes", "distilled", "teacher", "soft_labels") and run.get("config.method", "d4m") == "d4m":
             found.setdefault(run.kind, []).append(sum(run.seconds.values()))
     return {kind: statistics.fmean(seconds) for kind, seconds in found.items()} if "distilled" in found else {}
 

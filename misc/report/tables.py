@@ -429,37 +429,32 @@ def parts(results: Results) -> list[Section]:
 
 
 def targets(results: Results) -> list[Section]:
-    """The study's aims, what it reached, and whether that is enough."""
-    return [Section("Aims", "", ("Aim", "Reached", "Met"), tuple(
-        (aim, reached, "yes" if met else "no")
-        for aim, reached, met in (*student_targets(results), *continual_targets(results))))]
+    """The study's aims, what it reached, and whether that is enough.
 
-
-def student_targets(results: Results):
-    """ResNet-18 with soft labels: above random real images by more than two standard deviations, and at least ENOUGH."""
-    numbers = measure(grouped(results, TARGET_RUN, "student", "arm", "ipc"), STUDENT)
+    ResNet-18 with soft labels: above random real images by more than two standard deviations, and at least ENOUGH. ER and Task
+    Arithmetic: the claim's numbers, and better than random real images.
+    """
+    numbers, rows = measure(grouped(results, TARGET_RUN, "student", "arm", "ipc"), STUDENT), []
     for ipc in ("10", "50"):
         pair, apart = [numbers.get((arm, ipc)) for arm in ("distilled", "random")], False
         if all(pair):
             (high, spread), (low, width) = ((one["accuracy"]["mean"], one["accuracy"]["std"]) for one in pair)
             apart = None not in (spread, width) and high - low > 2 * max(spread, width)
-        yield (f"ResNet-18, soft labels, IPC {ipc}: above random real images by more than two standard deviations",
-               " and ".join(f"{cell(one, 'accuracy', 100)} %" for one in pair) if all(pair) else NOT_RUN, apart)
+        rows.append((f"ResNet-18, soft labels, IPC {ipc}: above random real images by more than two standard deviations",
+                     " and ".join(f"{cell(one, 'accuracy', 100)} %" for one in pair) if all(pair) else NOT_RUN, apart))
     own = numbers.get(("distilled", "50"))
-    yield (f"ResNet-18, soft labels, IPC 50: at least {percent(ENOUGH, 0)}",
-           f"{cell(own, 'accuracy', 100)} %" if own else NOT_RUN, own and own["accuracy"]["mean"] >= ENOUGH)
-
-
-def continual_targets(results: Results):
-    """ER and Task Arithmetic: the claim's numbers, and better than random real images."""
+    rows.append((f"ResNet-18, soft labels, IPC 50: at least {percent(ENOUGH, 0)}",
+                 f"{cell(own, 'accuracy', 100)} %" if own else NOT_RUN, own and own["accuracy"]["mean"] >= ENOUGH))
     for one in stats.claims(continual_rows(results.runs)):
         if one["method"] in ("er", "task_arithmetic"):
             rival = next((found["distilled_is"] for found in one["rivals"].values() if found["source"] == "random"), "unknown")
-            yield (f"{METHODS[one['method']]}, {one['arm']}: at least {percent(CLAIMED_SAVING, 0)} of time and FLOPs saved, at "
-                   f"least {CLAIMED_KEPT} of ACC kept, better than random real images",
-                   f"{percent(one['time_saved'])} of time and {percent(one['flops_saved'])} of FLOPs saved, "
-                   f"{cell(one, 'acc_kept', digits=3)} kept; against random: {rival}",
-                   one["verdict"] in (HOLDS, NUMBERS_ONLY) and rival == "better")
+            rows.append((f"{METHODS[one['method']]}, {one['arm']}: at least {percent(CLAIMED_SAVING, 0)} of time and FLOPs "
+                         f"saved, at least {CLAIMED_KEPT} of ACC kept, better than random real images",
+                         f"{percent(one['time_saved'])} of time and {percent(one['flops_saved'])} of FLOPs saved, "
+                         f"{cell(one, 'acc_kept', digits=3)} kept; against random: {rival}",
+                         one["verdict"] in (HOLDS, NUMBERS_ONLY) and rival == "better"))
+    return [Section("Aims", "", ("Aim", "Reached", "Met"),
+                    tuple((aim, reached, "yes" if met else "no") for aim, reached, met in rows))]
 
 
 # JSON objects of other tools
@@ -513,30 +508,22 @@ COMPARISON = {name: lambda results, make=make: [make(continual_rows(results.runs
               for name, make in (("claim", claim_section), ("fairness", runs_section), ("paired", paired_section))}
 COST = {"payback": lambda results: [payback_section(continual_rows(results.runs), stats.mean_costs(results))]}
 TABLES = {"quickstart": ("quickstart.jsonl", quickstart), "stages": ("quickstart.jsonl", stages),
-          **{name: ("digits.jsonl", partial(student_table, *what))
-             for name, what in STUDENT_TABLES.items()},
+          **{name: ("digits.jsonl", partial(student_table, *what)) for name, what in STUDENT_TABLES.items()},
           "protocols": ("matching_digits.jsonl", protocols), "protocols-cifar10": ("matching_cifar10.jsonl", protocols),
           "storage": ("matching_digits.jsonl", storage),
           "judge": ("judge_digits.json", judge), "judge-cifar10": ("judge_cifar10.json", judge),
           "judge-arms": ("judge_cifar10_arms.json", judge), "faults": ("faults.json", faults),
           "continual": ("continual_digits_resnet18.jsonl", continual),
           **{f"{name}-{network}": (f"continual_digits_{network}.jsonl", make) for network in ("resnet18", "resnet50")
-             for name, make in (COMPARISON | COST).items()},
-          "starts": ("continual_digits_starts.jsonl", starts),
+             for name, make in (COMPARISON | COST).items()}, "starts": ("continual_digits_starts.jsonl", starts),
           **{f"{name}-cifar10": ("cifar10_small.jsonl", make) for name, make in (
               ("parts", parts), ("targets", targets), ("students", students_by_name), *COMPARISON.items())},
           "arms-cifar10": ("cifar10_arms.jsonl", students_by_name)}
 
 
-def marked(text: str) -> list[str]:
-    """The names of the tables that a page marks with `<!-- table: NAME -->`."""
-    return re.findall(r"<!-- table: ([a-z0-9-]+) -->", text)
-
-
-def fill(text: str, name: str, sections: list[Section]) -> str:
-    """Replace what stands between the marks of a table; an end mark is added where there is none."""
-    start, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
-    table = "\n\n".join(with_table(part.says, part.header, part.rows) for part in sections)
-    pattern = re.escape(start) + (rf".*?{re.escape(end)}" if end in text else "")
-    return re.sub(pattern, lambda _: f"{start}\n{table}\n{end}", text, flags=re.DOTALL)
-
+def fill(text: str, table_of) -> str:
+    """Replace what stands between the marks of each table; an end mark is added where there is none."""
+    def filled(found: re.Match) -> str:
+        table = "\n\n".join(with_table(part.says, part.header, part.rows) for part in table_of(found[1]))
+        return f"<!-- table: {found[1]} -->\n{table}\n<!-- end: {found[1]} -->"
+    return re.sub(r"<!-- table: ([a-z0-9-]+) -->(?:.*?<!-- end: \1 -->)?", filled, text, flags=re.DOTALL)
