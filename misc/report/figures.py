@@ -95,14 +95,16 @@ def stream_figures(folder: Path, rows: Rows) -> list[Section]:
         if shown:
             draw(folder / f"{name}.png", shown)
             counts = {len(row) for arms in shown.values() for row in arms.values()}
-            sections.append(Section(title, f"{says} {bars(counts)}", figure=f"{name}.png", held=equal_in_rows(shown),
+            number = bars(counts, draw not in (draw_matrices, draw_confusions))
+            sections.append(Section(title, f"{says} {number}", figure=f"{name}.png", held=equal_in_rows(shown),
                                     alt=f"{title}, by method and source. {says}"))
     return sections
 
 
-def bars(runs: set[int]) -> str:
+def bars(runs: set[int], spread: bool = True) -> str:
     """The number of runs behind a point, and the meaning of its bars."""
-    return f"n = {' or '.join(map(str, sorted(runs)))}{', bars of one standard deviation' if max(runs) > 1 else ''}."
+    shown = ", bars of one standard deviation" if spread and max(runs) > 1 else ""
+    return f"n = {' or '.join(map(str, sorted(runs)))}{shown}."
 
 
 def keep(rows: Rows, has: Callable[[Run], bool]) -> Rows:
