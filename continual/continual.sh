@@ -65,5 +65,5 @@ if [ -n "$SAME_STEPS" ]; then
     train --stream real --steps "$SAME_STEPS" --output-dir "$OUTPUT_DIR/same-steps" "$@"
 fi
 if [ -n "$COMPARISON" ]; then
-    python -m misc.report.compare "$OUTPUT_DIR" --output "$COMPARISON"
+    python -m misc.report compare "$OUTPUT_DIR" --output "$COMPARISON"
 fi

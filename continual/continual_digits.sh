@@ -18,5 +18,5 @@ export TASK_STEPS="${TASK_STEPS:-42 14 14}"         # per task, in the order of 
 export BUFFER_SIZE="${BUFFER_SIZE:-100}"            # images: ten a class
 export BATCH_SIZE="${BATCH_SIZE:-16}"
 export REPLAY_BATCH_SIZE="${REPLAY_BATCH_SIZE:-48}" # thrice the stream's: with equal shares ER forgets three times as much
-export COMPARISON="${COMPARISON-}"                  # misc/report/report.py shows these runs; COMPARISON=<folder> compares them
+export COMPARISON="${COMPARISON-}"                  # `python -m misc.report run` shows these runs; COMPARISON=<folder> compares them
 exec sh continual/continual.sh "$@"

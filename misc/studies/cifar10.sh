@@ -6,8 +6,8 @@
 # class, short schedules (each row's result says what it had), and streams tested on 200 images of each class. A checkpoint
 # made before is named by PRIOR, a teacher by TEACHER; what is not there is trained, both side by side. PARTS runs a part of
 # it; the same command resumes. Then:
-# python -m misc.report.collect runs/study-cifar10 misc/results/cifar10.json   (small: runs/study-cifar10-small, cifar10_small.json)
-# python -m misc.report.tables
+# python -m misc.report collect runs/study-cifar10 misc/results/cifar10.jsonl   (small: runs/study-cifar10-small, cifar10_small.jsonl)
+# python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/set_up.sh
