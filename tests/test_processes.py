@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import artefact
+from fault_campaign import launched
 from test_resume import manifest_of
 from tiny_continual import RECIPE, tiny, write_data
 
@@ -23,7 +24,6 @@ from continual.runs import Run
 from distillation.datasets import load_split
 from matching.image_set import image_set
 from matching.training import cosine, drawn_views, hard_loss_of, train
-from misc.faults import launched
 from misc.studies.batch import free_port, run_command
 from scripts.artefact import read_tensors, write_tensors
 from scripts.cli import ROOT

@@ -187,24 +187,25 @@ def later(module: str, name: str):
     return call
 
 
-matching, continual, study, faults = (partial(later, module) for module in ("report.matching_tables", "report.continual_tables",
-                                                                           "report.study_tables", "faults"))
+matching, continual, study = (partial(later, module) for module in ("report.matching_tables", "report.continual_tables",
+                                                                   "report.study_tables"))
 
 
-def fuzz(result: dict) -> str:
-    """What became of damaged files, by reader."""
+def faults(result: dict) -> str:
+    """Kills by stage and processes; exit code and message on a full and on a read-only disk."""
     from misc.report.sections import markdown_table
-    limits, kinds = result["limits"], ("inputs", "read", "refused", "crashed", "died", "hung", "memory")
-    rows = [[name, *(f"{counts[kind]:,}" for kind in kinds), f"{counts['longest_seconds']:.2f}",
-             f"{counts['grown_bytes'] / 2 ** 20:.0f}"] for name, counts in result["readers"].items()]
-    total = {kind: sum(counts[kind] for counts in result["readers"].values()) for kind in kinds}
-    rows.append(["all", *(f"{total[kind]:,}" for kind in kinds),
-                 f"{max(counts['longest_seconds'] for counts in result['readers'].values()):.2f}",
-                 f"{max(counts['grown_bytes'] for counts in result['readers'].values()) / 2 ** 20:.0f}"])
-    return (f"{result['count']:,} inputs of seed {result['seed']} on {result['hardware']}. Crashed: another error than the "
-            f"documented one; died: the process with it; hung: more than {limits['seconds']:g} s of processor time; memory: "
-            f"grown by more than {limits['bytes'] / 2 ** 30:g} GiB.\n\n"
-            + markdown_table(["Damaged file", *(kind.capitalize() for kind in kinds), "Longest (s)", "Grown by (MiB)"], rows))
+    kills, disks = result["kills"], result["disks"]
+    identical, recognised = sum(one["identical"] for one in kills), sum(one["recognised"] for one in disks)
+    says = (f"{identical} of {sum(one['kills'] for one in kills)} killed runs ended byte-identical to an undisturbed run; "
+            f"{recognised} of {len(disks)} full and read-only disks were recognised ({result['hardware']}).")
+    keys = ("stage", "processes", "kills", "identical", "with_files", "mid_file", "seconds")
+    killed = markdown_table(["Stage", "Processes", "Kills", "Byte-identical after the resume", "Killed with files written",
+                             "Killed in mid-file", "Undisturbed (s)"],
+                            [[str(one[key]) for key in keys[:-1]] + [f"{one['seconds']:.1f}"] for one in kills])
+    rows = [[one["fault"], one["stage"], str(one["exit"]), one["message"].removeprefix("error: ").partition(";")[0],
+             "byte-identical" if one["identical"] else "differs"] for one in disks]
+    filled = markdown_table(["Fault", "Stage", "Exit code", "Message", "The same command afterwards"], rows)
+    return f"{says}\n\n{killed}\n\n{filled}"
 
 
 FIGURES = {"label_bytes.png": ("matching_digits.json", matching("draw_storage")),
@@ -217,8 +218,8 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
           "storage": ("matching_digits.json", matching("storage")), "cross": ("matching_digits.json", matching("cross")),
           "judge": ("judge_digits.json", judge), "judge-cifar10": ("judge_cifar10.json", judge),
           "judge-arms": ("judge_cifar10_arms.json", judge),
-          "fuzz": ("fuzz.json", fuzz), "plan": ("plan_imagenet.json", later("plan_table", "plan_table")),
-          "kills": ("faults.json", faults("kills_table")), "faults": ("faults.json", faults("cases_table")),
+          "plan": ("plan_imagenet.json", later("plan_table", "plan_table")),
+          "faults": ("faults.json", faults),
           "continual": ("continual_digits_resnet18.json", continual("readme")),
           **{f"{part}-{network}": (f"continual_digits_{network}.json", continual(part)) for network in NETWORKS
              for part in ("claim", "fairness", "paired", "payback")},
