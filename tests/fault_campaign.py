@@ -6,7 +6,6 @@ The same command after a kill has to end in the bytes of an undisturbed run; mea
 from a process that has loaded the libraries, so that kills fall into work, not into imports. Disk cases need root, to mount.
 """
 
-import contextlib
 import importlib
 import json
 import multiprocessing
@@ -30,7 +29,6 @@ from scripts.cli import ROOT, Parser, Progress, run
 
 PATIENCE_SECONDS = 600  # a run that takes longer counts as one that hangs
 MEASURED = {"seconds", "images_per_second", "peak_memory_bytes", "code", "hardware", "result.json", "README.md"}
-FOLDERS = ("distillation", "matching", "validate", "continual")
 FORK = multiprocessing.get_context("fork")
 
 
@@ -44,8 +42,9 @@ def parse_args():
 
 def main(args):
     os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    own = [path.relative_to(ROOT).with_suffix("") for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
-    for name in (*LOADED, *(".".join(path.parts) for path in own)):
+    folders = ("distillation", "matching", "validate", "continual")
+    own = [f"{folder}.{path.stem}" for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+    for name in (*LOADED, *own):
         importlib.import_module(name)
     work = Path(tempfile.mkdtemp(prefix="faults-"))
     importlib.import_module("tests.tiny_continual").write_data(work)  # with one thread: a fork of more would hang
@@ -61,8 +60,8 @@ def main(args):
     rows = [{"stage": stage.name, "processes": processes, "seconds": seconds[n], "kills": len(kills[n::len(arms)]),
              **{key: sum(one[key] for one in kills[n::len(arms)]) for key in ("identical", "with_files", "mid_file")}}
             for n, (stage, processes) in enumerate(arms)]
-    versions = {"code": code_version(), "packages": package_versions(), "hardware": hardware()}
-    write_json(Path(args.output), {"kind": "faults", "kills": rows, "disks": disks, **versions})
+    write_json(Path(args.output), {"kind": "faults", "kills": rows, "disks": disks, "code": code_version(),
+                                   "packages": package_versions(), "hardware": hardware()})
     identical, recognised = sum(one["identical"] for one in kills), sum(one["recognised"] for one in disks)
     print(f"{identical} of {len(kills)} killed runs resumed byte-identical, {recognised} of {len(disks)} disk cases recognised")
     if identical < len(kills) or recognised < len(disks):
@@ -90,9 +89,7 @@ class Stage:
         for rank in ranks:
             rank.join(max(0, until - time.perf_counter()))
         for rank in [rank for rank in ranks if rank.is_alive()]:
-            with contextlib.suppress(ProcessLookupError):  # it has no group yet
-                os.killpg(rank.pid, signal.SIGKILL)
-            rank.kill()
+            (os.killpg if os.getpgid(rank.pid) == rank.pid else os.kill)(rank.pid, signal.SIGKILL)  # with its children
         for rank in ranks:
             rank.join()
         return max((rank.exitcode for rank in ranks), key=abs)
@@ -105,7 +102,6 @@ class Stage:
 def _work(words: list[str], environment: dict, log: Path) -> None:
     os.setpgid(0, 0)
     os.environ.update(environment)
-    os.chdir(ROOT)
     with open(log, "a", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout
         run_command(words)
@@ -122,17 +118,16 @@ def stages(work: Path) -> list[Stage]:
     new, two, data = partial(Stage, work), (1, 2), f"--dataset folder --data-dir {work}/real"
     prototypes, distilled = "gen_prototype/folder-ipc2-kmexpand1", f"{work}/gen_syn_image/folder_ipc2_4_s0.5_g2.0_kmexpand1"
     diffusion = "-s 0.5 -g 2 --num-inference-steps 6 --batch-size 4"
-    views, small = "--input-size 32 --mix-type cutmix", "shufflenet_v2_x0_5"
-    student = f"validate.train_FKD --train-dir {distilled} {data} --model {small} --epochs 6 --batch-size 8 --save-seconds 0"
-    continual = (f"continual.train_continual {data} --arch {small} --distilled {distilled} --tasks 2 --steps 3 --batch-size 4 "
-                 "--replay-batch-size 4 --buffer-size 20 --start task1 --start-steps 2 --scale 0.5 1 --refit-head 2 "
-                 "--save-seconds 0")
+    views, small, save = "--input-size 32 --mix-type cutmix", "--arch shufflenet_v2_x0_5", "--save-seconds 0"
+    student = f"validate.train_FKD --train-dir {distilled} {data} --model shufflenet_v2_x0_5 --epochs 6 --batch-size 8 {save}"
+    continual = (f"continual.train_continual {data} {small} --distilled {distilled} --tasks 2 --steps 3 --batch-size 4 "
+                 f"--buffer-size 20 --replay-batch-size 4 --start task1 --start-steps 2 --scale 0.5 1 --refit-head 2 {save}")
     return [
         new("gen_prototype", f"distillation.gen_prototype {data} --ipc 2", "--save-prototype-path", two, alike=True),
         new("gen_syn_image", f"distillation.gen_syn_image --dataset folder --prototype-path {work}/{prototypes} --ipc 4 "
             f"{diffusion}", "--save-init-image-path", two, alike=True),
         new("distill", f"distillation.distill {data} --ipc 2 {diffusion}", "--save-init-image-path", two, alike=True),
-        new("train_teacher", f"matching.train_teacher {data} --arch {small} --epochs 4 --batch-size 20 --save-seconds 0",
+        new("train_teacher", f"matching.train_teacher {data} {small} --epochs 4 --batch-size 20 --save-seconds 0",
             processes=two),
         new("generate_soft_label", f"matching.generate_soft_label --data {distilled} --teacher {work}/train_teacher --epochs 9 "
             f"{views} --use-fp16", "--fkd-path", two, alike=True),
@@ -157,8 +152,8 @@ def kill(stage: Stage, processes: int, seconds: float, folder: Path) -> dict:
     rng = random.Random(folder.name)
     while stage.attempt(processes, folder, folder.with_name(f"{folder.name}-killed.log"), rng.uniform(0, seconds)) != -9:
         shutil.rmtree(folder, ignore_errors=True)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {"with_files": bool(files), "mid_file": any(path.suffix == ".partial" for path in files),
+    endings = [path.suffix for path in folder.rglob("*") if path.is_file()]
+    return {"with_files": bool(endings), "mid_file": ".partial" in endings,
             "identical": resumed(stage, processes, folder, folder.with_name(f"{folder.name}.log"))}
 
 
@@ -182,8 +177,7 @@ def fill_disk(stage: Stage, fault: str, folder: Path) -> dict:
 
 def resumed(stage: Stage, processes: int, output: Path, log: Path) -> bool:
     """Run the same command again; whether it ends in the files of the undisturbed run, which are then removed."""
-    same = stage.attempt(processes, output, log) == 0 and contents(output) == contents(stage.whole(processes))
-    if same:
+    if same := stage.attempt(processes, output, log) == 0 and contents(output) == contents(stage.whole(processes)):
         shutil.rmtree(output)
     return same
 
