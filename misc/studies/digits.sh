@@ -1,26 +1,19 @@
 #!/bin/sh
-# The digits tables: accuracy of ResNet-18 students at IPC 1, 2, 5, 10, trained on images made in every way this repository knows,
+# The digits tables: accuracy of ResNet-18 students at IPC 1, 2, 5, 10, trained on images made in every way of this repository,
 # on as many real images, and on the real training split, with hard and soft labels; one teacher, the same number of steps.
 # About 340 students; 80 minutes on 2 CPU cores. The same command resumes; SEEDS, IPCS and ARMS run a part of it. Then:
-# python -m misc.report.collect runs/study-digits misc/results/digits.json --kind teacher student --command "sh misc/studies/digits.sh"
+# python -m misc.report.collect runs/study-digits misc/results/digits.json --kind teacher student \
+#     --command "sh misc/studies/digits.sh"
 # python -m misc.report.tables
 set -eu
 cd "$(dirname "$0")/../.."
-. scripts/set_up.sh
-
 STUDY=${STUDY:-runs/study-digits}
-SEEDS=${SEEDS:-0 1 2}
-IPCS=${IPCS:-10 1 2 5}
-STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9}
-STRENGTH=0.3                     # the winner of the sweep: for weights and medoids
-ARMS=${ARMS:-d4m weights medoid lof mode filter prototype random herding kcenter noise real}
-JOBS=${JOBS:-2}                  # single-threaded processes at once
-TEACHER=$STUDY/teacher
-REAL_EPOCHS=4                    # 112 steps of 49 real images
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-export OMP_NUM_THREADS
+. misc/studies/common.sh
 
-RUN=$STUDY SEED=0 EPOCHS=10 sh matching/train_teacher_digits.sh
+SEEDS=${SEEDS:-0 1 2} IPCS=${IPCS:-10 1 2 5}
+STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} STRENGTH=0.3      # the best of the sweep, for weights, medoids and lof
+ARMS=${ARMS:-d4m weights medoid lof mode filter prototype random herding kcenter noise real}
+TEACHER=$STUDY/teacher
 
 prototypes() {                   # flags ...
     echo "distillation.gen_prototype --dataset digits --ipc $IPC --kmeans full --seed $SEED" \
@@ -51,18 +44,16 @@ students() {                     # arm, epochs, the arm that has the soft labels
 }
 
 arm() {                          # name, folder of its images
-    labels "$1-ipc$IPC" $EPOCHS --data "$RUN/distilled/$2"
-    students "$1-ipc$IPC" $EPOCHS "$1-ipc$IPC" --train-dir "$RUN/distilled/$2"
+    labels "$1-ipc$IPC" "$EPOCHS" --data "$RUN/distilled/$2"
+    students "$1-ipc$IPC" "$EPOCHS" "$1-ipc$IPC" --train-dir "$RUN/distilled/$2"
 }
 
 commands() {
     for IPC in $IPCS; do
         case $IPC in 10) EPOCHS=50 ;; 5) EPOCHS=60 ;; *) EPOCHS=100 ;; esac     # 100 steps; 60 at IPC 5
         for SEED in $SEEDS; do
-            RUN=$STUDY/seed$SEED
-            P=$RUN/prototypes/digits-ipc$IPC-kmexpand1
-            D4M=digits_ipc${IPC}_${IPC}_s
-            END=_g2.0_kmexpand1
+            RUN=$STUDY/seed$SEED P=$STUDY/seed$SEED/prototypes/digits-ipc$IPC-kmexpand1
+            D4M=digits_ipc${IPC}_${IPC}_s END=_g2.0_kmexpand1
             prototypes
             for ARM in $ARMS; do
                 case $ARM in
@@ -70,14 +61,14 @@ commands() {
                         images --prototype_path "$P" --strength "$S"
                         arm "d4m-s$S" "$D4M$S$END"
                     done ;;
-                weights) students "weights-ipc$IPC" $EPOCHS "d4m-s$STRENGTH-ipc$IPC" --cluster-weights \
+                weights) students "weights-ipc$IPC" "$EPOCHS" "d4m-s$STRENGTH-ipc$IPC" --cluster-weights \
                         --train-dir "$RUN/distilled/$D4M$STRENGTH$END" ;;
                 medoid) prototypes --prototype medoid
-                    images --prototype_path "$P-medoid" --strength $STRENGTH
+                    images --prototype_path "$P-medoid" --strength "$STRENGTH"
                     arm medoid "$D4M$STRENGTH${END}_medoid" ;;
                 lof) [ "$IPC" = 10 ] || continue      # where clusters are many and outliers get one of their own
                     prototypes --outliers lof
-                    images --prototype_path "$P-lof" --strength $STRENGTH
+                    images --prototype_path "$P-lof" --strength "$STRENGTH"
                     arm lof "$D4M$STRENGTH${END}_lof" ;;
                 mode) images --prototype_path "$P" --guidance mode --mode_scale 0.1 --stop_t 10
                     arm mode "digits_ipc${IPC}_${IPC}_mode0.1-10$END" ;;
@@ -95,12 +86,12 @@ commands() {
     case " $ARMS " in *" real "*)
         for SEED in $SEEDS; do
             RUN=$STUDY/seed$SEED
-            labels real $REAL_EPOCHS
-            students real $REAL_EPOCHS real
+            labels real 4        # epochs: 112 steps of 49 real images
+            students real 4 real
             echo
         done ;;
     esac
 }
 
-commands > "$STUDY/commands.txt"
-python -m misc.studies.batch "$STUDY/commands.txt" --jobs "$JOBS"
+digits_teacher
+batch commands

@@ -1,0 +1,36 @@
+# shellcheck shell=sh
+# Sourced by the studies from the root, after STUDY is set: set-up, and what several studies need.
+. scripts/set_up.sh
+
+JOBS=${JOBS:-2}                  # single-threaded processes at once
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export OMP_NUM_THREADS
+mkdir -p "$STUDY"
+
+batch() {                        # function: runs the commands it prints; blocks between empty lines run side by side
+    "$1" > "$STUDY/$1.txt"
+    python -m misc.studies.batch "$STUDY/$1.txt" --jobs "$JOBS"
+}
+
+digits_teacher() { DATASET=digits RUN=$STUDY SEED=0 TEACHER_EPOCHS=10 sh matching/train_teacher.sh; }
+
+digits_sets() {                  # folder: commands for 10 distilled and 10 random real images per class of $SEED in it
+    SYN="distillation.gen_syn_image --dataset digits --ipc 10 --guidance_scale 2 --num_inference_steps 20 --negative_prompt ''"
+    echo "distillation.gen_prototype --dataset digits --ipc 10 --kmeans full --seed $SEED --save_prototype_path $1/prototypes"
+    echo "$SYN --seed $SEED --prototype_path $1/prototypes/digits-ipc10-kmexpand1 --strength 0.3 --save_init_image_path" \
+        "$1/distilled"
+    echo "$SYN --seed $SEED --method random --save_init_image_path $1/distilled"
+}
+
+fewer_tests() {                  # from, to, count: links the training images, copies the first test images of each class
+    [ ! -d "$2/test" ] || return 0
+    rm -rf "$2/part"
+    mkdir -p "$2/part"
+    ln -sfn "$(cd "$1/train" && pwd)" "$2/train"
+    for class in "$1"/test/*/; do
+        kept="$2/part/$(basename "$class")"
+        mkdir "$kept"
+        find "$class" -type f | sort | head -n "$3" | xargs -I{} cp {} "$kept/"
+    done
+    mv "$2/part" "$2/test"
+}
