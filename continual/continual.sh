@@ -22,8 +22,7 @@ esac
 train() {
     # shellcheck disable=SC2086  # lists of words
     $LAUNCH -m continual.train_continual \
-        --method $METHODS --seed $SEEDS --tasks "$TASKS" \
-        --dataset "$DATASET" --data-dir "$DATA" \
+        --method $METHODS --seed $SEEDS --tasks "$TASKS" --dataset "$DATASET" --data-dir "$DATA" \
         ${DISTILLED:+--distilled "$DISTILLED"} ${RANDOM_REAL:+--random "$RANDOM_REAL"} \
         --batch-size "$BATCH_SIZE" --replay-batch-size "$REPLAY_BATCH_SIZE" --buffer-size "$BUFFER_SIZE" \
         "$@"
@@ -31,16 +30,11 @@ train() {
 
 # shellcheck disable=SC2086  # lists of words
 for KIND in $STREAM_LABELS; do
-    if [ "$KIND" = hard ]; then
-        train --stream $STREAMS $LENGTH $VALUES --output-dir "$OUTPUT_DIR" "$@"
-    else                                 # the small sets' length is the last of the list
-        train --stream $SOFT_STREAMS $LENGTH "${VALUES##* }" --labels "$KIND" --teacher "$TEACHER" \
-            --output-dir "$OUTPUT_DIR" "$@"
-    fi
+    case $KIND in
+    hard) train --stream $STREAMS $LENGTH $VALUES --output-dir "$OUTPUT_DIR" "$@" ;;
+    *) train --stream $SOFT_STREAMS $LENGTH "${VALUES##* }" --labels "$KIND" --teacher "$TEACHER" \
+        --output-dir "$OUTPUT_DIR" "$@" ;;      # the small sets' length is the last of the list
+    esac
 done
-if [ -n "$SAME_STEPS" ]; then
-    train --stream real --steps "$SAME_STEPS" --output-dir "$OUTPUT_DIR/same-steps" "$@"
-fi
-if [ -n "$COMPARISON" ]; then
-    python -m misc.report.compare "$OUTPUT_DIR" --output "$COMPARISON"
-fi
+[ -z "$SAME_STEPS" ] || train --stream real --steps "$SAME_STEPS" --output-dir "$OUTPUT_DIR/same-steps" "$@"
+[ -z "$COMPARISON" ] || python -m misc.report.compare "$OUTPUT_DIR" --output "$COMPARISON"

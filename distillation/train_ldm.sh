@@ -1,9 +1,8 @@
 #!/bin/sh
 # A latent diffusion model in Stable Diffusion's format: from scratch (INIT empty), or INIT fitted to the images. Other stages
 # take it by CHECKPOINT. Digits: what is shipped in distillation/checkpoints/digits-ldm, whose README.md has seconds and losses.
-# Fitting Stable Diffusion v1.5, computed: 17.2 GB for weights, gradients, moments and average of the whole UNet, 3.5 GB with
-# LORA_RANK=16, and 0.8 GB for the frozen parts; activations are recomputed. So a GPU of 24 GB, or of 8 GB for LoRA. 131 KB of
-# host memory per image; 2.5 GB of result and 13.8 GB of resume point on disk (LoRA: 0.05 GB).
+# Fitting Stable Diffusion v1.5 needs (computed) a GPU of 24 GB, of 8 GB with LORA_RANK=16; 131 KB of host memory per image; on
+# disk 2.5 GB for the result and 13.8 GB for the resume point (LoRA: 0.05 GB).
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/settings.sh

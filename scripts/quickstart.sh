@@ -18,8 +18,7 @@ else
 fi
 DATASET=digits
 . scripts/settings.sh
-OUTPUT_DIR=$RUN/continual
-export DATASET RUN OUTPUT_DIR TEACHER_EPOCHS STEPS TASK_STEPS
+export DATASET RUN TEACHER_EPOCHS STEPS TASK_STEPS OUTPUT_DIR="$RUN/continual"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # the same sums in the same order on any number of cores; two processes use two
 mkdir -p "$RUN"
 

@@ -1,43 +1,46 @@
 # shellcheck shell=sh disable=SC2034  # the stage scripts use these variables
-# Sourced by every stage script after its `cd` to the root. Finds Python, reads scripts/settings/$DATASET.sh, and names the
-# folder that each stage writes and the next one reads. Every value can be given in the environment; arguments go to the
-# Python command; LAUNCH="accelerate launch" starts a stage on several GPUs.
+# Sourced by every stage script after its `cd` to the root: finds Python, reads scripts/settings/$DATASET.sh, and names the
+# folder that each stage writes and the next one reads. The environment overrides every value, arguments go to the Python
+# command, and LAUNCH="accelerate launch" starts a stage on several GPUs.
 
 # a relative path means the folder where the user stands
-value=
-if [ "$OLDPWD" != "$PWD" ]; then
-    for name in RUN DATA VAL PROMPTS CHECKPOINT PROTOTYPES DISTILLED RANDOM_REAL TEACHER SOFT_LABELS STUDENT LDM OUTPUT_DIR \
-        COMPARISON; do
-        eval "value=\${$name-}"
-        case $value in '' | /*) continue ;; esac
-        # a checkpoint that is no folder there is a name on the hub
-        [ "$name" != CHECKPOINT ] || [ -e "$OLDPWD/$value" ] || continue
-        eval "$name=\$OLDPWD/\$value"
-    done
-fi
+value='' here=$OLDPWD/
+[ "$OLDPWD" != "$PWD" ] || here=
+for name in RUN DATA VAL PROMPTS PROTOTYPES DISTILLED RANDOM_REAL TEACHER SOFT_LABELS STUDENT LDM OUTPUT_DIR COMPARISON \
+    CHECKPOINT INIT; do
+    eval "value=\${$name-}"
+    case $value in '' | /*) continue ;; esac
+    # a checkpoint that is no folder here is a name on the hub
+    case $name in CHECKPOINT | INIT) [ -e "$here$value" ] || continue ;; esac
+    eval "$name=\$here\$value"
+done
 
 # the active Python if it has all that requirements.txt asks for, else the one of set_up.sh
 if [ -x .venv/bin/python ] && ! python scripts/check_requirements.py >/dev/null 2>&1; then
-    PATH="$PWD/.venv/bin:$PATH"
-    export PATH
+    export PATH="$PWD/.venv/bin:$PATH"
 fi
 command -v python >/dev/null || python() { python3 "$@"; }
 
 DATASET=${DATASET:-digits}
 if [ ! -f "scripts/settings/$DATASET.sh" ]; then
-    echo "DATASET: expected one of $(cd scripts/settings && echo *.sh | sed 's/\.sh//g'), found $DATASET" >&2
-    exit 2
+    echo "DATASET: expected one of $(cd scripts/settings && echo *.sh | sed 's/\.sh//g'), found $DATASET" >&2; exit 2
 fi
 # shellcheck source=scripts/settings/digits.sh
 . "scripts/settings/$DATASET.sh"
 
-# the same for every data set
+# the same for most data sets; theirs are above
 LAUNCH=${LAUNCH:-python}
 SEEDS=${SEEDS:-${SEED:-0 1 2}}           # of cross_architecture.sh and continual.sh
 SEED=${SEED:-0}                          # of every other stage
+WORKERS=${WORKERS:-8}                    # threads of each process that read and write images
+NEGATIVE_PROMPT=${NEGATIVE_PROMPT-cartoon, anime, painting} DENOISE_BATCH=${DENOISE_BATCH:-16} LABEL_BATCH=${LABEL_BATCH:-256}
+IMAGE_SIZE=${IMAGE_SIZE:-}               # pixels of the saved images; empty: as made, at most 224
 METHOD=${METHOD:-d4m}                    # or prototype, noise, random, herding, kcenter
 KM_EXPAND=${KM_EXPAND:-1}                # mini-batches of k-means: km_expand x ipc latents, at least 1,024
 WEIGHTS=${WEIGHTS-}                      # torchvision's weights of TEACHER_ARCH; empty: the teacher in the folder TEACHER
+TEMPERATURE=${TEMPERATURE:-}             # of soft labels; empty: the protocol's
+CLUSTER_WEIGHTS=${CLUSTER_WEIGHTS-}      # 1: weight images with hard labels by the size of their cluster
+LORA_RANK=${LORA_RANK:-}                 # of train_ldm.sh with INIT; empty: the whole UNet
 LABELS=${LABELS:-soft}                   # of students: soft or hard
 KEEP_TOPK=${KEEP_TOPK:-}                 # logits stored of each view; empty: all
 KEEP_EPOCHS=${KEEP_EPOCHS:-1}            # share of the epochs that is stored and used in turns (LPLD, arXiv 2410.15919)

@@ -176,7 +176,7 @@ def test_python3_is_enough_and_the_environment_of_set_up_is_found(tmp_path):
 
 EXPORTS = """set -eu
 export DATASET=imagenet WEIGHTS= SIZE=32 STRENGTH=0.3 GUIDANCE=2 STEPS=4 IPC=2 INPUT_SIZE=32 EPOCHS=2 BATCH=4 TEACHER_EPOCHS=1
-export TEACHER_BATCH=4 TEACHER_RECIPE="--optimizer adamw" CHECKPOINT=../distillation/checkpoints/digits-ldm
+export TEACHER_BATCH=4 BF16= TEACHER_RECIPE="--optimizer adamw" CHECKPOINT=../distillation/checkpoints/digits-ldm
 cd distillation
 sh gen_prototype_imgnt.sh
 sh gen_syn_image_imgnt.sh --seed 3

@@ -1,7 +1,6 @@
 #!/bin/sh
 # Students of many architectures from one distilled set and one teacher's labels, as in the paper's table 5. D4M (CVPR 2024) on
 # ImageNet-1K at IPC 50, teacher ResNet-18: ResNet-18 55.2, MobileNetV2 47.9, EfficientNet-B0 55.4, Swin-T 58.1, ViT-B 45.5 %.
-# `sh misc/studies/matching.sh` makes the table of misc/matching.md.
 set -eu
 cd "$(dirname "$0")/.."
 PROTOCOL=${PROTOCOL:-d4m}

@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/settings.sh
 
-# soft labels bring their own views; "$@" stays last, so that its flags win
+# "$@" stays last, so that its flags win
 case $LABELS-$PROTOCOL in
 soft-rded)
     if [ -n "$WEIGHTS" ]; then set -- -a "$TEACHER_ARCH" --weights "$WEIGHTS" "$@"; else set -- --teacher "$TEACHER" "$@"; fi ;;

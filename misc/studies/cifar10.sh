@@ -10,54 +10,42 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-SCALE=${SCALE:-full}
-DATA=${DATA:-${CIFAR10_JPEG:-data/cifar10}}
+SCALE=${SCALE:-full} DATA=${DATA:-${CIFAR10_JPEG:-data/cifar10}}
 PARTS=${PARTS:-models sets judge students continual}     # and arms: other ways to make the images
 ARMS=${ARMS:-s0.3 s0.7 prototype noise medoid autoencoder}
 SEEDS=${SEEDS:-0 1 2}            # of students and streams; one distilled and one random set serve all
-STRENGTH=${STRENGTH:-0.5} GUIDANCE=${GUIDANCE:-2}
-METHODS=${METHODS:-finetune joint er agem derpp}
+STRENGTH=${STRENGTH:-0.5} GUIDANCE=${GUIDANCE:-2} METHODS=${METHODS:-finetune joint er agem derpp}
 CLAIMED=${CLAIMED:-er agem task_arithmetic}     # with soft labels too, and on real images with no more steps than on few
 case $SCALE in
 full)
-    STUDY=${STUDY:-runs/study-cifar10}
-    IPCS=${IPCS:-10 50 500} MODELS=${MODELS:-resnet18 resnet50 convnet_d3_w128}
-    EPOCHS=${EPOCHS:-300} STEM=${STEM:-cifar} TEACHER_EPOCHS=${TEACHER_EPOCHS:-60}
-    BUFFER=${BUFFER:-500} REAL_STEPS=${REAL_STEPS:-3125} SMALL_STEPS=${SMALL_STEPS:-1200} CONTINUAL_IPC=${CONTINUAL_IPC:-500}
-    START_STEPS=${START_STEPS:-400} TEST_PER_CLASS=${TEST_PER_CLASS:-all} JUDGED=${JUDGED:-2000} JUDGE_STEPS=${JUDGE_STEPS:-50}
-    JOBS=${JOBS:-4} OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} ;;
+    STUDY=${STUDY:-runs/study-cifar10} IPCS=${IPCS:-10 50 500} MODELS=${MODELS:-resnet18 resnet50 convnet_d3_w128}
+    EPOCHS=${EPOCHS:-300} STEM=${STEM:-cifar} TEACHER_EPOCHS=${TEACHER_EPOCHS:-60} BUFFER=${BUFFER:-500}
+    REAL_STEPS=${REAL_STEPS:-3125} SMALL_STEPS=${SMALL_STEPS:-1200} CONTINUAL_IPC=${CONTINUAL_IPC:-500}
+    START_STEPS=${START_STEPS:-400} TEST_PER_CLASS=${TEST_PER_CLASS:-all} JUDGED=${JUDGED:-2000}
+    JUDGE_STEPS=${JUDGE_STEPS:-50} JOBS=${JOBS:-4} OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} ;;
 small)
-    STUDY=${STUDY:-runs/study-cifar10-small}
-    IPCS=${IPCS:-10} MODELS=${MODELS:-resnet18 convnet_d3_w128}
-    EPOCHS=${EPOCHS:-100} STEM=${STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10}
-    BUFFER=${BUFFER:-200} REAL_STEPS=${REAL_STEPS:-48} SMALL_STEPS=${SMALL_STEPS:-18} CONTINUAL_IPC=${CONTINUAL_IPC:-10}
-    START_STEPS=${START_STEPS:-100} TEST_PER_CLASS=${TEST_PER_CLASS:-200} JUDGED=${JUDGED:-500} JUDGE_STEPS=${JUDGE_STEPS:-20}
+    STUDY=${STUDY:-runs/study-cifar10-small} IPCS=${IPCS:-10} MODELS=${MODELS:-resnet18 convnet_d3_w128}
+    EPOCHS=${EPOCHS:-100} STEM=${STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10} BUFFER=${BUFFER:-200}
+    REAL_STEPS=${REAL_STEPS:-48} SMALL_STEPS=${SMALL_STEPS:-18} CONTINUAL_IPC=${CONTINUAL_IPC:-10}
+    START_STEPS=${START_STEPS:-100} TEST_PER_CLASS=${TEST_PER_CLASS:-200} JUDGED=${JUDGED:-500}
     export VAE_CHANNELS="${VAE_CHANNELS:-24 48 64}" UNET_CHANNELS="${UNET_CHANNELS:-64 128}" LDM_BATCH="${LDM_BATCH:-64}"
-    export VAE_STEPS="${VAE_STEPS:-400}" UNET_STEPS="${UNET_STEPS:-900}" ;;
+    export VAE_STEPS="${VAE_STEPS:-400}" UNET_STEPS="${UNET_STEPS:-900}" JUDGE_STEPS="${JUDGE_STEPS:-20}" ;;
 *) echo "SCALE: expected full or small, found $SCALE" >&2; exit 2 ;;
 esac
 . misc/studies/common.sh
-PRIOR=${PRIOR:-$STUDY/cifar10-ldm}
-TEACHER=${TEACHER:-$STUDY/teacher}
-SOURCE="--dataset folder --data_dir $DATA"
-VIEWS="--input-size 32 --min-scale-crops 0.2"
+PRIOR=${PRIOR:-$STUDY/cifar10-ldm} TEACHER=${TEACHER:-$STUDY/teacher}
+SOURCE="--dataset folder --data_dir $DATA" VIEWS="--input-size 32 --min-scale-crops 0.2"
 
 centroids() { echo "$STUDY/prototypes/folder-ipc$1-kmexpand1"; }
 one_place() { awk "BEGIN{printf \"%.1f\", $1}"; }
 distilled() { echo "$STUDY/distilled/folder_ipc$1_$1_s${STRENGTH}_g$(one_place "$GUIDANCE")_kmexpand1"; }
 random() { echo "$STUDY/distilled/folder_random_ipc$1"; }
 
-models() {
-    pending=
-    [ -f "$TEACHER/manifest.json" ] || { batch teacher & pending=$!; }
-    [ -d "$PRIOR/unet" ] || DATASET=cifar10 DATA=$DATA LDM=$PRIOR sh distillation/train_ldm.sh --dataset folder
-    [ -z "$pending" ] || wait "$pending"
-}
-
-teacher() {
-    echo "matching.train_teacher $SOURCE --arch resnet18 --stem $STEM --input-size 32 --crop pad --cutout 16" \
-        "--optimizer sgd --batch-size 512 -lr 0.4 --weight-decay 5e-4 --schedule one-cycle --label-smoothing 0.1 --bf16" \
-        "--epochs $TEACHER_EPOCHS --output-dir $TEACHER"
+models() {                       # with the settings of cifar10.sh
+    export DATASET=cifar10 DATA TEACHER TEACHER_EPOCHS TEACHER_STEM="$STEM" LDM="$PRIOR"
+    { [ -f "$TEACHER/manifest.json" ] || sh matching/train_teacher.sh --dataset folder; } & teacher=$!
+    [ -d "$PRIOR/unet" ] || sh distillation/train_ldm.sh --dataset folder
+    wait "$teacher"
 }
 
 prototypes() {                   # flags ...
@@ -84,9 +72,8 @@ sets() {
 }
 
 judge() {
-    IPC=${IPCS##* }
     echo "misc.judge $SOURCE --diffusion_checkpoints_path $PRIOR --teacher $TEACHER --images $JUDGED --batch_size 250" \
-        "--guidance_scale $GUIDANCE --num_inference_steps $JUDGE_STEPS --distilled $(distilled "$IPC")" \
+        "--guidance_scale $GUIDANCE --num_inference_steps $JUDGE_STEPS --distilled $(distilled "${IPCS##* }")" \
         "--output $STUDY/judge.json"
 }
 
@@ -121,12 +108,10 @@ arms() {                         # other ways to make the images, for the first 
         START=$(centroids "$IPC")
         case $ARM in
         s0.*) HOW="--strength ${ARM#s}" NAME=folder_ipc${IPC}_${IPC}_${ARM}_g$(one_place "$GUIDANCE")_kmexpand1 ;;
-        medoid)
-            START=$START-medoid HOW="--strength $STRENGTH" NAME=$(basename "$(distilled "$IPC")")_medoid
+        medoid) START=$START-medoid HOW="--strength $STRENGTH" NAME=$(basename "$(distilled "$IPC")")_medoid
             prototypes --prototype medoid ;;
-        autoencoder)             # random real images, encoded and decoded
-            START=$START-random HOW="--method prototype" NAME=folder_prototype_ipc${IPC}_random
-            prototypes --prototype random ;;
+        autoencoder) START=$START-random HOW="--method prototype" NAME=folder_prototype_ipc${IPC}_random
+            prototypes --prototype random ;;     # random real images, encoded and decoded
         prototype | noise) HOW="--method $ARM" NAME=folder_${ARM}_ipc$IPC ;;
         *) echo "ARMS: expected s0.3 and the like, prototype, noise, medoid or autoencoder, found $ARM" >&2; exit 2 ;;
         esac
@@ -161,8 +146,7 @@ for PART in $PARTS; do
     case $PART in
     models) models ;;
     sets | judge | students | arms) batch "$PART" ;;
-    continual)
-        STREAMS=$DATA
+    continual) STREAMS=$DATA
         [ "$TEST_PER_CLASS" = all ] || { STREAMS=$STUDY/streams; fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"; }
         batch continual ;;
     *) echo "PARTS: expected models, sets, judge, students, continual or arms, found $PART" >&2; exit 2 ;;

@@ -14,12 +14,10 @@ cd "$(dirname "$0")/../.."
 STUDY=${STUDY:-runs/study-continual}
 . misc/studies/common.sh
 
-NETWORKS=${NETWORKS:-resnet18}
-SEEDS=${SEEDS:-0 1 2 3 4}        # of images; runs have these + 20
+NETWORKS=${NETWORKS:-resnet18} FLAGS=${FLAGS:-}      # flags are those of every run
+SEEDS=${SEEDS:-0 1 2 3 4} START_SEEDS=${START_SEEDS-0 1 2}      # of images; runs have these + 20
 METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic}
 CLAIMED=${CLAIMED:-er agem task_arithmetic}     # on real images with soft labels too: the teacher alone helps
-START_SEEDS=${START_SEEDS-0 1 2}
-FLAGS=${FLAGS:-}                 # of every run
 REAL_STEPS=${REAL_STEPS:-42} SMALL_STEPS=${SMALL_STEPS:-14}     # per task of 16 + 48 images; the small sets take a third
 
 runs() {                         # output folder, methods, flags that name the streams ...
@@ -32,20 +30,20 @@ runs() {                         # output folder, methods, flags that name the s
 commands() {
     for NETWORK in $NETWORKS; do
         for SEED in $SEEDS; do
-            P=$STUDY/seed$SEED
-            digits_sets "$P"
+            P=$STUDY/seed$SEED SOFT="--labels soft --teacher $STUDY/teacher"
+            digits_sets
             runs "$NETWORK" "$METHODS" --stream real random distilled --steps "$REAL_STEPS" "$SMALL_STEPS" "$SMALL_STEPS"
-            runs "$NETWORK" "$METHODS" --stream distilled --steps "$SMALL_STEPS" --labels soft --teacher "$STUDY/teacher"
+            runs "$NETWORK" "$METHODS" --stream distilled --steps "$SMALL_STEPS" "$SOFT"
             runs "$NETWORK/same-steps" "$METHODS" --stream real --steps "$SMALL_STEPS"
-            runs "$NETWORK" "$CLAIMED" --stream random --steps "$SMALL_STEPS" --labels soft --teacher "$STUDY/teacher"
-            runs "$NETWORK/same-steps" "$CLAIMED" --stream real --steps "$SMALL_STEPS" --labels soft --teacher "$STUDY/teacher"
+            runs "$NETWORK" "$CLAIMED" --stream random --steps "$SMALL_STEPS" "$SOFT"
+            runs "$NETWORK/same-steps" "$CLAIMED" --stream real --steps "$SMALL_STEPS" "$SOFT"
             echo
         done
     done
     NETWORK=${NETWORKS%% *}
     for SEED in $START_SEEDS; do
         P=$STUDY/seed$SEED
-        digits_sets "$P"
+        digits_sets
         for start in random task1 distilled; do
             for refit in 0 50; do
                 runs "starts/$NETWORK-$start-refit$refit" task_arithmetic --stream real distilled \

@@ -12,11 +12,7 @@ CIFAR10_JPEG=${CIFAR10_JPEG:?expected a folder with train/<class>/ and test/<cla
 STUDY=${STUDY:-runs/study-order}
 . misc/studies/common.sh
 
-SEEDS=${SEEDS:-0}
-EPOCHS=${EPOCHS:-1}
-BATCH=${BATCH:-16}
-TEST_PER_CLASS=${TEST_PER_CLASS:-200}
-FLAGS=${FLAGS---bf16}
+SEEDS=${SEEDS:-0} EPOCHS=${EPOCHS:-1} BATCH=${BATCH:-16} TEST_PER_CLASS=${TEST_PER_CLASS:-200} FLAGS=${FLAGS---bf16}
 
 fewer_tests "$CIFAR10_JPEG" "$STUDY/data" "$TEST_PER_CLASS"
 

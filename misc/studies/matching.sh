@@ -13,15 +13,11 @@ cd "$(dirname "$0")/../.."
 STUDY=${STUDY:-runs/study-matching}
 . misc/studies/common.sh
 
-PARTS=${PARTS:-protocols storage cross}
-SEEDS=${SEEDS:-0 1 2}
-EPOCHS=${EPOCHS:-60}
-DATASET=${DATASET:-digits}
-DATA=${DATA:-data}
+PARTS=${PARTS:-protocols storage cross} SEEDS=${SEEDS:-0 1 2} EPOCHS=${EPOCHS:-60} MODELS=${MODELS:-resnet18 resnet50}
+DATASET=${DATASET:-digits} DATA=${DATA:-data} TEACHER=${TEACHER:-$STUDY/teacher}
 VIEWS=${VIEWS:---min-scale-crops 0.6 --flip 0}      # digits are not symmetric
-MODELS=${MODELS:-resnet18 resnet50}
 STUDENTS=${STUDENTS:-resnet18 resnet50 mobilenet_v2 efficientnet_b0 swin_t vit_b_16 convnet_d3_w128}
-TEACHER=${TEACHER:-$STUDY/teacher}
+SMALL="--protocol d4m --batch-size 50 --gradient-accumulation-steps 1"      # one batch of the protocol is too few steps
 
 labels() {                       # name, folder of the images, flags ...
     name=$1 data=$2; shift 2
@@ -41,32 +37,29 @@ protocols() {
         labels "$ARM" "$SET"
         for MODEL in $MODELS; do
             for PROTOCOL in d4m rded; do
-                NAME=protocols/$ARM-$MODEL-$PROTOCOL
-                student "$NAME-hard" "$SET" --protocol "$PROTOCOL" --labels hard --model "$MODEL" --input-size 32 "$VIEWS"
+                NAME=protocols/$ARM-$MODEL-$PROTOCOL HOW="--protocol $PROTOCOL --model $MODEL"
+                student "$NAME-hard" "$SET" "$HOW" --labels hard --input-size 32 "$VIEWS"
                 case $PROTOCOL in
-                d4m) student "$NAME-soft" "$SET" --protocol d4m --fkd-path "$P/soft-labels/$ARM" --model "$MODEL" ;;
-                rded) student "$NAME-soft" "$SET" --protocol rded --teacher "$TEACHER" --model "$MODEL" --input-size 32 \
-                    "$VIEWS" ;;
+                d4m) student "$NAME-soft" "$SET" "$HOW" --fkd-path "$P/soft-labels/$ARM" ;;
+                rded) student "$NAME-soft" "$SET" "$HOW" --teacher "$TEACHER" --input-size 32 "$VIEWS" ;;
                 esac
             done
         done
     done
 }
 
-storage() {                      # the d4m protocol in batches of 50: in one batch a small set has too few steps
+storage() {
     for KEPT in whole topk1 topk2 topk3 topk5 epochs0.5 epochs0.2 epochs0.1 epochs0.05 topk2-epochs0.1; do
         FLAGS=$(echo "-$KEPT" | sed -e 's/-whole//' -e 's/-topk/ --keep-topk /' -e 's/-epochs/ --keep-epochs /')
         labels "storage-$KEPT" "$DISTILLED_OF" "$FLAGS"
-        student "storage/$KEPT" "$DISTILLED_OF" --protocol d4m --batch-size 50 --gradient-accumulation-steps 1 \
-            --fkd-path "$P/soft-labels/storage-$KEPT"
+        student "storage/$KEPT" "$DISTILLED_OF" "$SMALL" --fkd-path "$P/soft-labels/storage-$KEPT"
     done
 }
 
 cross() {
     labels distilled "$DISTILLED_OF"
     for MODEL in $STUDENTS; do
-        student "cross/$MODEL" "$DISTILLED_OF" --protocol d4m --batch-size 50 --gradient-accumulation-steps 1 \
-            --fkd-path "$P/soft-labels/distilled" --model "$MODEL"
+        student "cross/$MODEL" "$DISTILLED_OF" "$SMALL" --fkd-path "$P/soft-labels/distilled" --model "$MODEL"
     done
 }
 
@@ -76,7 +69,7 @@ commands() {
             P=$STUDY/seed$SEED   # images of its own, unless folders are given
             DISTILLED_OF=${DISTILLED:-$P/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1}
             RANDOM_OF=${RANDOM_REAL:-$P/distilled/digits_random_ipc10}
-            [ "$DATASET" != digits ] || digits_sets "$P"
+            [ "$DATASET" != digits ] || digits_sets
             $PART
             echo
         done

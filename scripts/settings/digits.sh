@@ -10,14 +10,12 @@ IPC=${IPC:-10} SIZE=${SIZE:-} KMEANS=${KMEANS:-full} ENCODE_BATCH=${ENCODE_BATCH
 # 2 images. The best strength of the sweep in misc/digits.md (paper: 0.7); this small model is sharp enough at guidance 2
 STRENGTH=${STRENGTH:-0.3} GUIDANCE=${GUIDANCE:-2}
 STEPS=${STEPS:-20}                       # of the whole schedule; STRENGTH of them run
-NEGATIVE_PROMPT=${NEGATIVE_PROMPT-}      # the paper's names kinds of pictures that this model does not know
-IMAGE_SIZE=${IMAGE_SIZE:-} DENOISE_BATCH=${DENOISE_BATCH:-50}
+NEGATIVE_PROMPT=${NEGATIVE_PROMPT-}      # the paper's has kinds of pictures that this model does not know
+DENOISE_BATCH=${DENOISE_BATCH:-50}
 # 3 teacher and soft labels. Digits are not symmetric: no flips, and crops keep most of the image
 INPUT_SIZE=${INPUT_SIZE:-32} MIN_SCALE=${MIN_SCALE:-0.6} FLIP=${FLIP:-0}
-TEACHER_ARCH=${TEACHER_ARCH:-resnet18} TEACHER_STEM=${TEACHER_STEM:-imagenet}
-TEACHER_EPOCHS=${TEACHER_EPOCHS:-8} TEACHER_BATCH=${TEACHER_BATCH:-64}
-TEACHER_RECIPE=${TEACHER_RECIPE:---min-scale-crops $MIN_SCALE}
-LABEL_BATCH=${LABEL_BATCH:-256}
+TEACHER_ARCH=${TEACHER_ARCH:-resnet18} TEACHER_STEM=${TEACHER_STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-8}
+TEACHER_BATCH=${TEACHER_BATCH:-64} TEACHER_RECIPE=${TEACHER_RECIPE:---min-scale-crops $MIN_SCALE}
 # 4 students. Without a protocol: AdamW, cosine to zero, temperature 20. Hard labels win or tie with weights by cluster size at
 # every IPC in misc/digits.md; soft labels gain nothing by them
 MODEL=${MODEL:-resnet18} STEM=${STEM:-imagenet} EPOCHS=${EPOCHS:-60} BATCH=${BATCH:-50}
