@@ -151,6 +151,12 @@ def test_a_relative_path_means_the_folder_where_the_user_stands(asked, tmp_path)
     assert found.data_dir == "images"
 
 
+def test_the_original_names_are_imagenet(asked):
+    for stage in CHAIN[:2]:
+        (found,) = asked(f"{stage}_imgnt", "--seed", "4", IPC="50")
+        assert (found.dataset, found.seed, found.ipc) == ("imagenet", 4, 50)
+
+
 def test_an_unknown_data_set_is_refused_in_one_line():
     done = run("distillation/gen_prototype.sh", DATASET="mnist")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "digits" in done.stderr and "mnist" in done.stderr
