@@ -13,7 +13,7 @@ from continual.training import batchnorms
 def projection_coefficient(gradients: list[Tensor], references: list[Tensor]) -> Tensor:
     """The c of g - c g_ref (eq. 11): (g . g_ref) / (g_ref . g_ref) where the product is negative, else 0.
 
-    Both lists hold one tensor per parameter. The result is a scalar on their device: the host never waits for it.
+    Both lists hold one tensor per parameter. The result [] stays on their device, so that the host does not wait for it.
     """
     product = sum(torch.dot(g.reshape(-1), r.reshape(-1)) for g, r in zip(gradients, references, strict=True))
     square = sum(torch.dot(r.reshape(-1), r.reshape(-1)) for r in references)
@@ -21,9 +21,9 @@ def projection_coefficient(gradients: list[Tensor], references: list[Tensor]) ->
 
 
 def project_(gradients: list[Tensor], references: list[Tensor]) -> None:
-    """Take from `gradients`, in place, the part that would raise the memory's loss, whose gradient is `references`."""
+    """Subtract from `gradients`, in place, the part that raises the buffer's loss, whose gradient is `references`."""
     coefficient = projection_coefficient(gradients, references)
-    if coefficient.is_cpu and not coefficient:  # asking an accelerator would make the host wait for it
+    if coefficient.is_cpu and not coefficient:  # on an accelerator this test would make the host wait
         return
     for gradient, reference in zip(gradients, references, strict=True):
         gradient.addcmul_(reference, coefficient, value=-1)
@@ -31,7 +31,7 @@ def project_(gradients: list[Tensor], references: list[Tensor]) -> None:
 
 @contextlib.contextmanager
 def frozen_statistics(network: nn.Module):
-    """BatchNorm normalises by the batch as in training, but its running statistics stay as they are."""
+    """Freeze BatchNorm's running statistics; it still normalises by the batch."""
     layers = batchnorms(network)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
@@ -42,10 +42,10 @@ def frozen_statistics(network: nn.Module):
 
 
 class AGEM(Learner):
-    """The stream's gradient, projected where it disagrees with the gradient on a batch of memory."""
+    """The stream's gradient, projected where it conflicts with the gradient of a batch from the buffer."""
 
     def step(self, batch: Batch) -> None:
-        """One step; the first task has no memory and is plain training."""
+        """One step. In the first task the buffer is empty, and the step is plain training."""
         trainer = self.trainer
         references = self.reference(batch)
         trainer.gradients(trainer.loss(trainer.views(batch.images, batch.rng), batch.labels))
@@ -55,9 +55,9 @@ class AGEM(Learner):
         trainer.update()
 
     def reference(self, batch: Batch) -> list[Tensor]:
-        """The gradient on a batch of memory, augmented as the stream is; empty while there is no memory.
+        """The gradient of a batch from the buffer, augmented as the stream is; empty where the buffer is.
 
-        It is measured, not learnt from: BatchNorm's running statistics stay those of the stream.
+        BatchNorm's running statistics are frozen.
         """
         trainer = self.trainer
         with trainer.timers.phase("buffer"):
@@ -69,6 +69,6 @@ class AGEM(Learner):
         return [parameter.grad for parameter in trainer.parameters]
 
     def end(self, task: Task) -> None:
-        """Give the task its share of the memory."""
+        """Give the task its part of the buffer."""
         with self.trainer.timers.phase("buffer"):
             self.buffer.add_task(task.memory, self.trainer.rng("memory", task.index))

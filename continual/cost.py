@@ -1,4 +1,4 @@
-"""What a run costs beside seconds: floating-point operations, counted, and memory."""
+"""What a run costs beside seconds: floating-point operations and memory."""
 
 import resource
 from collections.abc import Mapping
@@ -8,50 +8,45 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from continual.teaching import Teacher
+from continual.training import Teacher
 from scripts.networks import build
-
-BACKWARD = ("training",)  # passes that go back too
 
 
 @lru_cache
-def flops_of_pass(arch: str, classes: int, stem: str, size: int, what: str, images: int) -> int:
-    """Floating-point operations of one pass of `images` views, forward and, for training, backward.
+def flops_of_pass(arch: str, classes: int, stem: str, size: int, kind: str, images: int) -> int:
+    """Floating-point operations of one pass of `images` views: forward and, for `kind` "training", backward.
 
-    PyTorch counts them as the network runs (convolutions and matrix products, a multiplication and an addition being two), on
-    tensors without contents, so that counting takes no part in what is timed.
+    PyTorch counts those of convolutions and matrix products (a multiply-add is two) on meta tensors, outside the timed work.
     """
+    training = kind == "training"
     with torch.device("meta"):
         network, views = build(arch, classes, stem, size=size), torch.empty(images, 3, size, size)
-        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(what in BACKWARD):
-            loss = network.train(what in BACKWARD)(views).sum()
-            if what in BACKWARD:
+        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+            loss = network.train(training)(views).sum()
+            if training:
                 loss.backward()
     return counter.get_total_flops()
 
 
 def flops(passes: Mapping[tuple[str, int], int], arch: str, classes: int, stem: str, size: int,
           teacher: Teacher | None) -> int:
-    """Floating-point operations of all `passes`: (what, images) -> how often.
-
-    The optimiser, augmentation and Task Arithmetic's merging and head, which are no passes of a network, are not among them.
-    """
+    """Floating-point operations of `passes`: (kind, images) -> count. Only passes of a network count."""
     networks = {"training": (arch, stem), "forward": (arch, stem)}
     if teacher:
         networks["teacher"] = teacher.arch, teacher.stem
-    return sum(often * flops_of_pass(networks[what][0], classes, networks[what][1], size, what, images)
-               for (what, images), often in passes.items())
+    return sum(count * flops_of_pass(networks[kind][0], classes, networks[kind][1], size, kind, images)
+               for (kind, images), count in passes.items())
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory in use: on an accelerator since `forget_peak_memory`, on a CPU by the process since it began."""
+    """Peak memory: on an accelerator since `reset_peak_memory`, on a CPU since the process began."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def forget_peak_memory(device: torch.device) -> None:
-    """Measure the accelerator's peak from here on."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Restart the accelerator's peak memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -7,25 +7,21 @@ from continual.streams import Batch, Task
 
 
 class ExperienceReplay(Learner):
-    """Stream and memory in one batch, one forward and one loss."""
-
-    def begin(self, task: Task, steps: int | None = None) -> None:
-        """Start a task."""
-        super().begin(task, steps)
-        self.from_stream = task.memory is task.train
+    """Stream and buffer images in one batch, one forward and one loss."""
 
     def step(self, batch: Batch) -> None:
-        """One step on the batch and as many memory images as the recipe says; each image is offered once, when it is new."""
-        with self.trainer.timers.phase("buffer"):
-            images, labels = self.buffer.draw(self.trainer.recipe.replay_batch_size, batch.rng)
+        """One step on the stream's batch and a batch from the buffer. Each stream image is offered to the buffer once."""
+        trainer, buffer = self.trainer, self.buffer
+        with trainer.timers.phase("buffer"):
+            images, labels = buffer.draw(trainer.recipe.replay_batch_size, batch.rng)
             images, labels = torch.cat([batch.images, images]), torch.cat([batch.labels, labels])
-        self.trainer.descend(self.trainer.loss(self.trainer.views(images, batch.rng), labels))
-        if self.from_stream and batch.new:
-            with self.trainer.timers.phase("buffer"):
-                self.buffer.offer(batch.images[:batch.new], batch.labels[:batch.new], batch.rng)
+        trainer.descend(trainer.loss(trainer.views(images, batch.rng), labels))
+        if self.task.memory_is_stream and batch.new:
+            with trainer.timers.phase("buffer"):
+                buffer.offer(batch.images[:batch.new], batch.labels[:batch.new], batch.rng)
 
     def end(self, task: Task) -> None:
-        """A memory of its own (not the stream's images) is offered when the task is over."""
-        if not self.from_stream:
+        """Offer the task's memory images, where they are not the stream's."""
+        if not task.memory_is_stream:
             with self.trainer.timers.phase("buffer"):
                 self.buffer.offer(task.memory.images, task.memory.labels, self.trainer.rng("memory", task.index))

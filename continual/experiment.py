@@ -1,41 +1,82 @@
-"""One run of the comparison, method x stream x seed: from images to `result.json`."""
+"""One run of the comparison, method x stream x seed: from images to `result.json`; and `--dry-run`."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 from torch import nn
 
 from continual.agem import AGEM
-from continual.buffer import Buffer, ClassBalanced, Reservoir, TaskMemory
-from continual.cost import forget_peak_memory
-from continual.derpp import DarkExperienceReplay
+from continual.buffer import ClassBalanced, Reservoir, TaskMemory
+from continual.cost import flops, peak_memory_bytes, reset_peak_memory, training_bytes
+from continual.derpp import Dark, DarkExperienceReplay
 from continual.er import ExperienceReplay
-from continual.finetune import FineTune
-from continual.joint import Joint
-from continual.learner import Learner
-from continual.loop import accuracies, learn, test_logits
-from continual.result import report
-from continual.resume import ResumePoint
-from continual.runs import Run, settings
+from continual.learner import FineTune, Joint, Learner
+from continual.loop import Outcomes, ResumePoint, accuracies, learn, test_logits
+from continual.metrics import forward_transfer, per_class_accuracy, summarise
 from continual.start import pretrain, pretrained_backbone, read_start
-from continual.streams import Task, class_order, hold_out, make_tasks, merge_tasks, random_images, split_classes
-from continual.task_arithmetic import TaskArithmetic
-from continual.teaching import Teacher
+from continual.streams import Task, batches, class_order, hold_out, make_tasks, merge_tasks, random_images, split_classes
+from continual.task_arithmetic import Merging, TaskArithmetic
 from continual.timing import Timers
-from continual.training import Trainer
+from continual.training import Recipe, Teacher, Trainer, settings
 from matching.image_set import ImageSet, check_same_classes
-from scripts.artefact import begin, finish, write_json, write_tensors
+from scripts.artefact import begin, code_version, finish, hardware, package_versions, write_json, write_tensors
 from scripts.cli import InputError
 from scripts.networks import seeded
 from scripts.randomness import seed_for
 
 STATE = "state.pt"
 BUFFERS = {"reservoir": Reservoir, "class-balanced": ClassBalanced}
+REPLAYS = {"er": 1, "agem": 1, "derpp": 2}  # buffer batches per stream batch
+
+
+# settings and images
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides a result. `steps` or `budget_seconds` is per task; `schedule` is part of names only."""
+
+    method: str
+    stream: str
+    buffer_source: str
+    seed: int
+    tasks: int
+    class_order: str
+    arch: str
+    stem: str
+    size: int
+    steps: int | None
+    buffer_size: int
+    recipe: Recipe
+    merging: Merging | None
+    dark: Dark | None = None
+    buffer: str = "reservoir"
+    labels: str = "hard"
+    temperature: float | None = None
+    budget_seconds: float | None = None
+    schedule: str = field(default="epochs", compare=False)
+    schedule_in_name: bool = field(default=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The run's folder: method, stream, labels, buffer and schedule where they are not the defaults, and seed."""
+        schedule = {"steps": f"steps{self.steps}", "budget": f"budget{self.budget_seconds or 0:g}s"}.get(self.schedule)
+        parts = (self.method, self.stream, "soft" if self.labels == "soft" else None,
+                 f"memory-{self.buffer_source}" if self.buffer_source != self.stream else None,
+                 self.buffer if self.buffer != "reservoir" else None, schedule if self.schedule_in_name else None)
+        return "-".join(part for part in (*parts, f"seed{self.seed}") if part)
+
+    @property
+    def cost(self) -> float:
+        """Training time relative to other runs of the same network."""
+        replayed = self.recipe.replay_batch_size * REPLAYS.get(self.method, 0)
+        return self.budget_seconds or self.steps * (self.recipe.batch_size + replayed)
 
 
 class Sources:
-    """The images runs train on, by name, and the real test images."""
+    """The sets of training images by name, and the real test images."""
 
     def __init__(self, real: ImageSet, test: ImageSet, distilled: ImageSet | None, random: ImageSet | None):
         self.test, self.given = test, {"real": real, "distilled": distilled, "random": random}
@@ -44,20 +85,24 @@ class Sources:
                 check_same_classes(images, test)
 
     def of(self, name: str, seed: int) -> ImageSet:
-        """The set `name`; random images that were not given are drawn by `seed`, as many per class as the distilled set has.
-
-        Raises InputError when there is no such set.
-        """
+        """The set `name`. Without --random, random images are drawn by `seed`, as many per class as in the distilled set."""
         if self.given[name] is not None:
             return self.given[name]
         if self.given["distilled"] is None:
             raise InputError(f"--distilled: expected a distilled set for the source {name}, found none")
         return random_images(self.given["real"], self.given["distilled"], seed)
 
+    def of_run(self, run: Run) -> tuple[ImageSet, ImageSet]:
+        """The training images of a run and its images for the buffer; the same object where both have one source."""
+        train = self.of(run.stream, run.seed)
+        return train, train if run.buffer_source == run.stream else self.of(run.buffer_source, run.seed)
+
+
+# from settings to a learner and its tasks
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run's learner before its first step, the tasks it trains on and those it is tested on, and its steps per task."""
+    """A run's learner before its first step, the tasks it is trained on and tested on, and its steps per task."""
 
     learner: Learner
     stream: list[Task]
@@ -69,90 +114,82 @@ class Prepared:
 
     @property
     def network(self) -> nn.Module:
-        """What is trained."""
+        """The network under training."""
         return self.learner.trainer.network
+
+    def tested(self, network: nn.Module) -> tuple[list[float], list[float]]:
+        """Class-IL accuracy (among all classes) and Task-IL accuracy of each task under `network`."""
+        with self.learner.trainer.timers.span("evaluate"):
+            return accuracies(test_logits(network, self.tests), self.tests, set(range(len(self.train.classes))))
 
 
 def prepare(run: Run, sources: Sources, device, teacher: Teacher | None = None) -> Prepared:
-    """Build network, tasks and learner; Task Arithmetic's common start is still the seeded network."""
+    """Build network, tasks and learner, without Task Arithmetic's common start."""
     timers = Timers(device)
     with timers.span("setup"):
-        train, memory = images_of(run, sources)
-        network = seeded(run.arch, len(train.classes), run.stem, seed_for(run.seed, "weights"), run.size).to(device)
-        tests = make_tasks(train, memory, sources.test, parts_of(run, len(train.classes)))
+        train, memory = sources.of_run(run)
+        classes = len(train.classes)
+        network = seeded(run.arch, classes, run.stem, seed_for(run.seed, "weights"), run.size).to(device)
+        parts = split_classes(class_order(classes, run.class_order, run.seed), run.tasks)
+        tests = make_tasks(train, memory, sources.test, parts)
         stream, held_out = [merge_tasks(tests)] if run.method == "joint" else tests, False
-        if run.merging:
-            stream, held_out = hold_out_all(stream, run.buffer_size, run.seed)
-        share = len(tests) / len(stream)
-        budget = run.budget_seconds and run.budget_seconds * share
+        if run.merging:  # each task's part of the buffer, held out of training where every task is large enough
+            pairs = [hold_out(task, run.buffer_size // len(stream), run.seed) for task in stream]
+            stream, held_out = [task for task, _ in pairs], all(held for _, held in pairs)
+        ratio = len(tests) / len(stream)  # joint training: the steps of all tasks
+        budget = run.budget_seconds and run.budget_seconds * ratio
         trainer = Trainer(network, run.recipe, run.seed, timers, teacher if run.labels == "soft" else None, budget)
-        learner = new_learner(run, trainer, train.images.shape[1:], len(train.classes))
-    return Prepared(learner, stream, tests, run.steps and round(run.steps * share), held_out, train, memory)
-
-
-def images_of(run: Run, sources: Sources) -> tuple[ImageSet, ImageSet]:
-    """What a run trains on and what its memory is filled from: the same set where the memory is that of the stream."""
-    train = sources.of(run.stream, run.seed)
-    return train, train if run.buffer_source == run.stream else sources.of(run.buffer_source, run.seed)
-
-
-def parts_of(run: Run, classes: int) -> list[tuple[int, ...]]:
-    """The classes of each task."""
-    return split_classes(class_order(classes, run.class_order, run.seed), run.tasks)
+        learner = new_learner(run, trainer, train.images.shape[1:], classes)
+    return Prepared(learner, stream, tests, run.steps and round(run.steps * ratio), held_out, train, memory)
 
 
 def new_learner(run: Run, trainer: Trainer, shape, classes: int) -> Learner:
-    """The method by its name, with the memory it uses."""
-    def buffer(kind: type[Buffer], **more) -> Buffer:
-        return kind(run.buffer_size, shape, trainer.parameters[0].device, **more)
+    """The method by its name, with its buffer."""
+    room = run.buffer_size, shape, trainer.parameters[0].device
     if run.method == "er":
-        return ExperienceReplay(trainer, buffer(BUFFERS[run.buffer]))
+        return ExperienceReplay(trainer, BUFFERS[run.buffer](*room))
     if run.method == "derpp":
-        return DarkExperienceReplay(trainer, buffer(BUFFERS[run.buffer], logits=classes), run.dark.alpha, run.dark.beta)
+        return DarkExperienceReplay(trainer, BUFFERS[run.buffer](*room, logits=classes), run.dark.alpha, run.dark.beta)
     if run.method == "agem":
-        return AGEM(trainer, buffer(TaskMemory))
+        return AGEM(trainer, TaskMemory(*room))
     if run.method == "task_arithmetic":
         merging = run.merging
-        return TaskArithmetic(trainer, buffer(Reservoir), merging.merge, merging.scales, merging.refit_head,
+        return TaskArithmetic(trainer, Reservoir(*room), merging.merge, merging.scales, merging.refit_head,
                               merging.experts == "sequential", merging.start == "task1")
     return {"finetune": FineTune, "joint": Joint}[run.method](trainer)
 
 
-def hold_out_all(tasks: list[Task], buffer_size: int, seed: int) -> tuple[list[Task], bool]:
-    """Each task's equal share of the buffer, held out of training where every task can spare it."""
-    kept = [hold_out(task, buffer_size // len(tasks), seed) for task in tasks]
-    return [task for task, _ in kept], all(held for _, held in kept)
-
+# one run
 
 def perform(run: Run, sources: Sources, output: Path, device, save_seconds: float = 20,
             teacher: Teacher | None = None) -> dict | None:
-    """Carry out a run, or what is left of it, and return its result; None when its folder is complete."""
+    """Do a run, or the rest of it, and return its result; None when its folder is complete."""
     folder, config = output / run.name, {**settings(run), "digests": digests(run, sources, teacher)}
     point = ResumePoint(folder / STATE, save_seconds, device)
     if begin(folder, "continual", config):
         point.remove()
         return None
-    forget_peak_memory(device)
-    ready = prepare(run, sources, device, teacher)
-    facts = merging_facts(run, ready, sources, output) if run.merging else {}
-    baseline = untrained_accuracies(run, ready, device)
-    tested = learn(ready.learner, ready.stream, ready.tests, ready.steps, run.name, point)
+    reset_peak_memory(device)
+    prepared = prepare(run, sources, device, teacher)
+    facts = merging_facts(run, prepared, sources, output) if run.merging else {}
+    baseline = untrained_accuracies(run, prepared, device)
+    outcomes = learn(prepared.learner, prepared.stream, prepared.tests, prepared.steps, run.name, point)
     if run.merging:
-        facts["scale_curves"] = ready.learner.curves
-    result = report(run, config, ready, tested, baseline, facts)
+        facts["scale_curves"] = prepared.learner.curves
+    result = report(run, config, prepared, outcomes, baseline, facts)
     write_json(folder / "result.json", result)
-    files, buffer = ["result.json"], ready.learner.buffer
+    files, buffer = ["result.json"], prepared.learner.buffer
     if buffer is not None:
         files.append("buffer.safetensors")
-        write_tensors(folder / files[-1], dict(zip(("images", "labels"), buffer.everything(), strict=True)))
-    finish(folder, "continual", ready.train.classes, config, files)
+        write_tensors(folder / files[-1], dict(zip(("images", "labels"), buffer.contents(), strict=True)))
+    finish(folder, "continual", prepared.train.classes, config, files)
     point.remove()
     return result
 
 
 def digests(run: Run, sources: Sources, teacher: Teacher | None) -> dict[str, str]:
-    """What identifies the images and the teacher."""
-    train, memory = images_of(run, sources)
+    """The digests of the images and the teacher, for the run's configuration."""
+    train, memory = sources.of_run(run)
     found = {"train": train.digest, "memory": memory.digest, "test": sources.test.digest}
     if run.merging and run.merging.start == "distilled":
         found["start"] = sources.of("distilled", run.seed).digest
@@ -161,29 +198,26 @@ def digests(run: Run, sources: Sources, teacher: Teacher | None) -> dict[str, st
     return found
 
 
-def untrained_accuracies(run: Run, ready: Prepared, device) -> list[float]:
-    """Task-IL accuracy of each task under initial weights of their own seed: the baseline of forward transfer."""
-    trainer = ready.learner.trainer
-    with trainer.timers.span("evaluate"):
-        network = seeded(run.arch, len(ready.train.classes), run.stem, seed_for(run.seed, "baseline"), run.size).to(device)
-        return accuracies(test_logits(network, ready.tests), ready.tests, set(range(len(ready.train.classes))))[1]
+def untrained_accuracies(run: Run, prepared: Prepared, device) -> list[float]:
+    """Task-IL accuracy of each task under other initial weights: the baseline of forward transfer."""
+    network = seeded(run.arch, len(prepared.train.classes), run.stem, seed_for(run.seed, "baseline"), run.size).to(device)
+    return prepared.tested(network)[1]
 
 
-def merging_facts(run: Run, ready: Prepared, sources: Sources, output: Path) -> dict:
-    """Give the network the common start; say what it is and can do alone, and what is chosen on which images."""
-    start = start_of(run, ready.network, sources, output)
+def merging_facts(run: Run, prepared: Prepared, sources: Sources, output: Path) -> dict:
+    """Load the common start into the network; return the start's record and what the buffer's images were used for."""
+    start = load_start(run, prepared.network, sources, output)
     if run.merging.start != "task1":
-        with ready.learner.trainer.timers.span("evaluate"):
-            alone = accuracies(test_logits(ready.network, ready.tests), ready.tests, set(range(len(ready.train.classes))))
-        start.update(class_il_acc=fmean(alone[0]), task_il_acc=fmean(alone[1]))
-    ready.learner.set_start()
+        class_il, task_il = prepared.tested(prepared.network)
+        start.update(class_il_acc=fmean(class_il), task_il_acc=fmean(task_il))
+    prepared.learner.set_start()
     memory = ("scale, BatchNorm and head are chosen on the buffer's images, which were "
-              + ("held out of training" if ready.held_out else "trained on too, since the stream is small"))
+              + ("held out of training" if prepared.held_out else "trained on too, since the stream is small"))
     return {"start": start, "memory": memory}
 
 
-def start_of(run: Run, network: nn.Module, sources: Sources, output: Path) -> dict:
-    """Give `network` the common start and say what it is."""
+def load_start(run: Run, network: nn.Module, sources: Sources, output: Path) -> dict:
+    """Load the common start into `network` and return its record."""
     merging = run.merging
     if merging.start == "random":
         return {"name": "random", "seconds": 0.0, "note": "the seeded initial weights"}
@@ -198,3 +232,71 @@ def start_of(run: Run, network: nn.Module, sources: Sources, output: Path) -> di
               "recipe": settings(run.recipe), "digest": images.digest}
     return pretrain(output / f"start-distilled-seed{run.seed}", network, images, run.recipe, merging.start_steps,
                     run.seed, config)
+
+
+def report(run: Run, config: dict, prepared: Prepared, outcomes: Outcomes, baseline: list[float], facts: dict) -> dict:
+    """The content of `result.json`. Joint training, which has one test only, has no forward transfer."""
+    learner, trainer = prepared.learner, prepared.learner.trainer
+    missing = [None] * (len(prepared.tests) - len(outcomes.class_il))
+    class_il, task_il = (summarise(missing + rows) for rows in (outcomes.class_il, outcomes.task_il))
+    forward = None if missing else forward_transfer(np.array(outcomes.task_il), baseline)
+    buffer, teacher, train = learner.buffer, trainer.teacher, prepared.train
+    stored = {"images": 0, "bytes": 0} if buffer is None else {"images": len(buffer), "bytes": buffer.bytes}
+    return {"kind": "continual", "method": run.method, "stream": run.stream, "buffer_source": run.buffer_source,
+            "labels": run.labels, "schedule": run.schedule, "seed": run.seed, "config": config,
+            "tasks": [task.classes for task in prepared.tests],
+            "class_il": class_il, "task_il": {**task_il, "forward_transfer": forward, "baseline": baseline},
+            "confusion": outcomes.confusion.tolist(), "per_class": per_class_accuracy(outcomes.confusion),
+            "seconds": trainer.timers.seconds(), "steps": trainer.steps_done, "images_seen": trainer.images_seen,
+            "images_per_second": round(trainer.images_seen / trainer.timers.spans["train"], 1),
+            "flops": flops(trainer.passes, run.arch, len(train.classes), run.stem, run.size, teacher),
+            "peak_memory_bytes": peak_memory_bytes(trainer.timers.device),
+            "stream_images": sum(len(task.train) for task in prepared.tests),
+            "bytes": {"stream": train.images.nbytes + train.labels.nbytes, "buffer": stored["bytes"],
+                      "teacher": teacher.bytes if teacher else 0},
+            "buffer": stored, **facts, "code": code_version(), "packages": package_versions(), "hardware": hardware()}
+
+
+# --dry-run
+
+def plan(runs: list[Run], sources: Sources, device, teacher: Teacher | None) -> Iterator[str]:
+    """One line per run: tasks, steps, images, memory, and seconds estimated by a few steps; then the sum. Writes nothing."""
+    timed, total = {}, 0.0
+    for run in runs:
+        prepared, alike = prepare(run, sources, device, teacher), repr(replace(run, seed=0, steps=None, budget_seconds=None))
+        if alike not in timed:
+            timed[alike] = time_of_step_and_end(prepared)
+        step, end = timed[alike]
+        tasks, budget, size = len(prepared.stream), prepared.learner.trainer.budget_seconds, run.recipe.batch_size
+        steps = prepared.steps or max(1, round(budget / step))
+        start_steps = run.merging.start_steps if run.merging and run.merging.start == "distilled" else 0
+        seconds = tasks * ((budget or steps * step) + end) + start_steps * step
+        total += seconds
+        buffer, about = prepared.learner.buffer, "about " if budget else ""
+        sets = [*sources.given.values(), sources.test, prepared.train, prepared.memory]
+        sets += [part for task in (*prepared.stream, *prepared.tests) for part in (task.train, task.memory, task.test)]
+        memory = {"images": sum({one.images.data_ptr(): one.images.nbytes for one in sets if one is not None}.values()),
+                  "network and optimiser": training_bytes(prepared.network, 2 if run.recipe.optimizer == "adamw" else 1),
+                  "buffer": 0 if buffer is None else run.buffer_size * buffer.bytes_each,
+                  "teacher": teacher.bytes if teacher else 0}
+        yield (f"{run.name}: {tasks} tasks x {about}{steps} steps, {len(prepared.train)} images, "
+               f"{about}{tasks * steps * size} from the stream; "
+               + ", ".join(f"{name} {count} bytes" for name, count in memory.items() if count) + f"; about {seconds:.1f} s")
+    yield f"all {len(runs)} runs: about {total:.0f} s of training on this machine"
+
+
+def time_of_step_and_end(prepared: Prepared, count: int = 2) -> tuple[float, float]:
+    """Seconds of a step with a filled buffer and of a task's end. The learner is of no use afterwards."""
+    learner, task, recipe = prepared.learner, prepared.stream[0], prepared.learner.trainer.recipe
+    timers = learner.trainer.timers
+    batch, warm_up, *timed = batches(task.train, range(count + 2), recipe.batch_size, learner.trainer.seed, task.index)
+    learner.begin(task, count + 2)
+    learner.step(batch)
+    with timers.span("end"):
+        learner.end(task)
+    learner.begin(task, count + 2)
+    learner.step(warm_up)  # the first step of a shape is slow
+    with timers.span("steps"):
+        for batch in timed:
+            learner.step(batch)
+    return timers.spans["steps"] / count, timers.spans["end"]

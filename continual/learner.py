@@ -1,4 +1,4 @@
-"""What every method is to the loop."""
+"""The interface of a method, and the two bounds: fine-tuning and joint training."""
 
 from continual.buffer import Buffer
 from continual.streams import Batch, Task
@@ -6,28 +6,42 @@ from continual.training import Trainer
 
 
 class Learner:
-    """A network that learns task after task. A method says what a step is, and what else a task begins and ends with."""
+    """A network that learns task after task. A method defines the step, and what happens where a task begins and ends."""
 
     def __init__(self, trainer: Trainer, buffer: Buffer | None = None):
         self.trainer, self.buffer = trainer, buffer
 
     def begin(self, task: Task, steps: int | None = None) -> None:
-        """Get ready for a task of `steps` steps (None: as many as its budget of seconds allows)."""
+        """Begin a task of `steps` steps; None: as many as the budget of seconds allows."""
+        self.task = task
         self.trainer.begin(task.classes, steps)
 
     def step(self, batch: Batch) -> None:
-        """Learn from one batch of the stream."""
+        """Train on one batch of the stream."""
         raise NotImplementedError
 
     def end(self, task: Task) -> None:
-        """The task is over: the network is tested next."""
+        """End a task. The network is tested next."""
 
     def state(self) -> dict:
-        """Everything a run needs to go on from here, as tensors and plain values."""
+        """Everything a resumed run needs, as tensors and plain values."""
         return {"trainer": self.trainer.state(), "buffer": None if self.buffer is None else self.buffer.state()}
 
     def load(self, state: dict) -> None:
-        """Go on from `state`; the task it was taken in has been begun."""
+        """Continue from `state`. Begin its task first."""
         self.trainer.load(state["trainer"])
         if self.buffer is not None:
             self.buffer.load(state["buffer"])
+
+
+class FineTune(Learner):
+    """Plain training on each task in turn, without a buffer: the lower bound."""
+
+    def step(self, batch: Batch) -> None:
+        """One step on the stream."""
+        views = self.trainer.views(batch.images, batch.rng)
+        self.trainer.descend(self.trainer.loss(views, batch.labels))
+
+
+class Joint(FineTune):
+    """Plain training on all tasks at once (`streams.merge_tasks`), for as many steps as the tasks together: the upper bound."""

@@ -1,18 +1,50 @@
-"""The one loop of every method: train on a task, then test on all of them."""
+"""The one loop of every method: train on a task, then test on all tasks. It resumes in the middle of a task, bit for bit."""
 
 import itertools
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from continual.learner import Learner
 from continual.metrics import confusion_matrix, masked_accuracy
-from continual.resume import ResumePoint
 from continual.streams import Task, batches
-from scripts.cli import Progress
+from scripts.artefact import read_torch, write_state
+from scripts.cli import Progress, stop_asked, stop_if_asked
 from scripts.networks import predict
+from scripts.training import POSTFIX_SECONDS
+
+
+class ResumePoint:
+    """The state file of an unfinished run, written at most every `save_seconds` and when SIGTERM ends the run.
+
+    Everything random is a function of (seed, task, step), so the state is networks, buffer, metrics and seconds.
+    """
+
+    def __init__(self, path: Path, save_seconds: float, device):
+        self.path, self.save_seconds, self.device = path, save_seconds, device
+        self.saved = time.perf_counter()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write the state."""
+        return stop_asked() or time.perf_counter() - self.saved >= self.save_seconds
+
+    def write(self, state: dict) -> None:
+        """Replace the state atomically. Raises Stopped after SIGTERM."""
+        write_state(self.path, state)
+        self.saved = time.perf_counter()
+        stop_if_asked()
+
+    def read(self) -> dict | None:
+        """The state, on the device; None where there is none."""
+        return read_torch(self.path, "a resume point", self.device) if self.path.exists() else None
+
+    def remove(self) -> None:
+        """Delete the state of a complete run."""
+        self.path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -24,10 +56,10 @@ class Outcomes:
     confusion: Tensor | None = None
 
     def add(self, logits: list[Tensor], tasks: list[Task], seen: set[int]) -> None:
-        """Add a test by the logits [N, K] of each task's test images, where any class of `seen` may be answered."""
-        rows = accuracies(logits, tasks, seen)
-        self.class_il.append(rows[0])
-        self.task_il.append(rows[1])
+        """Add a test by the logits [N, K] of each task's test images; Class-IL allows the classes `seen` so far."""
+        class_il, task_il = accuracies(logits, tasks, seen)
+        self.class_il.append(class_il)
+        self.task_il.append(task_il)
         self.confusion = confusion_matrix(torch.cat(logits), torch.cat([task.test.labels for task in tasks]), seen)
 
 
@@ -37,56 +69,65 @@ def test_logits(network, tasks: list[Task]) -> list[Tensor]:
 
 
 def accuracies(logits: list[Tensor], tasks: list[Task], seen: set[int]) -> tuple[list[float], list[float]]:
-    """One row of R, as Class-IL (any of the classes `seen` so far may be answered) and as Task-IL (the task's own classes)."""
+    """One row of R, as Class-IL (among all classes `seen` so far) and as Task-IL (among the task's own classes)."""
     pairs = [(part, task.test.labels, task.classes) for part, task in zip(logits, tasks, strict=True)]
     return ([masked_accuracy(part, labels, seen) for part, labels, _ in pairs],
             [masked_accuracy(part, labels, classes) for part, labels, classes in pairs])
 
 
-def train(learner: Learner, task: Task, bar: Progress, span: str, pause: Callable[[], bool] = lambda: False) -> bool:
-    """Steps of a task that has begun, timed as `span`, until it is over or, after a step, `pause()`. Returns whether it is."""
-    trainer = learner.trainer
-    with trainer.timers.span(span):
-        drawn = batches(task.train, itertools.count(trainer.step), trainer.recipe.batch_size, trainer.seed, task.index)
-        while not trainer.over:
-            batch = next(drawn)
-            learner.step(batch)
-            bar.update(len(batch.labels))
-            if pause():
-                break
-    return trainer.over
-
-
 def learn(learner: Learner, stream: list[Task], tests: list[Task], steps: int | None, name: str,
           point: ResumePoint) -> Outcomes:
-    """Train on the tasks of `stream`, `steps` each, and test on `tests` after each; goes on from `point` and keeps it fresh."""
-    trainer, tested = learner.trainer, Outcomes()
-    timers, size = trainer.timers, trainer.recipe.batch_size
+    """Train on the tasks of `stream`, `steps` each (None: for the budget), and test on `tests` after each task."""
+    trainer, outcomes = learner.trainer, Outcomes()
+    timers, batch_size = trainer.timers, trainer.recipe.batch_size
+
+    def save(index: int) -> None:
+        point.write({"task": index, "learner": learner.state(), "timers": timers.state(), "tested": vars(outcomes)})
+
+    # continue from the resume point
     state = point.read()
     if state:
         learner.begin(stream[state["task"]], steps)
         learner.load(state["learner"])
         timers.load(state["timers"])
-        tested = Outcomes(**state["tested"])
+        outcomes = Outcomes(**state["tested"])
         print(f"{point.path}: continuing at step {trainer.steps_done}")
 
-    def save(place: int) -> None:
-        point.write({"task": place, "learner": learner.state(), "timers": timers.state(), "tested": vars(tested)})
-    total = steps * len(stream) * size if steps else None
-    with Progress(total=total, initial=trainer.steps_done * size, desc=name, unit="img",
-              leave=False) as bar:
-        for place in range(len(tested.class_il), len(stream)):
-            task = stream[place]
-            if not (state and state["task"] == place):
+    shown = time.perf_counter()
+    with Progress(total=steps * len(stream) * batch_size if steps else None, initial=trainer.steps_done * batch_size,
+                  desc=name, unit="img", leave=False) as bar:
+        for index in range(len(outcomes.class_il), len(stream)):
+            task = stream[index]
+
+            # begin the task
+            if not (state and state["task"] == index):
                 with timers.span("train"):
                     learner.begin(task, steps)
-            while not train(learner, task, bar, "train", lambda: point.due):
-                save(place)
+
+            while not trainer.over:
+                with timers.span("train"):
+                    # draw the batch
+                    for batch in batches(task.train, itertools.count(trainer.step), batch_size, trainer.seed, task.index):
+                        # step
+                        learner.step(batch)
+                        bar.update(batch_size)
+                        if time.perf_counter() - shown >= POSTFIX_SECONDS:
+                            bar.set_postfix(loss=f"{float(trainer.last_loss):.4f}", refresh=False)
+                            shown = time.perf_counter()
+                        if trainer.over or point.due:
+                            break
+                # save
+                if not trainer.over:
+                    save(index)
+
+            # end the task
             with timers.span("train"):
                 learner.end(task)
+
+            # test
             with timers.span("evaluate"):
-                seen = {label for past in stream[:place + 1] for label in past.classes}
-                tested.add(test_logits(trainer.network, tests), tests, seen)
+                seen = {label for past in stream[:index + 1] for label in past.classes}
+                outcomes.add(test_logits(trainer.network, tests), tests, seen)
             if point.due:
-                save(place)
-    return tested
+                save(index)
+    return outcomes

@@ -1,6 +1,6 @@
-"""Task vectors and how they are merged: pure functions of T vectors [P], one per task, over parameters only.
+"""Merge rules for task vectors: pure functions of T vectors [P].
 
-BatchNorm's running statistics are no parameters and never part of a vector: sums of them have negative variances.
+Vectors have no BatchNorm statistics, whose sums would have negative variances.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,18 +10,15 @@ from torch import Tensor
 
 
 def merge_sum(vectors: Sequence[Tensor]) -> Tensor:
-    """Task arithmetic (Ilharco et al. 2023, arXiv 2212.04089): the sum over tasks, [P].
-
-    Added one by one: stacking vectors of ten million weights would cost more time than adding them.
-    """
-    total = vectors[0].clone()
+    """Task arithmetic (Ilharco et al. 2023, arXiv 2212.04089): the sum over tasks, [P]."""
+    total = vectors[0].clone()  # no stack: copying ten million weights a task takes longer than adding them
     for vector in vectors[1:]:
         total += vector
     return total
 
 
 def merge_mean(vectors: Sequence[Tensor]) -> Tensor:
-    """The mean over tasks, [P]: with scale 1, the average of the experts."""
+    """The mean over tasks, [P]; at scale 1 the average of the experts."""
     return merge_sum(vectors).div_(len(vectors))
 
 
@@ -34,8 +31,8 @@ def merge_magmax(vectors: Sequence[Tensor]) -> Tensor:
 def merge_ties(vectors: Sequence[Tensor], keep: float = 0.2) -> Tensor:
     """TIES (Yadav et al. 2023, arXiv 2306.01708), [P].
 
-    Trim each vector to its share `keep` of largest magnitudes, elect per parameter the sign of the larger total, and average
-    the values that have it.
+    Trim each vector to the fraction `keep` of largest magnitudes, elect the sign of the sum per parameter, and average the
+    values of that sign.
     """
     trimmed = torch.stack([_trim(vector, keep) for vector in vectors])
     agreeing = trimmed * (trimmed.sign() == trimmed.sum(0).sign())

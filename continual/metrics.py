@@ -1,6 +1,6 @@
-"""Continual-learning metrics, all from the accuracy matrix R.
+"""Continual-learning metrics of the accuracy matrix R [T, T].
 
-R [T, T]: R[t, j] is the accuracy on the test images of task j after training on tasks 0..t, in [0, 1].
+R[t, j] in [0, 1] is the accuracy on the test images of task j after training on tasks 0..t.
 """
 
 import numpy as np
@@ -9,20 +9,24 @@ from torch import Tensor
 
 
 def masked_accuracy(logits: Tensor, labels: Tensor, classes) -> float:
-    """Accuracy in [0, 1] of logits [N, K] when only `classes` may be answered."""
+    """Accuracy in [0, 1] of logits [N, K] among `classes`."""
+    return (predictions(logits, classes) == labels).float().mean().item()
+
+
+def predictions(logits: Tensor, classes) -> Tensor:
+    """The class of the largest logit among `classes`, int64 [N], of logits [N, K]."""
     allowed = torch.tensor(sorted(classes), device=logits.device)
-    return (allowed[logits[:, allowed].argmax(1)] == labels).float().mean().item()
+    return allowed[logits[:, allowed].argmax(1)]
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor, classes) -> Tensor:
-    """Counts int64 [K, K] on the CPU of what logits [N, K] answer among `classes`: row = true class, column = answer."""
-    allowed, count = torch.tensor(sorted(classes), device=logits.device), logits.shape[1]
-    answers = allowed[logits[:, allowed].argmax(1)]
-    return torch.bincount(labels * count + answers, minlength=count * count).view(count, count).cpu()
+    """Counts int64 [K, K] on the CPU of predictions among `classes`: row = true class, column = predicted class."""
+    count = logits.shape[1]
+    return torch.bincount(labels * count + predictions(logits, classes), minlength=count * count).view(count, count).cpu()
 
 
 def per_class_accuracy(confusion: Tensor) -> list[float | None]:
-    """The share of each true class that was answered right, [K]; None for a class without test images."""
+    """The accuracy of each true class, [K]; None for a class without test images."""
     return [right / total if total else None
             for right, total in zip(confusion.diagonal().tolist(), confusion.sum(1).tolist(), strict=True)]
 
@@ -30,7 +34,7 @@ def per_class_accuracy(confusion: Tensor) -> list[float | None]:
 def forward_transfer(matrix: np.ndarray, baseline: list[float]) -> float | None:
     """Forward transfer (Lopez-Paz and Ranzato 2017, eq. 4): the mean over j > 0 of R[j-1, j] - b[j]; None for one task.
 
-    `baseline` b [T] is the accuracy of a network that has learnt nothing: its own initial weights, not those of R's network.
+    `baseline` b [T] is the accuracy of an untrained network with other initial weights than R's.
     """
     if len(matrix) == 1:
         return None
@@ -43,8 +47,8 @@ def average_accuracy(matrix: np.ndarray) -> float:
 
 
 def average_incremental_accuracy(matrix: np.ndarray) -> float:
-    """The mean over t of the mean of R[t, :t+1], the tasks seen by then (Rebuffi et al. 2017, tasks weighing the same)."""
-    return float(np.mean([row[:place + 1].mean() for place, row in enumerate(matrix)]))
+    """The mean over t of the mean of R[t, :t+1] (Rebuffi et al. 2017, with tasks of equal weight)."""
+    return float(np.mean([row[:task + 1].mean() for task, row in enumerate(matrix)]))
 
 
 def backward_transfer(matrix: np.ndarray) -> float | None:
@@ -62,7 +66,7 @@ def forgetting(matrix: np.ndarray) -> float | None:
 
 
 def summarise(rows: list[list[float] | None]) -> dict:
-    """R and what follows from it; without every row (joint training has the last alone) only ACC does."""
+    """R and its metrics. Joint training has the last row only, and so ACC only."""
     whole = all(row is not None for row in rows)
     matrix = np.array(rows if whole else rows[-1:], dtype=float)
     metrics = {"average_incremental": average_incremental_accuracy, "bwt": backward_transfer, "forgetting": forgetting}

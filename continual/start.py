@@ -1,12 +1,11 @@
-"""The common start of Task Arithmetic's experts: the same for every source of the stream, and named in the result."""
+"""The common start of Task Arithmetic's experts. It is named in the result."""
 
 from pathlib import Path
 
 from torch import nn
 
-from continual.finetune import FineTune
-from continual.loop import train
-from continual.streams import Task
+from continual.learner import FineTune
+from continual.streams import Task, batches
 from continual.task_arithmetic import head_of
 from continual.timing import Timers
 from continual.training import Recipe, Trainer
@@ -20,18 +19,18 @@ IMAGENET_CLASSES = 1000
 
 def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe, steps: int, seed: int,
              config: dict) -> dict:
-    """Train `network` on all classes of `images` and leave it at the weights in `folder`, which is read where it is complete.
+    """Train `network` on all classes of `images` and store it in `folder`, or load it from there.
 
-    Returns what the start is, for the result.
+    Returns the start's record for the result.
     """
-    if not begin(folder, "start", config, wait=True):  # other runs begin here too
+    if not begin(folder, "start", config, wait=True):  # other runs share this folder
         timers = Timers(images.labels.device)
-        task = Task(0, tuple(range(len(images.classes))), images, images, images)
         learner = FineTune(Trainer(network, recipe, seed, timers))
-        with timers.span("start"):
-            learner.begin(task, steps)
-        with Progress(total=steps * recipe.batch_size, desc="common start", unit="img") as bar:
-            train(learner, task, bar, "start")
+        with timers.span("start"), Progress(total=steps * recipe.batch_size, desc="common start", unit="img") as bar:
+            learner.begin(Task(0, tuple(range(len(images.classes))), images, images, images), steps)
+            for batch in batches(images, range(steps), recipe.batch_size, seed, 0):
+                learner.step(batch)
+                bar.update(recipe.batch_size)
         write_tensors(folder / "model.safetensors", network.state_dict())
         write_json(folder / "result.json", {"kind": "start", "steps": steps, "seconds": timers.seconds()})
         finish(folder, "start", images.classes, config, ["model.safetensors", "result.json"])
@@ -42,21 +41,21 @@ def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe,
 
 
 def pretrained_backbone(arch: str, stem: str, network: nn.Module, weights: str = "IMAGENET1K_V1") -> dict:
-    """Give `network` torchvision's weights for ImageNet, downloaded where they are not there; its head stays as it is.
+    """Load torchvision's ImageNet weights into `network`, except for the head; downloads them where needed.
 
-    Raises InputError for the CIFAR stem, which there are no such weights for.
+    Raises InputError for the CIFAR stem, which has no such weights.
     """
     if stem != "imagenet":
         raise InputError(f"--start imagenet: expected --stem imagenet, found {stem}")
     trained = build(arch, IMAGENET_CLASSES, weights=weights).state_dict()
-    own = {name: parameter for name, parameter in network.named_parameters()
-           if any(parameter is one for one in head_of(network).parameters())}
-    network.load_state_dict({**trained, **own})
+    head = {name: parameter for name, parameter in network.named_parameters()
+            if any(parameter is one for one in head_of(network).parameters())}
+    network.load_state_dict({**trained, **head})
     return {"name": "imagenet", "seconds": 0.0, "note": f"torchvision's {weights} with a new head"}
 
 
 def read_start(folder: Path, network: nn.Module) -> dict:
-    """Give `network` the weights of a teacher or student on disk. Raises InputError when they do not fit."""
+    """Load the weights of a teacher or student into `network`. Raises InputError where they do not fit."""
     kind = next((kind for kind in ("teacher", "student") if _is(folder, kind)), None)
     if kind is None:
         raise InputError(f"--start {folder}: expected random, task1, imagenet, distilled or a finished folder of kind "

@@ -1,4 +1,4 @@
-"""Class-incremental streams: the classes of a data set come in T tasks, one after the other."""
+"""Class-incremental streams: the classes of a data set arrive in T tasks."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -15,10 +15,7 @@ from scripts.randomness import generator_for, seed_for
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its `classes` (rows of the one head), what it trains on, what may be kept of it, what it is tested on.
-
-    `memory` is `train` itself when the buffer is filled from the stream.
-    """
+    """One task: its `classes` (rows of the one head), its training images, the images for the buffer, its test images."""
 
     index: int
     classes: tuple[int, ...]
@@ -26,12 +23,17 @@ class Task:
     memory: ImageSet
     test: ImageSet
 
+    @property
+    def memory_is_stream(self) -> bool:
+        """Whether the buffer is filled from the stream's batches."""
+        return self.memory is self.train
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Images uint8 [B, 3, H, W] and labels [B] of one step; the first `new` of them were never seen before.
+    """Images uint8 [B, 3, H, W] and labels [B] of one step; the first `new` of them are in their first pass.
 
-    `rng` draws everything else random of the step, so that the step is a function of (seed, task, step).
+    `rng` draws everything else random of the step, so that a step is a function of (seed, task, step).
     """
 
     images: Tensor
@@ -41,21 +43,21 @@ class Batch:
 
 
 def class_order(count: int, kind: str, seed: int) -> list[int]:
-    """The order in which classes arrive: `natural`, or `seeded`, a permutation that depends on `seed` alone."""
+    """The order of the classes: `natural`, or `seeded`, a permutation that depends on `seed` alone."""
     if kind == "natural":
         return list(range(count))
     return torch.randperm(count, generator=generator_for(seed, "class-order")).tolist()
 
 
 def split_classes(order: list[int], tasks: int) -> list[tuple[int, ...]]:
-    """Cut the class order into `tasks` consecutive parts, as equal as can be. Raises InputError for more tasks than classes."""
+    """Split the class order into `tasks` consecutive, nearly equal parts. Raises InputError for more tasks than classes."""
     if not 1 <= tasks <= len(order):
         raise InputError(f"--tasks: expected between 1 and {len(order)} tasks for {len(order)} classes, found {tasks}")
     return [tuple(int(label) for label in part) for part in np.array_split(order, tasks)]
 
 
 def make_tasks(train: ImageSet, memory: ImageSet, test: ImageSet, parts: list[tuple[int, ...]]) -> list[Task]:
-    """One task per part of the class order. Raises InputError when a task has nothing to train on."""
+    """One task per part of the class order. Raises InputError for a task without images."""
     def of(images: ImageSet, part) -> ImageSet:
         chosen = torch.isin(images.labels, torch.tensor(part, device=images.labels.device))
         if not chosen.any():
@@ -69,39 +71,37 @@ def make_tasks(train: ImageSet, memory: ImageSet, test: ImageSet, parts: list[tu
 
 
 def merge_tasks(tasks: list[Task]) -> Task:
-    """All tasks at once, as joint training sees them."""
+    """All tasks as one, for joint training."""
     def together(name):
         sets = [getattr(task, name) for task in tasks]
         return image_set(sets[0].name, sets[0].classes, *(torch.cat([getattr(part, field) for part in sets])
                                                           for field in ("images", "labels", "weights")))
-    classes = tuple(label for task in tasks for label in task.classes)
     train = together("train")
-    return Task(0, classes, train, train, together("test"))
+    return Task(0, tuple(label for task in tasks for label in task.classes), train, train, together("test"))
 
 
 def hold_out(task: Task, count: int, seed: int, least_ratio: int = 5) -> tuple[Task, bool]:
-    """Keep `count` images of a task as its memory, class-balanced.
+    """Take `count` class-balanced images of a task as its memory, out of training where it has `least_ratio` times as many.
 
-    They are taken out of training where the task has at least `least_ratio` times as many; a smaller task trains on them too.
-    Returns the task and whether its memory is held out.
+    Returns the task and whether its memory is held out; a smaller task trains on its memory too.
     """
-    kept = balanced_rows(task.memory.labels, count, generator_for(seed, "memory", task.index))
-    memory = task.memory.rows(kept)
-    if task.memory is not task.train or len(task.train) < least_ratio * count:
-        return replace(task, memory=memory), task.memory is not task.train
-    rest = torch.ones(len(task.train), dtype=torch.bool, device=kept.device)
-    rest[kept] = False
+    chosen = balanced_rows(task.memory.labels, count, generator_for(seed, "memory", task.index))
+    memory = task.memory.rows(chosen)
+    if not task.memory_is_stream or len(task.train) < least_ratio * count:
+        return replace(task, memory=memory), not task.memory_is_stream
+    rest = torch.ones(len(task.train), dtype=torch.bool, device=chosen.device)
+    rest[chosen] = False
     return replace(task, train=task.train.rows(rest), memory=memory), True
 
 
 def balanced_rows(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Up to `count` rows of `labels` [N], drawn without repeats, the classes taking turns; sorted int64 on `labels`' device."""
+    """Up to `count` random rows of `labels` [N], as equal in class as possible; sorted int64 on `labels`' device."""
     shuffled = torch.randperm(len(labels), generator=generator)
-    own = labels.cpu()[shuffled]
-    turn = torch.zeros(len(own), dtype=torch.long)
-    for label in own.unique():
-        turn[own == label] = torch.arange(int((own == label).sum()))
-    first = torch.argsort(turn, stable=True)[:count]
+    classes = labels.cpu()[shuffled]
+    rank = torch.zeros(len(classes), dtype=torch.long)  # within its class
+    for label in classes.unique():
+        rank[classes == label] = torch.arange(int((classes == label).sum()))
+    first = torch.argsort(rank, stable=True)[:count]
     return shuffled[first].sort().values.to(labels.device)
 
 
@@ -109,16 +109,16 @@ def random_images(real: ImageSet, like: ImageSet, seed: int) -> ImageSet:
     """Random real images, as many of each class as `like` has. Raises InputError where a class is too small."""
     rows = []
     for label in range(len(real.classes)):
-        own, wanted = (real.labels == label).nonzero().flatten(), int((like.labels == label).sum())
-        if wanted > len(own):
-            raise InputError(f"{real.name}: expected {wanted} images of class {real.classes[label]['name']}, found {len(own)}")
-        drawn = torch.randperm(len(own), generator=generator_for(seed, "random-images", label))[:wanted]
-        rows.append(own[drawn.to(own.device)])
+        own, count = (real.labels == label).nonzero().flatten(), int((like.labels == label).sum())
+        if count > len(own):
+            raise InputError(f"{real.name}: expected {count} images of class {real.classes[label]['name']}, found {len(own)}")
+        chosen = torch.randperm(len(own), generator=generator_for(seed, "random-images", label))[:count]
+        rows.append(own[chosen.to(own.device)])
     return real.rows(torch.cat(rows))
 
 
 def resized(images: ImageSet, size_pixels: int) -> ImageSet:
-    """The set at `size_pixels`, bilinear with antialias; itself where it has that size already."""
+    """The set at `size_pixels`, bilinear with antialias; the set itself where it has that size."""
     if images.images.shape[-1] == size_pixels:
         return images
     parts = [F.interpolate(part.float(), (size_pixels, size_pixels), mode="bilinear", antialias=True)
@@ -128,16 +128,16 @@ def resized(images: ImageSet, size_pixels: int) -> ImageSet:
 
 
 def batches(images: ImageSet, steps: Iterable[int], batch_size: int, seed: int, task: int) -> Iterator[Batch]:
-    """The batches of `steps`: full ones, in passes over `images` that are each a fresh permutation and follow without a gap."""
+    """The full batches of `steps`. Each pass over `images` is a new permutation; a batch may span two passes."""
     count, passes = len(images), {}
 
-    def row_at(place: int) -> int:
-        turn = place // count
-        if turn not in passes:
-            passes[turn] = np.random.default_rng(seed_for(seed, "pass", task, turn)).permutation(count)
-        return int(passes[turn][place % count])
+    def row_at(position: int) -> int:
+        number = position // count
+        if number not in passes:
+            passes[number] = np.random.default_rng(seed_for(seed, "pass", task, number)).permutation(count)
+        return int(passes[number][position % count])
     for step in steps:
         first = step * batch_size
-        rows = torch.tensor([row_at(place) for place in range(first, first + batch_size)], device=images.labels.device)
+        rows = torch.tensor([row_at(first + offset) for offset in range(batch_size)], device=images.labels.device)
         yield Batch(images.images.index_select(0, rows), images.labels[rows], min(max(count - first, 0), batch_size),
                     np.random.default_rng(seed_for(seed, "step", task, step)))

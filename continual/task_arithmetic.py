@@ -1,11 +1,12 @@
 """Task Arithmetic (Ilharco et al. 2023, arXiv 2212.04089) for class-incremental streams and networks with BatchNorm.
 
-One expert per task from a common start, its loss over its own classes; the experts' changes are merged and added to the start.
-BatchNorm's statistics are estimated anew from the memory, each class's head row comes from its own expert, and the scale of the
-merged vector is the one that does best on the memory: on images no expert trained on, where the stream can spare them.
+Each task trains an expert from a common start, with a loss over its own classes. A task vector is the expert minus the start.
+The merged vectors, times a scale, are added to the start. BatchNorm's statistics are re-estimated on the buffer, each class has
+the head row of its own expert, and the scale is the best one on the buffer, which is held out of training where possible.
 """
 
 import contextlib
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +20,27 @@ from continual.metrics import masked_accuracy
 from continual.streams import Batch, Task
 from continual.training import Trainer, batchnorms, only
 
-KEPT = ("vectors", "head_rows", "curves", "start", "expert")
-LEAST_VIEWS = 64  # BatchNorm's statistics of fewer are too noisy; a smaller memory is seen in several augmented views
+STATE = ("vectors", "head_rows", "curves", "start", "expert")
+LEAST_VIEWS = 64  # BatchNorm's statistics of fewer are too noisy; a smaller buffer gives several views of each image
+
+
+@dataclass(frozen=True)
+class Merging:
+    """Task Arithmetic's settings."""
+
+    start: str
+    start_steps: int
+    merge: str
+    scales: list[float]
+    refit_head: int
+    experts: str = "parallel"
 
 
 class TaskArithmetic(Learner):
-    """The network is an expert while a task lasts, and the merged model from its end to the next one's beginning.
+    """Within a task the network is an expert; between tasks it is the merged model.
 
-    Experts begin at the common start, which is the network as it is given or, with `first_is_start`, the first task's expert,
-    whose own vector is then zero. With `sequential` each begins where the expert before it ended; its vector is still counted
-    from the common start (as in MagMax), so that it holds the tasks before it too.
+    The common start is the given network or, with `first_is_start`, the first task's expert, whose vector is then zero. With
+    `sequential` each expert begins where the last one ended; its vector is still relative to the common start (as in MagMax).
     """
 
     def __init__(self, trainer: Trainer, buffer: Buffer, merge: str, scales: list[float], refit_steps: int,
@@ -43,23 +55,22 @@ class TaskArithmetic(Learner):
         self.set_start()
 
     def set_start(self) -> None:
-        """Make the network, as it is, the common start."""
+        """Make the current network the common start."""
         self.start = self.expert = copy_of(self.trainer.network)
         self.origin = backbone_vector(self.trainer.network)
 
     def begin(self, task: Task, steps: int | None = None) -> None:
-        """Every expert begins at the common start or, if sequential, where the one before it ended."""
+        """Begin at the common start or, if sequential, where the last expert ended."""
         self.trainer.network.load_state_dict(self.expert if self.sequential else self.start)
-        self.classes = task.classes
         super().begin(task, steps)
 
     def step(self, batch: Batch) -> None:
-        """One step of the expert, over the classes of its own task."""
+        """One step of the expert, with the loss over its task's classes."""
         views = self.trainer.views(batch.images, batch.rng)
-        self.trainer.descend(self.trainer.loss(views, batch.labels, self.classes))
+        self.trainer.descend(self.trainer.loss(views, batch.labels, self.task.classes))
 
     def end(self, task: Task) -> None:
-        """Keep the expert's vector, head rows and memory; make the network the merged model of all tasks so far."""
+        """Store the expert's vector and head rows; make the network the merged model of all tasks so far."""
         timers, network = self.trainer.timers, self.trainer.network
         with timers.phase("buffer"):
             self.buffer.offer(task.memory.images, task.memory.labels, self.trainer.rng("memory", task.index))
@@ -76,21 +87,21 @@ class TaskArithmetic(Learner):
             self.install(self.merge(self.vectors), task)
 
     def state(self) -> dict:
-        """What the tasks so far have left: vectors, head rows, curves, and the start and expert that the next begins with."""
-        return {**super().state(), **{name: getattr(self, name) for name in KEPT}}
+        """Vectors, head rows, curves, start and last expert too."""
+        return {**super().state(), **{name: getattr(self, name) for name in STATE}}
 
     def load(self, state: dict) -> None:
-        """Go on from `state`."""
+        """Continue from `state`. Begin its task first."""
         self.trainer.network.load_state_dict(state["start"])
         self.set_start()
         super().load(state)
-        for name in KEPT:
+        for name in STATE:
             setattr(self, name, state[name])
 
     def install(self, merged: Tensor, task: Task) -> None:
-        """Choose the scale, and leave the network with it, with its BatchNorm statistics and, if asked for, a refitted head.
+        """Choose the scale of `merged`; give the network the scaled vector, its BatchNorm statistics and a refitted head.
 
-        The statistics and features seen while a scale is tried are those that are kept for the best: one forward a scale.
+        One forward per scale yields the statistics, the features for the head and the logits that rank the scale.
         """
         network, (views, labels) = self.trainer.network, self.memory_views(task)
         curve, best = [], None
@@ -110,14 +121,14 @@ class TaskArithmetic(Learner):
             refit_head(self.head, features, labels, list(self.head_rows), self.refit_steps)
 
     def memory_views(self, task: Task) -> tuple[Tensor, Tensor]:
-        """Augmented views of the whole memory, its images in turn until there are LEAST_VIEWS."""
-        images, labels = self.buffer.everything()
+        """Augmented views of the whole buffer, at least LEAST_VIEWS of them, and their labels."""
+        images, labels = self.buffer.contents()
         rows = torch.arange(max(len(labels), LEAST_VIEWS), device=labels.device) % len(labels)
         return self.trainer.views(images[rows], self.trainer.rng("memory-views", task.index)), labels[rows]
 
 
 def copy_of(network: nn.Module) -> dict[str, Tensor]:
-    """The network's parameters and buffers as they are now."""
+    """A copy of the network's parameters and statistics."""
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
@@ -133,28 +144,28 @@ def backbone(network: nn.Module) -> list[nn.Parameter]:
 
 
 def backbone_vector(network: nn.Module) -> Tensor:
-    """The backbone's parameters as one vector [P]; BatchNorm's running statistics are buffers and not in it."""
+    """The backbone's parameters as one vector [P], without BatchNorm's running statistics."""
     return parameters_to_vector(backbone(network)).detach()
 
 
 def set_backbone(network: nn.Module, vector: Tensor) -> None:
-    """Write a vector [P] back into the backbone."""
+    """Write a vector [P] into the backbone."""
     with torch.no_grad():
         vector_to_parameters(vector, backbone(network))
 
 
 @torch.no_grad()
 def set_head_rows(head: nn.Linear, rows: dict[int, tuple[Tensor, Tensor]]) -> None:
-    """Write weights and bias of the classes in `rows`; the other rows stay."""
+    """Write weight and bias of the classes in `rows`."""
     for label, (weight, bias) in rows.items():
         head.weight[label], head.bias[label] = weight, bias
 
 
 @torch.no_grad()
 def reestimate_batchnorm(network: nn.Module, views: Tensor, batch_size: int = 256) -> Tensor:
-    """Replace BatchNorm's running statistics by those of `views` [N, 3, H, W]; returns the logits [N, K] seen on the way.
+    """Replace BatchNorm's running statistics by those of `views` [N, 3, H, W]; returns the logits [N, K] of that forward.
 
-    The statistics are the mean over batches of equal weight, as PyTorch's cumulative average has it.
+    The statistics are the mean over batches (PyTorch's cumulative average).
     """
     network.eval()
     layers = batchnorms(network)
@@ -176,23 +187,23 @@ def judge(logits: Tensor, labels: Tensor, classes) -> dict[str, float]:
 
 
 def rank(point: dict[str, float]) -> tuple[float, float]:
-    """What the best scale has most of: accuracy, and among equals the lower loss."""
+    """Sort key of a scale: higher accuracy, then lower loss."""
     return point["accuracy"], -point["loss"]
 
 
 @contextlib.contextmanager
 def inputs_of(layer: nn.Module):
-    """Yield a list that fills with what `layer` is given."""
-    seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    """Yield a list that collects the inputs of `layer`."""
+    collected: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda module, inputs: collected.append(inputs[0]))
     try:
-        yield seen
+        yield collected
     finally:
         handle.remove()
 
 
 def refit_head(head: nn.Linear, features: Tensor, labels: Tensor, classes: list[int], steps: int, lr: float = 0.01) -> None:
-    """Train the head alone for `steps` full-batch AdamW steps on `features` [N, D], over `classes`."""
+    """Train the head alone: `steps` full-batch AdamW steps on `features` [N, D], with the loss over `classes`."""
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=0)
     for _ in range(steps):
         optimizer.zero_grad()

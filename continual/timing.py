@@ -1,4 +1,4 @@
-"""Timers that tell the truth on a GPU too."""
+"""Timers of training phases. On a GPU they wait for the device at the edges of a task only."""
 
 import contextlib
 import time
@@ -8,9 +8,9 @@ import torch
 
 
 class Timers:
-    """Seconds by name. `span` is wall-clock time between two synchronised edges; `phase` is a part of a span.
+    """Seconds by name. `span` is wall-clock time with the device synchronised at both edges; `phase` is a part of a span.
 
-    A phase never makes the host wait: on a GPU it is measured by a pair of events, which are read when its span ends.
+    On a GPU a phase is a pair of events, read when its span ends, so that the host never waits within a span.
     """
 
     def __init__(self, device):
@@ -22,7 +22,7 @@ class Timers:
 
     @contextlib.contextmanager
     def span(self, name: str):
-        """Add the wall-clock seconds of the block, with the device idle before and after it."""
+        """Add the wall-clock seconds of the block."""
         self._synchronise()
         self.opened[name] = time.perf_counter()
         yield
@@ -33,7 +33,7 @@ class Timers:
         self.pending.clear()
 
     def spent(self, name: str) -> float:
-        """Seconds of all spans of that name, the one still open included; waits for the device."""
+        """Seconds of all spans of that name, with an open one; waits for the device."""
         self._synchronise()
         return self.spans.get(name, 0.0) + (time.perf_counter() - self.opened[name] if name in self.opened else 0.0)
 
@@ -56,14 +56,14 @@ class Timers:
             torch.cuda.synchronize(self.device)
 
     def seconds(self) -> dict[str, float]:
-        """Everything measured, rounded to 0.1 ms."""
+        """All seconds, rounded to 0.1 ms."""
         return {name: round(value, 4) for name, value in (*self.phases.items(), *self.spans.items())}
 
     def state(self) -> dict:
-        """What was measured so far, outside any span."""
+        """The seconds so far, outside any span."""
         return {"spans": dict(self.spans), "phases": dict(self.phases)}
 
     def load(self, state: dict) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self.spans.update(state["spans"])
         self.phases.update(state["phases"])

@@ -1,13 +1,12 @@
-"""Train one network on a class-incremental stream, and see what it costs and what it forgets.
+"""Train networks on a class-incremental stream and measure accuracy, forgetting and cost.
 
     python -m continual.train_continual --method er task_arithmetic --stream real random distilled \\
         --distilled runs/digits-ipc10 --seed 0 1 2
 
-Each combination of method, stream and seed writes `<output-dir>/<method>-<stream>-seed<k>/result.json` and what its memory
-holds in the end; the same command resumes, also in the middle of a task. Under `accelerate launch` runs are dealt out whole, by
-their length: one is too small to gain from several processes. Between stream and seed the folder names what is not
-as usual: `-soft` labels, `-memory-<source>`, `-class-balanced` memory, and `-steps<N>` or `-budget<S>s` where `--schedule` asks
-for it. Tested on the real test split: Class-IL and Task-IL accuracy matrices.
+Each combination of method, stream and seed is a run. It writes `<output-dir>/<method>-<stream>-seed<k>/result.json` and its
+buffer. Before the seed, the folder's name has `-soft` labels, `-memory-<source>`, `-class-balanced`, and `-steps<N>` or
+`-budget<S>s` with `--schedule`. The same command resumes, also in the middle of a task. Under `accelerate launch` each process
+takes whole runs. Tests use the real test split: Class-IL and Task-IL accuracy matrices.
 """
 
 import math
@@ -18,7 +17,6 @@ from scripts.cli import InputError, Parser, add_dataset_flags, check_range, data
 
 METHODS = ("finetune", "joint", "er", "agem", "derpp", "task_arithmetic")
 SOURCES = ("real", "random", "distilled")
-STARTS = ("random", "task1", "imagenet", "distilled")  # others are folders
 
 
 def parse_args():
@@ -38,76 +36,73 @@ def parse_args():
                         help="folder of random real images in the same format (default: drawn by the seed, as many per class "
                              "as the distilled set has)")
     parser.add_argument("--size", default=None, type=int, help="pixels (default: the data set's own, or 224)")
-    parser.add_argument("--tasks", default=5, type=int, help="tasks the classes are cut into")
-    parser.add_argument("--class-order", default="seeded", choices=("seeded", "natural"))
+    parser.add_argument("--tasks", default=5, type=int, help="number of tasks")
+    parser.add_argument("--class-order", default="seeded", choices=("seeded", "natural"), help="order of the classes")
     # labels
     parser.add_argument("--labels", default="hard", choices=("hard", "soft"),
-                        help="soft: what --teacher says of the very views the network sees, stream and memory alike")
+                        help="soft: the logits of --teacher on the augmented views, of stream and buffer")
     parser.add_argument("--teacher", default=None, help="folder of matching.train_teacher, for soft labels")
-    parser.add_argument("--temperature", default=4.0, type=float, help="of soft labels")
-    # memory
-    parser.add_argument("--buffer-size", default=200, type=int, help="images kept over all tasks")
-    parser.add_argument("--buffer-source", default=None, choices=SOURCES, help="what is kept (default: the stream's images)")
+    parser.add_argument("--temperature", default=4.0, type=float, help="temperature of soft labels")
+    # buffer
+    parser.add_argument("--buffer-size", default=200, type=int, help="images in the buffer")
+    parser.add_argument("--buffer-source", default=None, choices=SOURCES,
+                        help="source of the buffer's images (default: the stream)")
     parser.add_argument("--buffer", default="reservoir", choices=("reservoir", "class-balanced"),
-                        help="what er and derpp keep: every image with the same probability, or of every class as many (A-GEM "
-                             "and Task Arithmetic keep the same number of every task)")
-    parser.add_argument("--replay-batch-size", default=32, type=int, help="memory images a step")
+                        help="buffer of er and derpp: equal probability per image, or equal number per class (agem and "
+                             "task_arithmetic store an equal number per task)")
+    parser.add_argument("--replay-batch-size", default=32, type=int, help="buffer images per step")
     # network and schedule
-    parser.add_argument("--arch", default="resnet18", help="a torchvision model")
-    parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"))
+    parser.add_argument("--arch", default="resnet18", help="network trained: a torchvision model")
+    parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
     parser.add_argument("--schedule", default=None, choices=("epochs", "steps", "budget"),
-                        help="how long a task lasts (default: by the one of the next three that is given)")
+                        help="unit of a task's length (default: that of the given flag; steps and budget go into the folder's "
+                             "name)")
     parser.add_argument("--epochs", default=None, type=float, nargs="+",
                         help="passes over a task (default: 2); one value, or one per --stream")
-    parser.add_argument("--steps", default=None, type=int, nargs="+", help="steps per task, one value or one per --stream")
+    parser.add_argument("--steps", default=None, type=int, nargs="+", help="steps per task; one value, or one per --stream")
     parser.add_argument("--budget-seconds", default=None, type=float, nargs="+",
-                        help="seconds of training per task, one value or one per --stream; depends on the machine, so that two "
-                             "runs differ")
-    parser.add_argument("--bf16", action="store_true",
-                        help="forward and backward in bfloat16 where that is safe; weights and tests stay float32")
-    parser.add_argument("--batch-size", default=32, type=int, help="stream images a step")
-    parser.add_argument("--optimizer", default="adamw", choices=("sgd", "adamw"), help="fresh for every task")
+                        help="seconds of training per task; one value, or one per --stream; results then differ by machine")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast of forward and backward")
+    parser.add_argument("--batch-size", default=32, type=int, help="stream images per step")
+    parser.add_argument("--optimizer", default="adamw", choices=("sgd", "adamw"), help="optimiser, new for every task")
     parser.add_argument("--lr", default=1e-3, type=float, help="highest learning rate")
-    parser.add_argument("--lr-schedule", default="one-cycle", choices=("one-cycle", "constant"), help="within a task")
-    parser.add_argument("--momentum", default=0.9, type=float, help="of SGD")
-    parser.add_argument("--weight-decay", default=5e-4, type=float, help="of kernels and matrices")
+    parser.add_argument("--lr-schedule", default="one-cycle", choices=("one-cycle", "constant"),
+                        help="learning-rate curve within a task")
+    parser.add_argument("--momentum", default=0.9, type=float, help="momentum of SGD")
+    parser.add_argument("--weight-decay", default=5e-4, type=float, help="weight decay of kernels and matrices")
     parser.add_argument("--bn-momentum", default=0.3, type=float,
-                        help="BatchNorm's running statistics take this share of each batch (PyTorch: 0.1, slow for short runs)")
-    parser.add_argument("--min-scale-crops", default=0.6, type=float, help="least area share of a random crop")
+                        help="momentum of BatchNorm's running statistics (PyTorch's 0.1 is too slow for short runs)")
+    parser.add_argument("--min-scale-crops", default=0.6, type=float, help="smallest area of a random crop, as a fraction")
     parser.add_argument("--flip", default=0.0, type=float, help="probability of a horizontal flip (digits: none)")
     # DER++
-    parser.add_argument("--alpha", default=0.1, type=float, help="weight of the squared error to the logits kept")
-    parser.add_argument("--beta", default=0.5, type=float, help="weight of the loss on memory's labels")
+    parser.add_argument("--alpha", default=0.1, type=float, help="weight of the squared error to the stored logits")
+    parser.add_argument("--beta", default=0.5, type=float, help="weight of the loss on the buffer's labels")
     # Task Arithmetic
     parser.add_argument("--start", default="distilled",
                         help="common start of the experts: random, task1 (the first expert), imagenet (torchvision's weights, "
-                             "downloaded if need be), distilled (pre-trained on --distilled, so it has seen all classes), or "
+                             "downloaded where needed), distilled (pre-trained on --distilled, so it has seen all classes), or "
                              "the folder of a teacher or student")
     parser.add_argument("--experts", default="parallel", choices=("parallel", "sequential"),
-                        help="each begins at the common start, or where the one before it ended")
+                        help="each expert begins at the common start, or where the last one ended")
     parser.add_argument("--start-steps", default=40, type=int, help="steps of the distilled start")
-    parser.add_argument("--merge", default="mean", choices=("sum", "mean", "magmax", "ties"))
+    parser.add_argument("--merge", default="mean", choices=("sum", "mean", "magmax", "ties"), help="merge rule")
     parser.add_argument("--scale", default=[0.5, 1.0], type=float, nargs="+",
-                        help="scales of the merged vector to choose from, on training images")
+                        help="candidate scales of the merged vector; the best on the buffer is used")
     parser.add_argument("--refit-head", default=50, type=int, metavar="STEPS",
-                        help="steps of the head alone on the memory after each merge, 0 for none")
+                        help="steps of the head alone on the buffer after each merge, 0 for none")
     args = parser.parse_args()
     check(args)
     return args
 
 
 def check(args) -> None:
-    """Refuse numbers that make no sense, naming the flag."""
-    for flag, value, low, high in (
-            ("--tasks", args.tasks, 1, float("inf")), ("--buffer-size", args.buffer_size, args.tasks, float("inf")),
-            ("--batch-size", args.batch_size, 2, float("inf")), ("--lr", args.lr, 0, float("inf")),
-            ("--replay-batch-size", args.replay_batch_size, 2, float("inf")), ("--flip", args.flip, 0, 1),
-            ("--bn-momentum", args.bn_momentum, 0, 1), ("--min-scale-crops", args.min_scale_crops, 0, 1),
-            ("--start-steps", args.start_steps, 1, float("inf")),
-            ("--refit-head", args.refit_head, 0, float("inf")), ("--save-seconds", args.save_seconds, 0, float("inf")),
-            ("--temperature", args.temperature, 1e-3, float("inf")), ("--alpha", args.alpha, 0, float("inf")),
-            ("--beta", args.beta, 0, float("inf"))):
-        check_range(flag, value, low, high)
+    """Raise InputError for numbers out of range and for flags that contradict each other."""
+    for flag, low, high in (
+            ("tasks", 1, None), ("buffer-size", args.tasks, None), ("batch-size", 2, None), ("replay-batch-size", 2, None),
+            ("lr", 0, None), ("flip", 0, 1), ("bn-momentum", 0, 1), ("min-scale-crops", 0, 1), ("start-steps", 1, None),
+            ("refit-head", 0, None), ("save-seconds", 0, None), ("temperature", 1e-3, None), ("alpha", 0, None),
+            ("beta", 0, None)):
+        check_range(f"--{flag}", getattr(args, flag.replace("-", "_")), low, math.inf if high is None else high)
     if (args.labels == "soft") != bool(args.teacher):
         raise InputError("--labels soft and --teacher: expected both or neither, found "
                          + ("no --teacher" if args.labels == "soft" else "--labels hard"))
@@ -125,32 +120,30 @@ def check(args) -> None:
 
 
 def lengths(args) -> dict:
-    """How long a task lasts, by schedule: the flag and its values."""
+    """The length of a task by schedule: the flag and its values."""
     return {"epochs": ("--epochs", args.epochs), "steps": ("--steps", args.steps),
             "budget": ("--budget-seconds", args.budget_seconds)}
 
 
 def schedule_of(args) -> str:
-    """The schedule asked for, by its name or by its flag."""
+    """The schedule, by its name or by the flag of its length."""
     return args.schedule or ("steps" if args.steps else "budget" if args.budget_seconds else "epochs")
 
 
 def main(args):
-    from continual.experiment import perform
-    from continual.plan import plan
-    from continual.result import table_row
+    from continual.experiment import perform, plan
     from scripts.parallel import my_share, new_accelerator
     accelerator = new_accelerator()
     started = time.perf_counter()
     sources, teacher = load_sources(args, accelerator.device)
-    runs = [run_of(args, sources, method, place, seed)
-            for seed in args.seed for method in args.method for place in range(len(args.stream))]
-    accelerator.print(f"images ready in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
+    runs = [run_of(args, sources, method, index, seed)
+            for seed in args.seed for method in args.method for index in range(len(args.stream))]
+    accelerator.print(f"images read in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
     if args.dry_run:
         if accelerator.is_main_process:
             print("\n".join(plan(runs, sources, accelerator.device, teacher)))
         return
-    for one in my_share(runs, accelerator, [each.cost for each in runs]):  # one run is small for several processes
+    for one in my_share(runs, accelerator, [each.cost for each in runs]):
         result = perform(one, sources, Path(args.output_dir), accelerator.device, args.save_seconds, teacher)
         print(table_row(result) if result else f"{Path(args.output_dir) / one.name}: complete, skipped")
 
@@ -159,7 +152,7 @@ def load_sources(args, device):
     """Real, distilled and random images at the training size, and the teacher if there is one, on the device."""
     from continual.experiment import Sources
     from continual.streams import resized
-    from continual.teaching import read_teacher
+    from continual.training import read_teacher
     from distillation.datasets import load_split
     from matching.image_set import distilled_images, real_images
     splits = [load_split(split=part, **dataset_flags(args)) for part in ("train", "test")]
@@ -170,30 +163,42 @@ def load_sources(args, device):
                    *(resized(images, size).to(device) if images else None for images in folders)), teacher
 
 
-def run_of(args, sources, method: str, place: int, seed: int):
-    """One combination: the stream at `place` of --stream, with its own schedule."""
-    from continual.runs import Dark, Merging, Run
+def run_of(args, sources, method: str, index: int, seed: int):
+    """One combination: the stream at `index` of --stream, with its own length."""
+    from continual.experiment import Dark, Merging, Run
     from continual.training import Recipe
-    stream, schedule = args.stream[place], schedule_of(args)
+    stream, schedule = args.stream[index], schedule_of(args)
+    images, length = sources.of(stream, seed), at(index, lengths(args)[schedule][1] or [2.0])
+    steps = {"epochs": max(1, math.ceil(length * len(images) / args.tasks / args.batch_size)), "steps": length}.get(schedule)
     recipe = Recipe(args.optimizer, args.lr, args.weight_decay, args.momentum, args.lr_schedule, args.batch_size,
                     args.replay_batch_size, args.min_scale_crops, args.flip, args.bn_momentum, args.bf16)
     merging = Merging(args.start, args.start_steps, args.merge, args.scale, args.refit_head, args.experts)
-    images = sources.of(stream, seed)
-    value = at(place, lengths(args)[schedule][1] or [2.0])
-    steps = {"epochs": max(1, math.ceil(value * len(images) / args.tasks / args.batch_size)), "steps": value}.get(schedule)
     return Run(method, stream, args.buffer_source or stream, seed, args.tasks, args.class_order, args.arch, args.stem,
                images.images.shape[-1], steps, args.buffer_size, recipe,
                merging if method == "task_arithmetic" else None,
                dark=Dark(args.alpha, args.beta) if method == "derpp" else None,
                buffer=args.buffer if method in ("er", "derpp") else "reservoir", labels=args.labels,
                temperature=args.temperature if args.labels == "soft" else None,
-               budget_seconds=value if schedule == "budget" else None, schedule=schedule,
+               budget_seconds=length if schedule == "budget" else None, schedule=schedule,
                schedule_in_name=args.schedule in ("steps", "budget"))
 
 
-def at(place: int, values: list):
-    """The value for the stream at `place`: its own, or the one for all."""
-    return values[place] if len(values) > 1 else values[0]
+def at(index: int, values: list):
+    """The value of the stream at `index`: its own, or the only one."""
+    return values[index] if len(values) > 1 else values[0]
+
+
+def table_row(result: dict) -> str:
+    """One line for the screen."""
+    class_il, task_il = (100 * result[kind]["acc"] for kind in ("class_il", "task_il"))
+    forgetting, start = result["class_il"]["forgetting"], result.get("start")
+    row = (f"{result['method']:16} {result['stream']:10} seed {result['seed']:<3} ACC {class_il:5.1f} %  "
+           f"Task-IL {task_il:5.1f} %  forgetting {'    -' if forgetting is None else f'{100 * forgetting:5.1f}'}  "
+           f"{result['seconds']['train']:7.1f} s  {result['steps']} steps  {result['images_per_second']:.0f} images/s")
+    if not start:
+        return row
+    alone = f", {100 * start['class_il_acc']:.1f} % before training" if "class_il_acc" in start else ""
+    return f"{row}  start: {start['note']}{alone} ({start['seconds']:.1f} s more)"
 
 
 if __name__ == "__main__":

@@ -1,22 +1,29 @@
-"""What every method does alike: augment, forward, backward and step, each under its own timer."""
+"""The parts of a training step that all methods share, each with its own timer; and the teacher for soft labels."""
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from continual.teaching import Teacher
 from continual.timing import Timers
+from distillation.distilled_set import check_class_names
 from matching.augmentation import crop_resize, draw_crops, normalise
+from matching.soft_labels import soft_loss
+from scripts.artefact import identity
+from scripts.cli import InputError
+from scripts.networks import load_model
 from scripts.randomness import seed_for
-from scripts.training import parameter_groups
+from scripts.training import CURVES, new_optimizer, parameter_groups
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BUDGET_STEPS = 1000  # points of the learning-rate curve over a budget of seconds
+COUNTERS = ("step", "steps_done", "images_seen", "seen", "began_seconds")
 
 
 @dataclass(frozen=True)
@@ -33,37 +40,68 @@ class Recipe:
     min_scale: float
     flip: float
     bn_momentum: float
-    bf16: bool = False  # forward and backward in bfloat16 where that is safe; weights and optimiser stay float32
-
-    def new_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """A fresh optimiser; every task starts with one. Fused: AdamW on ResNet-18 takes 9 ms a step on a CPU instead of 57."""
-        groups = parameter_groups(network, self.weight_decay)
-        if self.optimizer == "adamw":
-            return torch.optim.AdamW(groups, lr=self.lr, fused=True)
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=True)
+    bf16: bool = False  # autocast of forward and backward; weights and optimiser stay float32
 
 
-def one_cycle(step: int, steps: int, warm_up: float = 0.2) -> float:
-    """Learning-rate factor: linear up over the share `warm_up` of the steps, then half a cosine down to zero after the last."""
-    rise = max(1, round(warm_up * steps))
-    return (step + 1) / rise if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise + 1) / (steps - rise + 1)))
+def settings(record) -> dict:
+    """The fields of a dataclass that decide a result. A field at its default is left out.
+
+    So a folder that was begun before a field existed is still the same run.
+    """
+    values = {one.name: getattr(record, one.name) for one in fields(record)
+              if one.compare and (one.default is MISSING or getattr(record, one.name) != one.default)}
+    return {name: settings(value) if is_dataclass(value) else value for name, value in values.items()}
 
 
-def constant(step: int, steps: int) -> float:
-    """Learning-rate factor 1."""
-    return 1.0
+# soft labels
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network in evaluation mode. It labels the same augmented views that the network is trained on."""
+
+    network: nn.Module
+    arch: str
+    stem: str
+    temperature: float
+    digest: str  # of the weights
+
+    @torch.no_grad()
+    def logits(self, views: Tensor) -> Tensor:
+        """Logits float32 [B, K] of views [B, 3, H, W]."""
+        return self.network(views).float()
+
+    def loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """T^2 KL(teacher || student) of logits [B, K] at the temperature T, averaged over images.
+
+        Softening divides the gradient by about T^2. The factor (Hinton et al. 2015, section 2) restores its size, so that hard
+        and soft labels share a learning rate.
+        """
+        ones = torch.ones(len(teacher), device=teacher.device)
+        return soft_loss(student, teacher, self.temperature, ones, teacher.shape[1]) * self.temperature ** 2
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights and statistics."""
+        return sum(value.nbytes for value in self.network.state_dict().values())
 
 
-SCHEDULES: dict[str, Callable[[int, int], float]] = {"one-cycle": one_cycle, "constant": constant}
+def read_teacher(folder: str | Path, temperature: float, classes: list[dict], size: int, device) -> Teacher:
+    """Read a teacher of `matching.train_teacher`. Raises InputError where classes or image size differ."""
+    network, manifest = load_model(folder, "teacher")
+    check_class_names(str(folder), manifest["classes"], "the stream", classes)
+    config = manifest["config"]
+    if config["input_size"] != size:
+        raise InputError(f"--teacher {folder}: expected a teacher of {size} pixels, found one of {config['input_size']}")
+    network = network.requires_grad_(False).to(device)
+    return Teacher(network, config["arch"], config["stem"], temperature, identity(Path(folder)))
 
-BUDGET_STEPS = 1000  # a task of so many seconds has so many places in the schedule
-COUNTERS = ("step", "steps_done", "images_seen", "seen", "began_seconds")
 
+# the network under training
 
 class Trainer:
-    """A network with its optimiser and timers; with a `teacher`, its logits are the labels.
+    """A network with its optimiser and timers. With a `teacher`, labels are soft.
 
-    A task lasts the steps it begins with or, with `budget_seconds`, until so many seconds of training are used up.
+    A task lasts its number of steps or, with `budget_seconds`, that many seconds of training.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, seed: int, timers: Timers, teacher: Teacher | None = None,
@@ -73,80 +111,84 @@ class Trainer:
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.steps_done = self.images_seen = 0
         self.seen: list[int] = []  # classes
-        self.passes: Counter = Counter()  # (what, images) -> how often
+        self.passes: Counter = Counter()  # (kind of pass, images) -> count
         for layer in batchnorms(network):
             layer.momentum = recipe.bn_momentum
 
     def rng(self, *where) -> np.random.Generator:
-        """What draws the random numbers of a place other than a step."""
+        """The generator of everything random outside a step."""
         return np.random.default_rng(seed_for(self.seed, *where))
 
     def begin(self, classes: Iterable[int], steps: int | None) -> None:
-        """Start a task of these classes: a fresh optimiser, the schedule from its beginning."""
-        self.optimizer, self.steps, self.step = self.recipe.new_optimizer(self.network), steps, 0
+        """Begin a task of these classes, with a new optimiser."""
+        recipe = self.recipe
+        self.optimizer = new_optimizer(recipe.optimizer, parameter_groups(self.network, recipe.weight_decay), recipe.lr,
+                                       momentum=recipe.momentum)
+        self.steps, self.step = steps, 0
         self.seen += [label for label in classes if label not in self.seen]
         self.began_seconds = self.timers.spent("train")
         self.network.train()
 
-    def place(self) -> tuple[int, int]:
-        """How far the task is: steps done and steps in all. A budget's share used counts as so many of BUDGET_STEPS."""
+    def progress(self) -> tuple[int, int]:
+        """Steps done and steps in all; of a budget, the part used in units of 1 / BUDGET_STEPS."""
         if self.budget_seconds is None:
             return self.step, self.steps
-        share = (self.timers.spent("train") - self.began_seconds) / self.budget_seconds
-        return min(int(share * BUDGET_STEPS), BUDGET_STEPS), BUDGET_STEPS
+        used = (self.timers.spent("train") - self.began_seconds) / self.budget_seconds
+        return min(int(used * BUDGET_STEPS), BUDGET_STEPS), BUDGET_STEPS
 
     @property
     def over(self) -> bool:
-        """Whether the task has had all its steps or seconds."""
-        done, of = self.place()
-        return done >= of
+        """Whether the task is over."""
+        done, total = self.progress()
+        return done >= total
 
     def views(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augmented, normalised views float [B, 3, H, W] of uint8 images: the same for stream and memory."""
+        """Augmented, normalised views float [B, 3, H, W] of uint8 images, of stream and buffer alike."""
         with self.timers.phase("augment"):
             return augment(images, rng, self.recipe.min_scale, self.recipe.flip)
 
     def logits(self, views: Tensor) -> Tensor:
-        """What the network says, float32 [B, K]."""
+        """The network's logits, float32 [B, K]."""
         self.images_seen += len(views)
         self.passes["training", len(views)] += 1
         with self.timers.phase("forward"), self.precision(views):
             return self.network(views).float()
 
     def label_loss(self, logits: Tensor, views: Tensor, labels: Tensor, classes: Iterable[int] | None = None) -> Tensor:
-        """Mean loss of logits [B, K] against hard labels or the teacher's answer to the same views.
+        """Mean loss of logits [B, K] against hard labels, or against the teacher's logits of the same views.
 
-        The answer is among `classes` if any are given: an expert's. Otherwise any class may be answered, and the teacher's
-        probability is shared by the classes seen so far, as hard labels name no others.
+        `classes` restricts the loss to those of an expert. Otherwise hard labels compete with all classes, and the teacher's
+        probabilities cover the classes seen so far.
         """
         if self.teacher is None:
             with self.timers.phase("forward"):
                 return F.cross_entropy(logits if classes is None else only(logits, classes), labels)
         self.passes["teacher", len(views)] += 1
         with self.timers.phase("teacher"), self.precision(views):
-            said = self.teacher.logits(views)
+            targets = self.teacher.logits(views)
         with self.timers.phase("forward"):
             if classes is None:
-                return self.teacher.loss(logits, only(said, self.seen))
-            return self.teacher.loss(logits[:, list(classes)], said[:, list(classes)])
+                return self.teacher.loss(logits, only(targets, self.seen))
+            return self.teacher.loss(logits[:, list(classes)], targets[:, list(classes)])
 
     def loss(self, views: Tensor, labels: Tensor, classes: Iterable[int] | None = None) -> Tensor:
-        """Mean loss of views; `classes` as in `label_loss`."""
+        """Forward and mean loss; `classes` as in `label_loss`."""
         return self.label_loss(self.logits(views), views, labels, classes)
 
     def precision(self, views: Tensor) -> torch.autocast:
-        """The context of a forward."""
+        """The autocast context of a forward."""
         return torch.autocast(views.device.type, torch.bfloat16, enabled=self.recipe.bf16)
 
     def gradients(self, loss: Tensor) -> None:
-        """Put the loss's gradients into the parameters, replacing what is there."""
+        """Replace the parameters' gradients by those of `loss`."""
         with self.timers.phase("backward"):
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+        self.last_loss = loss.detach()
 
     def update(self) -> None:
-        """Take one optimiser step at the schedule's learning rate."""
-        factor = SCHEDULES[self.recipe.schedule](*self.place())
+        """Take one optimiser step at the current learning rate."""
+        factor = CURVES[self.recipe.schedule](*self.progress())
         with self.timers.phase("update"):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.lr * factor
@@ -160,12 +202,12 @@ class Trainer:
         self.update()
 
     def state(self) -> dict:
-        """Network, optimiser, place in the schedule and counters."""
+        """Network, optimiser and counters."""
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
                 **{name: getattr(self, name) for name in COUNTERS}, "passes": dict(self.passes)}
 
     def load(self, state: dict) -> None:
-        """Go on from `state`, in the task it was taken in."""
+        """Continue from `state`. Begin its task first."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in COUNTERS:
@@ -179,7 +221,7 @@ def batchnorms(network: nn.Module) -> list[nn.Module]:
 
 
 def augment(images: Tensor, rng: np.random.Generator, min_scale: float, flip: float) -> Tensor:
-    """Random resized crops of at least the area share `min_scale`, flipped with probability `flip`, normalised."""
+    """Random resized crops of at least `min_scale` of the area, flipped with probability `flip`, normalised."""
     count, _, height, width = images.shape
     crop = torch.from_numpy(draw_crops(count, (height, width), rng, (min_scale, 1.0))).to(images.device)
     flips = torch.from_numpy(rng.random(count) < flip).to(images.device)
@@ -187,7 +229,7 @@ def augment(images: Tensor, rng: np.random.Generator, min_scale: float, flip: fl
 
 
 def only(logits: Tensor, classes: Iterable[int]) -> Tensor:
-    """Logits [N, K] with every class but `classes` impossible (-inf), so that it has neither probability nor gradient."""
+    """Logits [N, K] with -inf for every class outside `classes`, which then has no probability and no gradient."""
     allowed = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
     allowed[list(classes)] = True
     return logits.masked_fill(~allowed, -math.inf)

@@ -135,7 +135,7 @@ def new_learner(method: str, device, batch_size: int, size: int):
     from continual.agem import AGEM
     from continual.buffer import Reservoir, TaskMemory
     from continual.er import ExperienceReplay
-    from continual.finetune import FineTune
+    from continual.learner import FineTune
     from continual.timing import Timers
     from continual.training import Recipe, Trainer
     from scripts.networks import seeded

@@ -181,8 +181,7 @@ def forward_views(bench: Bench, arch: str, stem: str, size: int, batch: int, cla
 def learner(bench: Bench, method: str, arch: str, stem: str, size: int, classes: int, tasks: int, batch: int, replay: int,
             buffer: int, refit: int, scales: int) -> dict:
     """A step of a continual method on real images, with memory to look at; beside it the end of a task and a run's set-up."""
-    from continual.experiment import Sources, prepare
-    from continual.runs import Dark, Merging, Run
+    from continual.experiment import Dark, Merging, Run, Sources, prepare
     from continual.streams import batches
     from continual.training import Recipe
     from matching.image_set import real_images

@@ -29,7 +29,7 @@ def command(words) -> None:
 def processes():
     """Processes that begin with everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["accelerate", "continual.plan", "continual.experiment", "distillation.datasets"])
+    context.set_forkserver_preload(["accelerate", "continual.experiment", "distillation.datasets"])
     return context
 
 

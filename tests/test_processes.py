@@ -19,7 +19,7 @@ from conftest import artefact
 from test_resume import manifest_of
 from tiny_continual import RECIPE, tiny, write_data
 
-from continual.runs import Run
+from continual.experiment import Run
 from distillation.datasets import load_split
 from matching.image_set import image_set
 from matching.training import cosine, drawn_views, hard_loss_of, train
@@ -48,7 +48,7 @@ class Job:
     """A command, or other `work`, in `count` processes; `log` gets what they print."""
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["accelerate", "continual.plan", "continual.experiment", "distillation.datasets",
+    context.set_forkserver_preload(["accelerate", "continual.experiment", "distillation.datasets",
                                     "matching.training", "scripts.pipeline_stable_diffusion_latents2img", "sklearn.cluster"])
 
     def __init__(self, count, log, *words, work=run_words):
