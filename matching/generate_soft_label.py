@@ -1,30 +1,17 @@
-"""Stage 3b: soft labels (FKD), a teacher's answer for every augmented view of every epoch.
+"""Stage 3b: soft labels (FKD), a teacher's logits for every augmented view of every epoch.
 
     python -m matching.generate_soft_label --data distilled/digits_ipc10_10_s0.7_g8.0_kmexpand1 --teacher runs/teacher \\
         --epochs 60 --input-size 32 --mix-type cutmix --use-fp16 --fkd-path runs/fkd
 
-Writes one safetensors file per epoch with all that was drawn, so a student needs no sampler, batch size or torch version in
-common with this run. `--keep-topk` and `--keep-epochs` make the labels small; the manifest says what was kept, and its bytes.
-The same command resumes; under `accelerate launch` epochs are divided among the processes.
+Writes one safetensors file per epoch, with logits and draws, so that a student can make the same views again. `--keep-topk`
+and `--keep-epochs` store less; the manifest says what was kept, and its bytes. The same command resumes. `accelerate launch`
+divides epochs among processes.
 """
 
 import time
 from pathlib import Path
 
-from scripts.cli import (
-    Parser,
-    add_dataset_flags,
-    answer_retired,
-    check_range,
-    check_views,
-    dataset_flags,
-    run,
-    stop_if_asked,
-)
-
-LAUNCH = "several processes: `accelerate launch -m matching.generate_soft_label ...`"
-RETIRED = {"world_size": LAUNCH, "rank": LAUNCH, "dist_url": LAUNCH, "dist_backend": LAUNCH, "gpu": LAUNCH,
-           "multiprocessing_distributed": LAUNCH, "seed": "--fkd-seed decides everything that is drawn"}
+from scripts.cli import Parser, add_dataset_flags, check_range, check_views, dataset_flags, run, stop_if_asked
 
 
 def parse_args():
@@ -33,46 +20,39 @@ def parse_args():
     parser.add_argument("--data", metavar="DIR", default=None,
                         help="distilled set (default: the real training split of --dataset)")
     add_dataset_flags(parser)
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads decoding images")
+    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
-                        help="images decoded on the device, or read by Pillow for every batch (auto: if too many)")
+                        help="decode all images on the device, or read them by Pillow for every batch (auto: if too many)")
     # teacher
-    parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, with --weights or a checkpoint")
-    parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="of a checkpoint's --arch")
-    parser.add_argument("--weights", default="IMAGENET1K_V1", help="torchvision's weights (V1 is the paper's family)")
+    parser.add_argument("-a", "--arch", "--teacher-arch", default="resnet18",
+                        help="torchvision's name of the teacher, for --weights or a checkpoint file")
+    parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"),
+                        help="first layers of a checkpoint's ResNet")
+    parser.add_argument("--weights", default="IMAGENET1K_V1", help="torchvision's weights (V1 as in the paper)")
     parser.add_argument("--teacher", default=None, help="instead of --weights: folder of train_teacher, or a checkpoint file")
-    parser.add_argument("-b", "--batch-size", default=256, type=int, help="views the teacher sees at once")
+    parser.add_argument("-b", "--batch-size", default=256, type=int, help="views per forward pass of the teacher")
     # labels
     parser.add_argument("--fkd-path", default="./FKD_soft_label", help="folder of the soft labels")
-    parser.add_argument("--fkd-seed", default=42, type=int, help="seed of all that is drawn")
+    parser.add_argument("--fkd-seed", default=42, type=int, help="seed of all draws")
     parser.add_argument("--epochs", default=300, type=int)
     parser.add_argument("--use-fp16", action="store_true", help="store logits as float16 instead of float32")
     parser.add_argument("--keep-topk", default=None, type=int, metavar="K",
                         help="store the K largest logits of a view and one for all others (default: all)")
     parser.add_argument("-T", "--temperature", default=20.0, type=float,
-                        help="with --keep-topk: temperature at which what is not stored keeps its probability; the student's")
-    parser.add_argument("--keep-epochs", default=1.0, type=float, metavar="SHARE",
-                        help="store this share of the epochs, which the student then uses in turns (LPLD)")
+                        help="the student's; with --keep-topk its softmax keeps the probabilities of the K classes")
+    parser.add_argument("--keep-epochs", default=1.0, type=float, metavar="FRACTION",
+                        help="store this fraction of the epochs, which the student uses in turn (LPLD)")
     parser.add_argument("--mode", default="fkd_save", choices=("fkd_save",),
-                        help="as in the original; to store nothing: train_FKD --mode on-the-fly")
+                        help="as in the original; labels without storage: train_FKD --mode on-the-fly")
     # views
     parser.add_argument("--input-size", default=224, type=int, help="pixels of a view")
-    parser.add_argument("--min-scale-crops", default=0.08, type=float, help="smallest share of the image in a crop")
-    parser.add_argument("--max-scale-crops", default=1.0, type=float, help="largest share of the image in a crop")
-    parser.add_argument("--flip", default=0.5, type=float, help="share of views flipped; 0 where left and right matter")
+    parser.add_argument("--min-scale-crops", default=0.08, type=float, help="smallest area of a crop, relative to the image")
+    parser.add_argument("--max-scale-crops", default=1.0, type=float, help="largest area of a crop, relative to the image")
+    parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
     parser.add_argument("--mix-type", default="none", choices=("cutmix", "mixup", "none"))
     parser.add_argument("--mixup", default=0.8, type=float, help="alpha of MixUp")
     parser.add_argument("--cutmix", default=1.0, type=float, help="alpha of CutMix")
-    # of the original, replaced
-    parser.add_argument("--world-size", default=-1, type=int, help="replaced by accelerate launch")
-    parser.add_argument("--rank", default=-1, type=int, help="replaced by accelerate launch")
-    parser.add_argument("--dist-url", default=None, help="replaced by accelerate launch")
-    parser.add_argument("--dist-backend", default=None, help="replaced by accelerate launch")
-    parser.add_argument("--multiprocessing-distributed", action="store_true", help="replaced by accelerate launch")
-    parser.add_argument("--gpu", default=None, type=int, help="replaced by accelerate launch")
-    parser.add_argument("--seed", default=None, type=int, help="replaced by --fkd-seed")
     args = parser.parse_args()
-    answer_retired(parser, args, RETIRED)
     for flag in ("batch_size", "epochs", "input_size", "workers"):
         check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
     for flag in ("mixup", "cutmix", "temperature"):
@@ -88,10 +68,10 @@ def main(args):
     import torch
 
     from distillation.datasets import load_split
+    from matching.augmentation import Views, draw_views
     from matching.image_set import distilled_images, real_images
     from matching.soft_labels import epoch_file, leading_answers, relabel, stored_epochs, write_epoch
     from matching.teachers import load_teacher
-    from matching.training import drawn_views
     from scripts.artefact import finish, write_result
     from scripts.cli import Progress
     from scripts.parallel import all_done, begin_together, my_unfinished, new_accelerator
@@ -108,15 +88,14 @@ def main(args):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
     alpha = {"mixup": args.mixup, "cutmix": args.cutmix}.get(args.mix_type, 1.0)
-    epoch_of = drawn_views(images, args.input_size, args.fkd_seed, scale=(args.min_scale_crops, args.max_scale_crops),
-                           flip=args.flip, mix=args.mix_type, alpha=alpha)
+    views = Views(args.input_size, args.fkd_seed, (args.min_scale_crops, args.max_scale_crops), args.flip, args.mix_type, alpha)
     started, stored = time.perf_counter(), stored_epochs(args.epochs, args.keep_epochs)
     precision = torch.float16 if args.use_fp16 else torch.float32
     files = [epoch_file(epoch) for epoch in range(stored)]
-    there = sum((folder / name).exists() for name in files)
-    with Progress(total=stored * len(images), initial=there * len(images), desc="relabel", unit="img", unit_scale=True) as bar:
+    done = sum((folder / name).exists() for name in files)
+    with Progress(total=stored * len(images), initial=done * len(images), desc="relabel", unit="img", unit_scale=True) as bar:
         for epoch in my_unfinished(list(range(stored)), lambda epoch: (folder / files[epoch]).exists(), accelerator):
-            drawn, _ = epoch_of(epoch)
+            drawn = draw_views(views, images, epoch)
             logits = relabel(teacher, images, drawn, args.input_size, args.batch_size)
             kept = leading_answers(logits, args.keep_topk or logits.shape[1], args.temperature)
             write_epoch(folder, epoch, drawn, kept, precision)

@@ -1,32 +1,39 @@
-"""Images ready to train on, with labels and weights, whatever they came from: decoded on the device, or read batch by batch."""
+"""Training images with labels and weights: decoded on the device, or read from their files for every batch."""
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import hflip, pil_to_tensor, resized_crop
 
 from distillation.datasets import Split, decode_all, decode_readable, readable_part
 from distillation.distilled_set import check_class_names, read_distilled
 from distillation.images import fit_image, open_image
-from matching.augmentation import LARGE, Drawn, views
-from matching.file_images import FileImages
+from matching.augmentation import LARGE, Drawn, mixed_one_by_one, views
 from scripts.cli import InputError
+from scripts.networks import normalise
 
-BLOCK = 1024         # images decoded at once for the digest of a set that stays in its files
-LARGEST_SHARE = 0.5  # of the free memory, that a decoded set may take
+BLOCK = 1024            # images decoded at once for the digest of a set that stays in its files
+LARGEST_FRACTION = 0.5  # of the free memory, for a decoded set
+AHEAD = 1               # batches read in advance from files
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """`images` uint8 [N, 3, H, W], `labels` int64 [N] into `classes`, `weights` float32 [N] with mean 1.
 
-    `digest` identifies the pixels and labels, so that soft labels find out when they meet other images.
+    `digest` identifies pixels and labels; soft labels of other images are refused by it.
     """
 
     name: str
@@ -41,7 +48,7 @@ class ImageSet:
 
     @property
     def device(self) -> torch.device:
-        """Where the images lie and views come out."""
+        """The device of images and views."""
         return self.images.device
 
     @property
@@ -58,20 +65,80 @@ class ImageSet:
         return image_set(self.name, self.classes, self.images[rows], self.labels[rows], self.weights[rows])
 
     def views(self, drawn: Drawn, rows: Tensor, size: int) -> Tensor:
-        """The normalised, mixed views [B, 3, size, size] of images `rows` [B] as `drawn` says."""
+        """Normalised, mixed views [B, 3, size, size] of the images `rows` [B]."""
         return views(self.images, drawn, rows, size)
 
     def in_turn(self, drawn: Drawn, parts: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-        """The views of each of `parts`, one after the other."""
+        """The views of each of `parts` (rows)."""
         return (self.views(drawn, part, size) for part in parts)
 
 
+@dataclass(frozen=True)
+class FileImages:
+    """An ImageSet too large for memory: `read(row)` gives an RGB image, and threads read and crop the images of each batch.
+
+    The digest is that of the decoded set, whose views differ by rounding alone, so soft labels fit both.
+    """
+
+    name: str
+    classes: list[dict]
+    read: Callable[[int], Image.Image]
+    source: tuple[int, int]
+    labels: Tensor
+    weights: Tensor
+    digest: str
+    workers: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of views."""
+        return self.labels.device
+
+    def to(self, device) -> "FileImages":
+        """The same set with its views on `device`."""
+        return replace(self, labels=self.labels.to(device), weights=self.weights.to(device))
+
+    def views(self, drawn: Drawn, rows: Tensor, size: int) -> Tensor:
+        """Normalised, mixed views [B, 3, size, size] of the images `rows` [B]."""
+        return next(self.in_turn(drawn, [rows], size))
+
+    def in_turn(self, drawn: Drawn, parts: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+        """The views of each of `parts` (rows); the next part is read in the background."""
+        host = drawn.to("cpu")
+        waiting: deque[tuple[Tensor, dict[int, Future]]] = deque()
+        with ThreadPoolExecutor(self.workers) as pool:
+            for part in parts:
+                rows = part.cpu()
+                needed = torch.cat([rows, host.partner[rows]]).unique().tolist()
+                waiting.append((rows, {row: pool.submit(self._crop, host, row, size) for row in needed}))
+                if len(waiting) > AHEAD:
+                    yield self._mixed(host, *waiting.popleft())
+            while waiting:
+                yield self._mixed(host, *waiting.popleft())
+
+    def _crop(self, drawn: Drawn, row: int, size: int) -> Tensor:
+        return pil_crop(self.read(row), drawn.crop[row].tolist(), drawn.flip[row].item(), size)
+
+    def _mixed(self, drawn: Drawn, rows: Tensor, crops: dict[int, Future]) -> Tensor:
+        mixed = torch.stack(list(mixed_one_by_one(lambda row: crops[row].result(), drawn, rows)))
+        return normalise(mixed.to(self.device) / 255)
+
+
+def pil_crop(image: Image.Image, crop: list[int], flip: bool, size: int) -> Tensor:
+    """`augmentation.crop_one` by torchvision's functions for Pillow: uint8 [3, S, S]."""
+    view = resized_crop(image, *crop, [size, size], InterpolationMode.BILINEAR)
+    return pil_to_tensor(hflip(view) if flip else view)
+
+
 def image_set(name: str, classes: list[dict], images: Tensor, labels: Tensor, weights: Tensor | None = None) -> ImageSet:
-    """Build a set; weights default to one each and are scaled to mean 1."""
+    """Build a set; weights default to 1 and are scaled to mean 1."""
     labels = labels.long()
     mark = hashlib.sha256(images.cpu().numpy().tobytes())
     if images.shape[-1] > LARGE:
-        images = images.contiguous(memory_format=torch.channels_last)  # as `crop_one` likes it
+        images = images.contiguous(memory_format=torch.channels_last)  # the fast layout for `crop_one`
     return ImageSet(name, classes, images, labels, _mean_one(weights, labels), _digest(mark, labels))
 
 
@@ -83,26 +150,23 @@ def _mean_one(weights: Tensor | None, labels: Tensor) -> Tensor:
 
 
 def _digest(mark, labels: Tensor) -> str:
-    """Of pixels, which `mark` has seen, and labels."""
+    """SHA-256 of pixels, already in `mark`, and labels."""
     mark.update(labels.cpu().numpy().tobytes())
     return mark.hexdigest()
 
 
 def real_images(split: Split, size_pixels: int, workers: int = 2, fit: str = "squash", data_path: str = "device",
                 device="cpu") -> ImageSet | FileImages:
-    """All readable images of a split at `size_pixels` on `device`; `fit` and what is raised as in `decode_all`.
+    """All readable images of a split at `size_pixels`; `fit` and errors as in `decode_all`.
 
-    `data_path` is "device" (decoded), "pil" (read from their files for every batch), or "auto": the former where the decoded
-    set takes at most half of the memory that is free on `device`.
+    `data_path` is "device" (decoded there), "pil" (read from files for every batch), or "auto": decoded if the set takes at
+    most half of the free memory of `device`.
     """
     return _load(split, size_pixels, workers, fit, None, data_path, device)
 
 
 def distilled_images(folder: str | Path, workers: int = 2, data_path: str = "device", device="cpu") -> ImageSet | FileImages:
-    """A distilled set as it lies on disk; labels and weights from its manifest; `data_path` as in `real_images`.
-
-    Raises InputError for mixed sizes.
-    """
+    """A distilled set with labels and weights of its manifest; `data_path` as in `real_images`. Mixed sizes are refused."""
     classes, paths, labels, weights = read_distilled(folder)
     sizes = {open_image(path).size for path in paths[:1]}
 
@@ -121,7 +185,7 @@ def distilled_images(folder: str | Path, workers: int = 2, data_path: str = "dev
 def _load(split: Split, size_pixels: int, workers: int, fit: str, weights: Tensor | None, data_path: str,
           device) -> ImageSet | FileImages:
     needed = len(split.labels) * 3 * size_pixels ** 2
-    if data_path == "device" or data_path == "auto" and needed <= LARGEST_SHARE * free_bytes(torch.device(device)):
+    if data_path == "device" or data_path == "auto" and needed <= LARGEST_FRACTION * free_bytes(torch.device(device)):
         images, split = decode_all(split, size_pixels, workers, fit)
         return image_set(split.name, split.classes, images, torch.from_numpy(split.labels), weights).to(device)
     mark, kept = hashlib.sha256(), []
@@ -136,10 +200,20 @@ def _load(split: Split, size_pixels: int, workers: int, fit: str, weights: Tenso
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of `device` that nothing uses; of the CPU, what can be had without swapping."""
+    """Free memory of `device`; for the CPU without swapping."""
     return psutil.virtual_memory().available if device.type == "cpu" else torch.accelerator.get_memory_info(device)[0]
 
 
 def check_same_classes(train: ImageSet, test: ImageSet) -> None:
     """Raise InputError when two sets do not list the same classes in the same order."""
     check_class_names(train.name, train.classes, test.name, test.classes)
+
+
+def pad_images(images: ImageSet, pixels: int) -> ImageSet:
+    """Reflect `pixels` at each side of every image; raises InputError for more than an image has."""
+    side = min(images.images.shape[-2:])
+    if pixels >= side:
+        raise InputError(f"--pad: expected less than the images' {side} pixels, found {pixels}")
+    padded = torch.cat([F.pad(part.float(), (pixels,) * 4, mode="reflect").to(torch.uint8)
+                        for part in images.images.split(4096)])
+    return replace(images, images=padded)

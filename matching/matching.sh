@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 . scripts/settings.sh
 
 if [ -n "$WEIGHTS" ]; then
-    set -- -a "$TEACHER_ARCH" --weights "$WEIGHTS" "$@"
+    set -- --teacher-arch "$TEACHER_ARCH" --weights "$WEIGHTS" "$@"
 else
     set -- --teacher "$TEACHER" "$@"
 fi

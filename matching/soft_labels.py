@@ -1,9 +1,9 @@
-"""FKD soft labels: per epoch, what was drawn and what the teacher said, addressed by image row.
+"""FKD soft labels: the draws and the teacher's logits of every epoch, by image row.
 
-One safetensors file per epoch with `order`, `crop`, `flip`, `partner`, `ratio`, `box` (see augmentation.Drawn) and the answers:
-`logits` [N, C], or of the k classes that lead `logits` [N, k], `leading` [N, k] and `rest` [N], one logit for all others. A
-reader makes the same views again; it shares no sampler, batch size or library version with the writer.
-FKD: Shen & Xing 2022 (arXiv 2112.01528). Fewer epochs, used again: LPLD, Xiao & He 2024 (arXiv 2410.15919).
+One safetensors file per epoch: `order`, `crop`, `flip`, `partner`, `ratio`, `box` (see augmentation.Drawn) and `logits` [N, C],
+or the k largest `logits` [N, k] of the classes `leading` [N, k] and one logit `rest` [N] for all others. A reader makes the
+same views again without the writer's sampler, batch size or library versions. FKD: Shen & Xing 2022 (arXiv 2112.01528).
+Fewer epochs, reused: LPLD, Xiao & He 2024 (arXiv 2410.15919).
 """
 
 import math
@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matching.augmentation import Drawn
-from matching.file_images import FileImages
-from matching.image_set import ImageSet
+from matching.image_set import FileImages, ImageSet
 from scripts.artefact import Expected, raise_first, read_manifest, read_tensors, tensor_problems, write_tensors
 from scripts.cli import InputError
 from scripts.networks import LARGEST_PIXELS
@@ -28,16 +27,16 @@ STORED = {"order": torch.int32, "crop": torch.int16, "flip": torch.bool, "partne
 
 
 def epoch_file(epoch: int) -> str:
-    """Name of one epoch's file."""
+    """The name of an epoch's file."""
     return f"epoch_{epoch:04d}.safetensors"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A teacher's logits for N views, whole or of the leading classes; `answers[rows]` is float32 [B, classes].
+    """A teacher's logits for N views; `answers[rows]` is float32 [B, classes].
 
-    `logits` [N, k] belong to the classes `leading` [N, k]; every other class has the logit `rest` [N]. Whole logits have
-    neither and k = classes.
+    `logits` [N, k] belong to the classes `leading` [N, k]; every other class has the logit `rest` [N]. Complete logits have
+    neither, and k = classes.
     """
 
     classes: int
@@ -52,15 +51,15 @@ class Answers:
         return spread.scatter(1, self.leading[rows].long(), self.logits[rows].float())
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored, by name."""
+        """The tensors to store, by name."""
         return {name: value for name in ("logits", "leading", "rest") if (value := getattr(self, name)) is not None}
 
 
 def leading_answers(logits: Tensor, k: int, temperature: float) -> Answers:
-    """Keep the `k` largest logits of each row [N, C].
+    """Keep the `k` largest logits of each row [N, C]; the others share one logit.
 
-    The others share one logit, such that at `temperature` the softmax gives the leading classes the probabilities they had and
-    spreads what is left evenly. At another temperature that holds approximately.
+    At `temperature` the softmax keeps the probabilities of the leading classes and spreads the rest evenly; at another
+    temperature this holds approximately.
     """
     classes = logits.shape[1]
     if k >= classes:
@@ -71,23 +70,23 @@ def leading_answers(logits: Tensor, k: int, temperature: float) -> Answers:
 
 
 def write_epoch(folder: Path, epoch: int, drawn: Drawn, answers: Answers, precision: torch.dtype = torch.float16) -> None:
-    """Write one epoch, logits by image row in `precision`."""
+    """Write one epoch, with logits in `precision`."""
     stored = {name: value if name == "leading" else value.to(precision) for name, value in answers.tensors().items()}
     write_tensors(folder / epoch_file(epoch),
                   {**{name: getattr(drawn, name).to(dtype) for name, dtype in STORED.items()}, **stored})
 
 
 def stored_epochs(epochs: int, share: float) -> int:
-    """How many of `epochs` are stored when `share` of them is kept, at least one.
+    """The number of epochs to store: `share` of `epochs`, at least one.
 
-    LPLD keeps a random share of the batches; since draws of epochs are independent and views are addressed by image row, whole
-    epochs are as random a share, and each time one is used again its batches are cut from another order.
+    LPLD keeps a random part of all batches. Epochs are drawn independently, so whole epochs are as random a part; each reuse
+    cuts batches from another order.
     """
     return max(1, round(epochs * share))
 
 
 def read_store(folder: str | Path) -> dict:
-    """The manifest of a soft-label folder. Raises InputError, also for the original's pickled files, which are not opened."""
+    """The manifest of a soft-label folder. The original's pickled files are refused without opening them."""
     if next(Path(folder).glob("epoch_*/batch_*.tar"), None):
         raise InputError(f"{folder}: expected soft labels in safetensors, found pickled batch_*.tar files, which can run code "
                          "and depend on the writer's sampler; write them again with generate_soft_label")
@@ -97,7 +96,7 @@ def read_store(folder: str | Path) -> dict:
 
 
 def store_problems(manifest: dict) -> list[str]:
-    """What is wrong with the manifest of a soft-label folder: fields and files that a reader relies on."""
+    """Problems of a soft-label manifest: the fields and files that a reader needs."""
     config, files = manifest["config"], manifest["files"]
     problems = [f"config: expected {name} as a whole number in [{low}, {high}], found {config.get(name)!r}"
                 for name, low, high in (("epochs", 1, math.inf), ("input_size", 1, LARGEST_PIXELS),
@@ -111,7 +110,7 @@ def store_problems(manifest: dict) -> list[str]:
 
 
 def epoch_problems(stored: dict[str, Tensor], count: int, classes: int, size: int, source: tuple[int, int] | None) -> list[str]:
-    """What is wrong with the tensors of one epoch for `count` images of `source` (height, width) pixels, None where unknown."""
+    """Problems of one epoch's tensors for `count` images of `source` (height, width) pixels, None if unknown."""
     kept = stored["logits"].shape[-1] if "logits" in stored and stored["logits"].ndim == 2 else classes
     leading = "leading" in stored or kept != classes
     problems = tensor_problems(stored, {
@@ -137,10 +136,10 @@ def epoch_problems(stored: dict[str, Tensor], count: int, classes: int, size: in
 
 
 class SoftLabels:
-    """A finished soft-label folder. `epoch(e)` gives what was drawn and the teacher's answers by image row."""
+    """A finished soft-label folder; `epoch` gives draws and logits by image row."""
 
     def __init__(self, folder: str | Path, images: ImageSet | FileImages):
-        """Raises InputError when the folder belongs to other images than `images`, or is none."""
+        """Raises InputError if the folder is damaged or belongs to other images than `images`."""
         self.folder, self.manifest = Path(folder), read_store(folder)
         if self.manifest["images"] != images.digest:
             raise InputError(f"{folder}: expected soft labels of {images.name} ({images.digest[:12]}), found those of "
@@ -153,15 +152,15 @@ class SoftLabels:
         self.stored, self.classes = len(self.manifest["files"]), len(self.manifest["classes"])
 
     def epoch(self, epoch: int, device) -> tuple[Drawn, Answers]:
-        """Draws and answers of one epoch on `device`; where fewer are stored they take turns, each time in another order.
+        """Draws and logits of one epoch on `device`. Fewer stored epochs are reused in turn, each time in another order.
 
         Raises InputError for tensors that do not fit the images.
         """
-        turn, place = divmod(epoch, self.stored)
-        stored = read_tensors(self.folder / epoch_file(place))
-        raise_first(f"{self.folder / epoch_file(place)}",
-                    epoch_problems(stored, self.count, self.classes, self.size, self.source))
-        if turn:
+        reuse, index = divmod(epoch, self.stored)
+        path = self.folder / epoch_file(index)
+        stored = read_tensors(path)
+        raise_first(f"{path}", epoch_problems(stored, self.count, self.classes, self.size, self.source))
+        if reuse:
             order = np.random.default_rng(seed_for(self.seed, "order", epoch)).permutation(len(stored["order"]))
             stored["order"] = torch.from_numpy(order)
         drawn = Drawn(**{field.name: stored[field.name].to(device) for field in fields(Drawn)})
@@ -173,13 +172,16 @@ class SoftLabels:
 def relabel(teacher, images: ImageSet | FileImages, drawn: Drawn, size: int, batch_size: int) -> Tensor:
     """The teacher's logits [N, K] for the view of every image, by row, on the CPU."""
     parts = torch.arange(len(images), device=images.device).split(batch_size)
-    return torch.cat([teacher(seen).cpu() for seen in images.in_turn(drawn.to(images.device), parts, size)])
+    return torch.cat([teacher(views).cpu() for views in images.in_turn(drawn.to(images.device), parts, size)])
+
+
+# losses
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float, weights: Tensor, keep_topk: int) -> Tensor:
-    """KL(teacher || student) of logits [B, K] at `temperature`, averaged over images with `weights` [B] (mean 1).
+    """KL(teacher || student) of logits [B, K] at `temperature`, averaged with `weights` [B]; as in FKD without the factor T^2.
 
-    As in FKD, without the factor T^2. `keep_topk` keeps the teacher's k largest probabilities and spreads the rest evenly.
+    The teacher's `keep_topk` largest probabilities are kept, the rest is spread evenly.
     """
     target = keep_largest(F.softmax(teacher / temperature, dim=1), keep_topk)
     divergence = F.kl_div(F.log_softmax(student / temperature, dim=1), target, reduction="none").sum(1)
@@ -187,7 +189,7 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float, weights: Ten
 
 
 def keep_largest(probabilities: Tensor, k: int) -> Tensor:
-    """Keep the `k` largest entries of each row [B, K] and spread what is left evenly over the others."""
+    """Keep the `k` largest entries of each row [B, K] and spread the rest evenly over the others."""
     classes = probabilities.shape[1]
     if k >= classes:
         return probabilities
@@ -198,7 +200,7 @@ def keep_largest(probabilities: Tensor, k: int) -> Tensor:
 
 def hard_loss(student: Tensor, labels: Tensor, partner_labels: Tensor, ratio: Tensor, weights: Tensor,
               smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of logits [B, K] with mixed labels: `ratio` [B] of the image's own, the rest of its partner's."""
+    """Cross-entropy of logits [B, K] with `ratio` [B] of the image's label and the rest of its partner's."""
     own = F.cross_entropy(student, labels, reduction="none", label_smoothing=smoothing)
     partner = F.cross_entropy(student, partner_labels, reduction="none", label_smoothing=smoothing)
     return ((ratio * own + (1 - ratio) * partner) * weights).mean()

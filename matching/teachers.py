@@ -1,12 +1,11 @@
-"""The teacher of soft labels: torchvision's weights, or a network trained here."""
+"""The teacher of soft labels: a network trained here, a checkpoint file, or torchvision's weights."""
 
 from pathlib import Path
 
 from torch import nn
 
 from distillation.distilled_set import check_class_names
-from matching.file_images import FileImages
-from matching.image_set import ImageSet
+from matching.image_set import FileImages, ImageSet
 from scripts.artefact import identity
 from scripts.cli import InputError
 from scripts.networks import build, load_checkpoint, load_model
@@ -14,10 +13,10 @@ from scripts.networks import build, load_checkpoint, load_model
 
 def load_teacher(folder: str | Path | None, arch: str, stem: str, weights: str, images: ImageSet | FileImages,
                  size: int) -> tuple[nn.Module, str]:
-    """The teacher for views of `size` pixels, in evaluation mode on the images' device, and what names it beyond doubt.
+    """The teacher for views of `size` pixels, in evaluation mode on the images' device, and a name that identifies it.
 
-    `folder` is train_teacher's, or a checkpoint file of `arch`; without one, torchvision's `arch` with `weights`. Raises
-    InputError when it knows other classes, was trained at another size, or does not fit.
+    `folder` is train_teacher's, or a checkpoint file of `arch`, or None for torchvision's `weights`. Raises InputError for
+    other classes, another size, or weights that do not fit.
     """
     if folder is None:
         network, name = build(arch, len(images.classes), weights=weights), f"{arch} {weights}"

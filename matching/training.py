@@ -1,179 +1,159 @@
-"""Training a classifier on an image set: what teacher and student have in common."""
+"""The training loop of teacher and student, and what it leaves on disk."""
 
 import json
 import math
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from matching.augmentation import Drawn, draw_epoch
-from matching.file_images import FileImages
-from matching.image_set import ImageSet
-from matching.soft_labels import SoftLabels, hard_loss
+from matching.augmentation import Views, cut_out, draw_cutout, draw_views
+from matching.image_set import FileImages, ImageSet
+from matching.soft_labels import SoftLabels, hard_loss, soft_loss
 from scripts.artefact import finish, write_result, write_tensors, write_text
-from scripts.networks import accuracy, predict
+from scripts.networks import WEIGHTS, accuracy, channels_last, predict
 from scripts.parallel import Team
 from scripts.randomness import seed_for
-from scripts.training import optimise
+from scripts.training import CURVES, Loop, averaged
 
-STATE, METRICS = "state.pt", "metrics.jsonl"  # in a model's folder: the resume point, and a line per epoch
-Ask = Callable[[Tensor, Tensor], Tensor]  # rows [B] and their views -> the teacher's logits [B, K]
-EpochOf = Callable[[int], tuple[Drawn, Ask | None]]  # epoch -> draws and, with soft labels, whom to ask
-
-
-def drawn_views(images: ImageSet | FileImages, size: int, seed: int, **settings) -> EpochOf:
-    """Views drawn anew every epoch, a function of (seed, epoch); `settings` as in `draw_epoch`."""
-    def epoch_of(epoch: int):
-        rng = np.random.default_rng(seed_for(seed, "views", epoch))
-        return draw_epoch(len(images), images.source, size, rng, **settings).to(images.device), None
-    return epoch_of
+STATE, METRICS = "state.pt", "metrics.jsonl"  # in a model's folder: the resume point, and one line per epoch
+PER_STEP = ("triangle",)                      # curves that change the rate at every step; the others once an epoch
 
 
-def stored_labels(store: SoftLabels, device) -> EpochOf:
-    """Views and answers as they are stored."""
-    def epoch_of(epoch: int):
-        drawn, answers = store.epoch(epoch, device)
-        return drawn, lambda rows, _views: answers[rows]
-    return epoch_of
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained.
 
-
-def asked_labels(epoch_of: EpochOf, teacher: nn.Module) -> EpochOf:
-    """The views of `epoch_of`, each answered by `teacher` when it is trained on."""
-    @torch.no_grad()
-    def ask(_rows, seen: Tensor) -> Tensor:
-        return teacher(seen).float()
-    return lambda epoch: (epoch_of(epoch)[0], ask)
-
-
-def train(network: nn.Module, images: ImageSet | FileImages, epoch_of: EpochOf, loss_of: Callable, optimizer, *, epochs: int,
-          batch_size: int, size: int, schedule: Callable[[float], float], state_path: Path, name: str, chunks: int = 1,
-          save_seconds: float = 20, rate_per_step: bool = False, bf16: bool = False, average: AveragedModel | None = None,
-          alter: Callable[[Tensor, int, Tensor], Tensor] | None = None, metrics_path: Path | None = None,
-          log: Callable[[dict], None] | None = None, team: Team | None = None) -> dict:
-    """Train for `epochs`; `loss_of(logits, teacher logits or None, draws, rows)` is the mean loss of a batch.
-
-    Each epoch's order is cut into equal batches of at most `batch_size` images, each batch into `chunks` for the memory's sake.
-    `schedule` maps the share of epochs done (with `rate_per_step`, of steps), in [0, 1), to the learning-rate factor.
-    `bf16` computes the network in bfloat16 where that is safe (autocast); weights and loss stay float32. `average` follows
-    the weights. `alter(views, epoch, rows)` changes the normalised views [B, 3, S, S] of a batch. `metrics_path` gets one JSON
-    line per epoch (see `write_metrics`), which `log` is given too. In a `team` each process takes its rows of every part of a
-    batch. Returns what `optimise` returns.
+    `views` are drawn for every epoch, except with stored labels. Each batch is computed in `parts`, to save memory. `ema` is
+    the decay of averaged weights (0: the last weights). With `bf16` the network computes in bfloat16 where that is safe
+    (autocast); weights and loss stay float32.
     """
-    team = team or Team()
-    joined, per_epoch = team.wrap(network), math.ceil(len(images) / batch_size)
-    steps = epochs * per_epoch
-    opened: dict = {}  # the epoch at hand, with its views in the order in which they will be asked for
 
-    def open_epoch(epoch: int, place: int):
-        drawn, ask = epoch_of(epoch)
-        batches = [rows.tensor_split(min(chunks, len(rows))) for rows in drawn.order.long().tensor_split(per_epoch)]
-        shares = [[team.rows(part) for part in batch] for batch in batches]
-        counts = [sum(map(len, batch)) for batch in batches]
-        return drawn, ask, shares, counts, images.in_turn(drawn, chain.from_iterable(shares[place:]), size)
+    epochs: int
+    batch_size: int
+    views: Views
+    lr_schedule: str
+    parts: int = 1
+    ema: float = 0.0
+    bf16: bool = False
+    save_seconds: float = 20
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where labels come from: stored logits (`store`), a `teacher` on the fly, or without both the images' own classes.
+
+    `weights` [N] weight the loss of each image. `smoothing` is for hard labels; `temperature` and `keep_topk` for soft ones.
+    """
+
+    weights: Tensor
+    smoothing: float = 0.0
+    store: SoftLabels | None = None
+    teacher: nn.Module | None = None
+    temperature: float = 1.0
+    keep_topk: int = 1000
+
+
+def train(network: nn.Module, images: ImageSet | FileImages, labels: Labels, recipe: Recipe, optimizer: torch.optim.Optimizer,
+          folder: Path, name: str, team: Team | None = None) -> tuple[nn.Module, Loop]:
+    """Train `network` and return what to test (the network, or its averaged weights) and the finished loop.
+
+    An epoch is cut into batches of nearly one size, at most `batch_size`. In a `team` each process takes its rows of every part
+    of a batch. Draws are functions of (seed, epoch), so a resumed run ends in the same weights.
+    """
+    # set-up
+    team, size = team or Team(), recipe.views.size
+    network = channels_last(network) if recipe.bf16 else network
+    average = averaged(network, recipe.ema) if recipe.ema else None
+    wrapped = team.wrap(network)
+    per_epoch = math.ceil(len(images) / recipe.batch_size)
+    steps, curve = recipe.epochs * per_epoch, CURVES[recipe.lr_schedule]
 
     def rate_at(step: int) -> float:
-        return schedule(step / steps if rate_per_step else step // per_epoch / epochs)
+        if recipe.lr_schedule in PER_STEP:
+            return curve(step, steps)
+        return curve(step // per_epoch, recipe.epochs)
 
-    def parts_at(step: int):
-        epoch, place = divmod(step, per_epoch)
-        if epoch not in opened:
-            opened.clear()
-            opened[epoch] = open_epoch(epoch, place)
-        drawn, ask, shares, counts, in_turn = opened[epoch]
-        for part in shares[place]:
-            seen = next(in_turn) if alter is None else alter(next(in_turn), epoch, part)
-            with team.no_sync(joined, part is shares[place][-1]), \
-                    torch.autocast(seen.device.type, torch.bfloat16, enabled=bf16):
-                logits, answers = joined(seen), ask and ask(part, seen)
-            yield loss_of(logits.float(), answers, drawn, part) * (team.size * len(part) / counts[place])
-    after = metrics_path and write_metrics(metrics_path, per_epoch, len(images), lambda: optimizer.param_groups[0]["lr"], log)
-    return optimise(network, parts_at, steps, optimizer, rate_at, state_path, name=name, average=average, after=after,
-                    images_per_step=round(len(images) / per_epoch), save_seconds=save_seconds, team=team)
+    loop = Loop(network, optimizer, steps, rate_at, folder / STATE, name=name, average=average, team=team,
+                images_per_step=round(len(images) / per_epoch), save_seconds=recipe.save_seconds)
+    current = None
+    for step in loop:
+        epoch, batch = divmod(step, per_epoch)
 
+        # draw the epoch's views and labels
+        if epoch != current:
+            current, first, opened = epoch, batch, time.perf_counter()
+            if labels.store is not None:
+                drawn, stored = labels.store.epoch(epoch, images.device)
+            else:
+                drawn = draw_views(recipe.views, images, epoch)
+            if recipe.views.cutout:
+                rng = np.random.default_rng(seed_for(recipe.views.seed, "cutout", epoch))
+                holes = torch.from_numpy(draw_cutout(len(images), size, recipe.views.cutout, rng)).to(images.device)
+            batches = [rows.tensor_split(min(recipe.parts, len(rows))) for rows in drawn.order.long().tensor_split(per_epoch)]
+            own_rows = [[team.rows(part) for part in parts] for parts in batches]
+            all_views = images.in_turn(drawn, chain.from_iterable(own_rows[batch:]), size)
 
-def write_metrics(path: Path, per_epoch: int, images: int, rate: Callable[[], float],
-                  log: Callable[[dict], None] | None) -> Callable[[int, list, float], None]:
-    """An `after` for `optimise` that gives `path` one JSON line at the end of each epoch of `per_epoch` steps.
+        batch_size = sum(map(len, batches[batch]))
+        for rows in own_rows[batch]:
+            # views
+            views = next(all_views)
+            if recipe.views.cutout:
+                views = cut_out(views, holes[rows])
 
-    A line has epoch, step (both counted from 1), the epoch's mean loss, the last learning rate, seconds of training so far and
-    images_per_second since the last line. A run that continues writes the epochs after its resume point again, none twice.
-    """
-    marked, begun = time.perf_counter(), None
+            # forward, student and teacher
+            with team.no_sync(wrapped, last=rows is own_rows[batch][-1]), \
+                    torch.autocast(views.device.type, torch.bfloat16, enabled=recipe.bf16):
+                logits = wrapped(views)
+                if labels.store is not None:
+                    answers = stored[rows]
+                elif labels.teacher is not None:
+                    with torch.no_grad():
+                        answers = labels.teacher(views).float()
 
-    def after(step: int, losses: list, seconds: float) -> None:
-        nonlocal marked, begun
-        begun = step if begun is None else begun
-        epoch, place = divmod(step + 1, per_epoch)
-        if place:
-            return
-        loss = sum(float(value) for value in losses[-per_epoch:]) / per_epoch
-        now, share = time.perf_counter(), (step + 1 - begun) / per_epoch
-        line = {"epoch": epoch, "step": step + 1, "loss": loss, "lr": rate(), "seconds": round(seconds, 3),
-                "images_per_second": round(share * images / (now - marked), 1)}
-        earlier = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        write_text(path, "\n".join([*earlier[:epoch - 1], json.dumps(line)]) + "\n")
-        if log is not None:
-            log(line)
-        marked, begun = now, step + 1
-    return after
+            # loss and backward: DistributedDataParallel averages over processes, so the loss is scaled by their number
+            if labels.store is not None or labels.teacher is not None:
+                loss = soft_loss(logits.float(), answers, labels.temperature, labels.weights[rows], labels.keep_topk)
+            else:
+                partners = drawn.partner[rows].long()
+                loss = hard_loss(logits.float(), images.labels[rows], images.labels[partners], drawn.ratio[rows],
+                                 labels.weights[rows], labels.smoothing)
+            loop.backward(loss * (team.size * len(rows) / batch_size))
 
+        # step
+        loop.step()
 
-def hard_loss_of(images: ImageSet, weights: Tensor, smoothing: float = 0.0) -> Callable:
-    """A `loss_of` for hard labels, mixed as the views were."""
-    def loss_of(logits, _teacher, drawn, rows):
-        partner = drawn.partner[rows].long()
-        return hard_loss(logits, images.labels[rows], images.labels[partner], drawn.ratio[rows], weights[rows], smoothing)
-    return loss_of
-
-
-def cosine(share: float) -> float:
-    """Half a cosine from 1 to 0."""
-    return 0.5 * (1 + math.cos(math.pi * share))
-
-
-def half_cosine(share: float) -> float:
-    """The first half of half a cosine, from 1 to 0.5 (RDED, arXiv 2312.03526, released code)."""
-    return cosine(share / 2)
-
-
-def linear(share: float) -> float:
-    """A straight line from 1 to 0."""
-    return 1 - share
+        # log; the loop writes its state after this, so no epoch before a resume point lacks its line
+        if team.main and batch == per_epoch - 1:
+            mean = sum(float(value) for value in loop.losses[-per_epoch:]) / per_epoch
+            share, spent = (per_epoch - first) / per_epoch, time.perf_counter() - opened
+            line = {"epoch": epoch + 1, "step": step + 1, "loss": mean, "lr": optimizer.param_groups[0]["lr"],
+                    "seconds": round(loop.seconds, 3), "images_per_second": round(share * len(images) / spent, 1)}
+            write_line(folder / METRICS, epoch, line)
+            if team.accelerator is not None:
+                team.accelerator.log(line, step=epoch + 1)
+    return average.module if average else network, loop
 
 
-def warm_cosine(share: float, warm_up: float = 0.1) -> float:
-    """Linear up during the first `warm_up` of training, then half a cosine to 0."""
-    return (share + 0.02) / (warm_up + 0.02) if share < warm_up else cosine((share - warm_up) / (1 - warm_up))
+def write_line(path: Path, index: int, line: dict) -> None:
+    """Write `line` as JSON after the first `index` lines of `path`; a continued run thus writes no epoch twice."""
+    earlier = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    write_text(path, "\n".join([*earlier[:index], json.dumps(line)]) + "\n")
 
 
-def one_cycle(share: float, rise: float = 0.25, start: float = 0.04) -> float:
-    """Linear from `start` up to 1 during the first `rise` of training, then linear down to 0 (Smith & Topin 2017)."""
-    return start + (1 - start) * share / rise if share < rise else (1 - share) / (1 - rise)
-
-
-SCHEDULES = {"linear": linear, "cosine": cosine, "half-cosine": half_cosine, "warm-cosine": warm_cosine,
-             "one-cycle": one_cycle}
-
-
-def finish_model(folder: Path, kind: str, network: nn.Module, images: ImageSet, test: ImageSet, config: dict,
-                 run: dict) -> float:
-    """Test the trained network, write weights, result and manifest; returns last-epoch test accuracy in [0, 1].
-
-    The resume point, three times the weights' size, has no use then and goes.
-    """
+def finish_model(folder: Path, kind: str, network: nn.Module, images: ImageSet | FileImages, test: ImageSet, config: dict,
+                 loop: Loop) -> float:
+    """Test the network, write weights, result and manifest, remove the resume point; returns test accuracy in [0, 1]."""
     top1 = accuracy(predict(network, test.images), test.labels)
-    write_tensors(folder / "model.safetensors", network.state_dict())
-    metrics = {"test_accuracy": top1, "test_images": len(test), "train_images": len(images), "steps": len(run["losses"]),
-               "last_loss": run["losses"][-1]}
-    write_result(folder, kind, config, metrics, {"train": run["seconds"]})
-    finish(folder, kind, images.classes, config, ["model.safetensors"], test_accuracy=top1, train_images=images.digest)
+    write_tensors(folder / WEIGHTS, network.state_dict())
+    metrics = {"test_accuracy": top1, "test_images": len(test), "train_images": len(images), "steps": len(loop.losses),
+               "last_loss": loop.losses[-1]}
+    write_result(folder, kind, config, metrics, {"train": loop.seconds})
+    finish(folder, kind, images.classes, config, [WEIGHTS], test_accuracy=top1, train_images=images.digest)
     (folder / STATE).unlink(missing_ok=True)
-    print(f"{folder}: test accuracy {100 * top1:.1f} % ({len(images)} images, {len(run['losses'])} steps, "
-          f"{run['seconds']:.0f} s)")
+    print(f"{folder}: test accuracy {100 * top1:.1f} % ({len(images)} images, {len(loop.losses)} steps, {loop.seconds:.0f} s)")
     return top1

@@ -7,6 +7,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -18,10 +19,10 @@ from torchvision.transforms import functional as TF
 
 from continual.training import augment
 from distillation.datasets import load_split
-from matching.augmentation import Drawn, draw_epoch
+from matching.augmentation import Drawn, Views, draw_epoch
 from matching.image_set import ImageSet, image_set, real_images
-from matching.soft_labels import SoftLabels, epoch_file, leading_answers, relabel, soft_loss, write_epoch
-from matching.training import linear, train
+from matching.soft_labels import SoftLabels, epoch_file, leading_answers, relabel, write_epoch
+from matching.training import Labels, Recipe, train
 from misc.benchmark_encoding import write_photos
 from misc.measuring import compared, flops_of, interleaved, matrix_product_flops
 from misc.report.sections import NONE, NOT_RUN, Section
@@ -206,13 +207,9 @@ def relabel_and_train(teacher, student, images, drawn: Drawn, size: int, batch_s
     """Ask the teacher about every view of an epoch, then train the student on them."""
     with torch.autocast(images.device.type, torch.bfloat16):
         answers = relabel(teacher, images, drawn, size, batch_size).to(images.device).float()
-    weights = images.weights
-
-    def loss_of(logits, asked, _drawn, rows):
-        return soft_loss(logits, asked, 20.0, weights[rows], answers.shape[1])
-    train(student, images, lambda _epoch: (drawn, lambda rows, _views: answers[rows]), loss_of,
-          torch.optim.SGD(student.parameters(), 0.01), epochs=1, batch_size=batch_size, size=size, schedule=linear,
-          state_path=folder / "state.pt", name="student", save_seconds=inf, bf16=True)
+    labels = Labels(images.weights, store=SimpleNamespace(epoch=lambda *_: (drawn, answers)), temperature=20.0)
+    recipe = Recipe(1, batch_size, Views(size, 0), "linear", bf16=True, save_seconds=inf)
+    train(student, images, labels, recipe, torch.optim.SGD(student.parameters(), 0.01), folder, "student")
 
 
 def idle_share(work) -> float | None:

@@ -1,6 +1,7 @@
 """Seconds of one unit of each kind of work, measured by doing a few with the project's own code."""
 
 import ast
+import json
 import statistics
 import sys
 import time
@@ -16,12 +17,13 @@ from distillation.datasets import Split, load_split
 from distillation.encoding import encode_classes
 from distillation.images import open_image
 from distillation.prototypes import find_prototypes
+from matching.augmentation import Views
 from matching.image_set import ImageSet, image_set
-from matching.training import cosine, drawn_views, hard_loss_of, train
+from matching.training import METRICS, Labels, Recipe, train
 from misc.counting import Unit, counted, latent_shape
 from misc.measuring import costs_of_command, peak_device_bytes, seconds_of
 from scripts.cli import ROOT
-from scripts.networks import channels_last, predict, seeded
+from scripts.networks import predict, seeded
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 from scripts.training import parameter_groups
 
@@ -153,16 +155,15 @@ def random_set(bench: Bench, images: int, size: int, classes: int) -> ImageSet:
 def train_views(bench: Bench, arch: str, stem: str, size: int, batch: int, classes: int, chunks: int = 1,
                 bf16: bool = False) -> dict:
     """A training step, divided by the images of its batch."""
-    images, marks = random_set(bench, batch, size, classes), [bench.now()]
+    images = random_set(bench, batch, size, classes)
     network = seeded(arch, classes, stem, 0, size).to(bench.device)
-    network = channels_last(network) if bf16 else network
     optimizer = torch.optim.AdamW(parameter_groups(network, 0.01), lr=1e-3, fused=True)
     folder = bench.scratch / f"{arch}-{len(list(bench.scratch.iterdir()))}"
     folder.mkdir()
-    train(network, images, drawn_views(images, size, 0, mix="cutmix"), hard_loss_of(images, images.weights), optimizer,
-          epochs=4, batch_size=batch, size=size, schedule=cosine, state_path=folder / "state.pt", name="train", chunks=chunks,
-          bf16=bf16, metrics_path=folder / "metrics.jsonl", log=lambda _line: marks.append(bench.now()))
-    steps = [after - before for before, after in zip(marks[1:], marks[2:], strict=False)]
+    recipe = Recipe(4, batch, Views(size, 0, mix="cutmix"), "cosine", parts=chunks, bf16=bf16)
+    train(network, images, Labels(images.weights), recipe, optimizer, folder, "train")
+    marks = [json.loads(line)["seconds"] for line in (folder / METRICS).read_text().splitlines()]
+    steps = [after - before for before, after in zip(marks, marks[1:], strict=False)]
     return {"seconds": statistics.median(steps) / batch}
 
 

@@ -95,13 +95,6 @@ def check_views(args) -> None:
         check_range("--max-scale-crops", args.max_scale_crops, args.min_scale_crops, 1)
 
 
-def answer_retired(parser, args, retired: dict[str, str]) -> None:
-    """Refuse flags of the original that have no meaning here; `retired` maps a flag's name to what to do instead."""
-    for name, instead in retired.items():
-        if getattr(args, name) != parser.get_default(name):
-            raise InputError(f"--{name.replace('_', '-')}: not used here; {instead}")
-
-
 # progress
 
 class Progress(tqdm):

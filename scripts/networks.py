@@ -1,4 +1,4 @@
-"""Networks by name, and models on disk: ours as safetensors + JSON, and checkpoint files of others."""
+"""Networks by name; trained models on disk (safetensors and JSON); checkpoint files of others."""
 
 import math
 import re
@@ -11,27 +11,25 @@ from torchvision import models
 from scripts.artefact import Expected, raise_first, read_manifest, read_tensors, read_torch, tensor_problems
 from scripts.cli import InputError
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's pretrained models expect
-WEIGHTS, STEMS, LARGEST_PIXELS = "model.safetensors", ("imagenet", "cifar"), 2 ** 14  # of a trained network
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in torchvision's pretrained models
+WEIGHTS, STEMS, LARGEST_PIXELS = "model.safetensors", ("imagenet", "cifar"), 2 ** 14
 CONVNET = re.compile(r"convnet_d(?P<depth>[1-9])_w(?P<width>[1-9]\d{0,3})")
-AUXILIARY = ("googlenet", "inception_v3")  # have a second output while training unless told not to
-WRAPPERS = ("model", "net", "state_dict", "model_state_dict")  # keys under which training scripts keep a state dict
-PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
+AUXILIARY = ("googlenet", "inception_v3")  # have a second output in training by default
+WRAPPERS = ("model", "net", "state_dict", "model_state_dict")  # keys of a state dict in checkpoint files
+PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
 def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | None = None,
           size: int | None = None) -> nn.Module:
-    """torchvision's `arch`, or `convnet_d<depth>_w<width>`, with `num_classes` outputs for images of `size` pixels.
+    """torchvision's `arch`, or `convnet_d<depth>_w<width>`, with `num_classes` outputs.
 
-    `stem="cifar"` replaces the 7x7 stride-2 convolution and the pooling of a ResNet by one 3x3 convolution, for images of 32 or
-    64 pixels (He et al. 2016, section 4.2). `weights` names torchvision weights, such as IMAGENET1K_V1. The size matters to
-    ConvNets (their last layer) and vision transformers (their positions; 224 where none is given). Raises InputError for an
-    unknown architecture, a stem or a size it cannot have, and weights it does not have or of another number of classes.
+    `stem="cifar"` replaces the 7x7 stride-2 convolution and the pooling of a ResNet by one 3x3 convolution (He et al. 2016,
+    section 4.2). `weights` names torchvision's weights, such as IMAGENET1K_V1. `size` in pixels is for ConvNets and vision
+    transformers (default there: 224). Raises InputError for what does not exist or does not fit together.
     """
     if convnet := CONVNET.fullmatch(arch):
         if stem != "imagenet" or weights:
-            raise InputError(f"{arch}: expected no --stem and no pretrained weights, which a ConvNet does not have, found "
-                             f"{weights or stem}")
+            raise InputError(f"{arch}: expected no --stem and no pretrained weights with a ConvNet, found {weights or stem}")
         return new_convnet(num_classes, depth=int(convnet["depth"]), width=int(convnet["width"]), size=size)
     if arch not in models.list_models(module=models):
         raise InputError(f"architecture: expected convnet_d3_w128 or one of torchvision's models (resnet18, ...), found {arch}")
@@ -52,7 +50,7 @@ def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | No
 
 
 def _check_weights(arch: str, weights: str, num_classes: int) -> None:
-    """Before anything is downloaded. DEFAULT changes with torchvision's version and from one network to the next."""
+    """Raise InputError before a download. DEFAULT is refused: it depends on torchvision's version."""
     choices = models.get_model_weights(arch)
     if weights not in (choice.name for choice in choices):
         means = f", which means {choices.DEFAULT.name} in this torchvision" if weights == "DEFAULT" else ""
@@ -64,7 +62,7 @@ def _check_weights(arch: str, weights: str, num_classes: int) -> None:
 
 
 def _check_positions(arch: str, weights: str | None, size: int | None) -> int:
-    """The size for which to make a vision transformer's position embedding."""
+    """The image size for a vision transformer's position embedding."""
     patch = int(arch.rpartition("_")[2])
     trained = models.get_model_weights(arch)[weights].meta["min_size"][0] if weights else None
     size = size or trained or 224
@@ -77,7 +75,7 @@ def new_convnet(num_classes: int, *, depth: int, width: int, size: int | None) -
     """The ConvNet of data set condensation (Zhao et al. 2021, arXiv 2006.05929) for images of `size` pixels.
 
     `depth` blocks of a 3x3 convolution with `width` filters, instance norm with scale and shift, ReLU and 2x2 average pooling,
-    then one linear layer. Raises InputError without a size, or where nothing is left of one after pooling.
+    then one linear layer. Raises InputError without a size, or if pooling leaves no pixel.
     """
     if size is None or size < 2 ** depth:
         raise InputError(f"convnet_d{depth}_w{width}: expected images of at least {2 ** depth} pixels, found {size}")
@@ -89,44 +87,39 @@ def new_convnet(num_classes: int, *, depth: int, width: int, size: int | None) -
 
 
 def seeded(arch: str, num_classes: int, stem: str, seed: int, size: int | None = None) -> nn.Module:
-    """A network whose initial weights are a function of `seed`, leaving the global generator as it was."""
+    """A network with initial weights by `seed`; the global generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(arch, num_classes, stem, size=size)
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """The network with its kernels laid out for fast bfloat16 convolutions; as it is where it has no BatchNorm.
-
-    Group norm, which a ConvNet has, is slower in this layout than convolutions gain.
-    """
-    normalised = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    return network.to(memory_format=torch.channels_last) if normalised else network
+    """Lay out the kernels of a network with BatchNorm for fast bfloat16 convolutions; a ConvNet's group norm gets slower so."""
+    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    return network.to(memory_format=torch.channels_last) if has_batch_norm else network
 
 
 def load_checkpoint(path: str | Path, arch: str, num_classes: int, stem: str = "imagenet",
                     size: int | None = None) -> nn.Module:
     """`build(arch, ...)` with the weights of a file, in evaluation mode on the CPU.
 
-    The file is safetensors or what torch.save wrote: a state dict, alone or under a key such as "state_dict", also of
-    DistributedDataParallel or torch.compile. Nothing in it is run. Raises InputError when it is missing or something else,
-    and when it does not fit: the first parameter that is missing, one too many or of another shape, the number of classes.
+    The file has a state dict, as safetensors or by torch.save, alone or under a key such as "state_dict", also of
+    DistributedDataParallel or torch.compile. No code in it is run. Raises InputError for other files, and for a parameter that
+    is missing, unknown or of another shape.
     """
     network, state = build(arch, num_classes, stem, size=size), read_state_dict(path)
     expected = network.state_dict()
-    for name in expected:
-        if name not in state and not name.endswith("num_batches_tracked"):
-            raise InputError(f"{path}: expected the weights of a {arch}, found none named {name}")
-    for name in state:
-        if name not in expected:
-            raise InputError(f"{path}: expected the weights of a {arch}, found {name}, which it does not have")
+    if missing := [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]:
+        raise InputError(f"{path}: expected the weights of a {arch}, found none named {missing[0]}")
+    if unknown := [name for name in state if name not in expected]:
+        raise InputError(f"{path}: expected the weights of a {arch}, found {unknown[0]}, which it does not have")
     differ = [name for name in state if state[name].shape != expected[name].shape]
     if differ and all(_same_but_classes(state[name], expected[name], num_classes) for name in differ):
         raise InputError(f"{path}: expected {num_classes} classes, found {len(state[differ[0]])}")
     if differ:
         raise InputError(f"{path}: expected {differ[0]} of {arch} (stem {stem}, {size} pixels) to be "
                          f"{list(expected[differ[0]].shape)}, found {list(state[differ[0]].shape)}")
-    network.load_state_dict(state, strict=False)  # without the counters, which old files do not have
+    network.load_state_dict(state, strict=False)  # old files have no counters
     return network.eval()
 
 
@@ -135,7 +128,7 @@ def _same_but_classes(found: Tensor, expected: Tensor, num_classes: int) -> bool
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Named tensors of a checkpoint file, whatever it is wrapped in; raises InputError as `load_checkpoint` does."""
+    """The named tensors of a checkpoint file, without wrappers; raises InputError as `load_checkpoint` does."""
     path = Path(path)
     content = read_tensors(path) if path.suffix == ".safetensors" else read_torch(path, "a state dict")
     for key in WRAPPERS:
@@ -150,7 +143,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def _no_state_dict(content) -> str | None:
-    """What `content` is instead of a state dict."""
+    """What `content` is, if it is no state dict."""
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
     for name, value in content.items():
@@ -162,20 +155,18 @@ def _no_state_dict(content) -> str | None:
 
 
 def load_model(folder: str | Path, kind: str) -> tuple[nn.Module, dict]:
-    """Read a trained network and its manifest (kind "teacher" or "student"), in evaluation mode on the CPU."""
+    """A trained network, in evaluation mode on the CPU, and its manifest; `kind` is "teacher" or "student"."""
     manifest = read_manifest(folder, kind)
     raise_first(f"{Path(folder) / 'manifest.json'}", model_problems(manifest))
-    config, path = manifest["config"], Path(folder) / WEIGHTS
-    arch, stem, size, classes = config["arch"], config["stem"], config["input_size"], len(manifest["classes"])
-    state = read_tensors(path)
-    raise_first(f"{path}", state_problems(state, manifest))
-    network = build(arch, classes, stem, size=size)
+    config, state = manifest["config"], read_tensors(Path(folder) / WEIGHTS)
+    raise_first(f"{Path(folder) / WEIGHTS}", state_problems(state, manifest))
+    network = build(config["arch"], len(manifest["classes"]), config["stem"], size=config["input_size"])
     network.load_state_dict(state)
     return network.eval(), manifest
 
 
 def model_problems(manifest: dict) -> list[str]:
-    """What is missing in the manifest of a trained network."""
+    """Problems of a trained network's manifest."""
     config = manifest["config"]
     problems = [f"config: expected {name} of type {kind.__name__}, found {config.get(name)!r}"
                 for name, kind in (("arch", str), ("stem", str), ("input_size", int)) if type(config.get(name)) is not kind]
@@ -186,9 +177,9 @@ def model_problems(manifest: dict) -> list[str]:
 
 
 def state_problems(state: dict[str, Tensor], manifest: dict) -> list[str]:
-    """What is wrong with the weights of the network that a manifest without `model_problems` names. Raises as `build` does."""
+    """Problems of the weights of a manifest without `model_problems`. Raises InputError as `build` does."""
     config, classes = manifest["config"], len(manifest["classes"])
-    with torch.device("meta"):  # takes no memory, however large a network the manifest asks for
+    with torch.device("meta"):  # takes no memory, however large the network
         expected = build(config["arch"], classes, config["stem"], size=config["input_size"]).state_dict()
     shapes, wanted = ({name: value.shape for name, value in each.items()} for each in (state, expected))
     if shapes != wanted:
@@ -198,13 +189,14 @@ def state_problems(state: dict[str, Tensor], manifest: dict) -> list[str]:
 
 def weight_problems(state: dict[str, Tensor]) -> list[str]:
     """Weights that are not finite, and variances below 0."""
-    lowest = {name: 0 if name.endswith("running_var") else -math.inf for name in state}
-    return tensor_problems(state, {name: Expected("number", tuple(state[name].shape), low) for name, low in lowest.items()})
+    return tensor_problems(state, {
+        name: Expected("number", tuple(value.shape), 0 if name.endswith("running_var") else -math.inf)
+        for name, value in state.items()})
 
 
 @torch.no_grad()
 def predict(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Logits [N, K] of uint8 images [N, 3, H, W], in evaluation mode, on the images' device."""
+    """Logits [N, K] of uint8 images [N, 3, H, W], in evaluation mode."""
     network.eval()
     return torch.cat([network(normalise(part.float() / 255)) for part in images.split(batch_size)])
 
@@ -215,6 +207,6 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Float [B, 3, H, W] in [0, 1] -> zero mean and unit variance by ImageNet's statistics."""
+    """Normalise float images [B, 3, H, W] in [0, 1] by ImageNet's mean and standard deviation."""
     mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
     return (images - mean).div_(std)

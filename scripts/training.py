@@ -176,9 +176,10 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
 def new_optimizer(name: str, parameters, rate: float, *, momentum: float = 0.0, nesterov: bool = False,
                   fused: bool = True) -> torch.optim.Optimizer:
     """AdamW or SGD over parameters or parameter groups. Fused: AdamW on ResNet-18 takes 9 ms a step on a CPU instead of 57."""
+    kernel = fused or None  # None: torch chooses another one; False would exclude its fast one on accelerators
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=fused)
-    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, nesterov=nesterov, fused=fused)
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=kernel)
+    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, nesterov=nesterov, fused=kernel)
 
 
 def averaged(module: nn.Module, decay: float) -> AveragedModel:

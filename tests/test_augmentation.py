@@ -14,12 +14,11 @@ from torchvision.transforms import functional as TF
 
 from distillation.datasets import image_folder, load_split
 from matching import augmentation
-from matching.augmentation import crop_resize, draw_crops, draw_epoch, mix
-from matching.file_images import FileImages
-from matching.image_set import ImageSet, distilled_images, image_set, real_images
+from matching.augmentation import crop_resize, draw_crops, draw_epoch
+from matching.image_set import FileImages, ImageSet, distilled_images, image_set, real_images
 from misc.benchmark_matching import photograph_patches
 from scripts.cli import InputError
-from scripts.networks import STD, normalise
+from scripts.networks import STD
 
 CIFAR = os.environ.get("CIFAR10_JPEG", "")  # a folder with one folder of JPEG files per class
 
@@ -83,15 +82,6 @@ def test_a_view_does_not_depend_on_its_batch(kind, size):
     whole = images.views(drawn, torch.arange(200), size)
     for part in (torch.tensor([7]), torch.tensor([150, 3, 7]), torch.arange(100, 164)):
         assert torch.equal(images.views(drawn, part, size), whole[part])
-
-
-@pytest.mark.parametrize("kind", ["cutmix", "mixup"])
-def test_one_by_one_is_mixed_and_normalised_as_at_once(kind):
-    images = digits(32)
-    drawn = draw_epoch(200, (32, 32), 48, np.random.default_rng(1), mix=kind)
-    crops, rows = crop_resize(images, drawn.crop, drawn.flip, 48), torch.arange(200)
-    expected = normalise(mix(crops, crops[drawn.partner.long()], drawn.ratio, drawn.box))
-    torch.testing.assert_close(augmentation.views(images, drawn, rows, 48), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("images_in_memory", "kind"), [(1.9, FileImages), (2.1, ImageSet)])

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, EPOCHS, IPC, REPEATS, SIZE
+from conftest import EPOCHS, IPC, REPEATS, SIZE
 from PIL import Image
 from safetensors.torch import load_file
 from scipy.stats import ks_2samp, kstest
 from torchvision import models
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
 from distillation.datasets import load_split
 from matching.augmentation import (
     Drawn,
+    Views,
     crop_resize,
     draw_crops,
     draw_epoch,
@@ -28,7 +29,7 @@ from matching.augmentation import (
     normalise,
     views,
 )
-from matching.image_set import distilled_images, image_set, real_images
+from matching.image_set import ImageSet, distilled_images, image_set
 from matching.soft_labels import (
     Answers,
     SoftLabels,
@@ -40,11 +41,11 @@ from matching.soft_labels import (
     stored_epochs,
     write_epoch,
 )
-from matching.training import cosine, half_cosine, linear, train, warm_cosine
+from matching.training import Labels, Recipe, train
 from scripts.artefact import finish
-from scripts.cli import ROOT, InputError
+from scripts.cli import ROOT
 from scripts.networks import accuracy, build, load_model, predict, seeded
-from scripts.training import optimise, parameter_groups
+from scripts.training import parameter_groups
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +60,6 @@ def logits(*shape, seed: int = 0) -> torch.Tensor:
 
 
 # views
-
-@pytest.mark.parametrize("flipped", [False, True])
-def test_crops_equal_torchvisions_on_pil_images(digits, flipped):
-    crop = torch.from_numpy(draw_crops(64, (SIZE, SIZE), np.random.default_rng(0)))
-    ours = crop_resize(digits.images, crop, torch.full((64,), flipped), SIZE) * 255
-    for place, box in enumerate(crop.tolist()):
-        picture = TF.to_pil_image(digits.images[place])
-        picture = TF.resized_crop(picture, *box, [SIZE, SIZE], InterpolationMode.BILINEAR)
-        theirs = TF.pil_to_tensor(TF.hflip(picture) if flipped else picture).float()
-        assert (ours[place] - theirs).abs().max() <= 1.5, box
-
 
 def test_the_whole_image_as_crop_is_the_image(digits):
     crop = torch.tensor([[0, 0, SIZE, SIZE]]).expand(64, 4)
@@ -123,21 +113,15 @@ def test_without_mixing_an_image_is_its_own_partner():
     assert partner.tolist() == list(range(9)) and (ratio == 1).all() and not box.any()
 
 
-def test_mix_pastes_the_box_and_nothing_else():
-    own, other = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
-    box = torch.tensor([[1, 2, 4, 7], [0, 0, 8, 8], [3, 3, 3, 3]])
-    mixed = mix(own, other, torch.tensor([1 - 15 / 64, 0.0, 1.0]), box)
+def test_mix_pastes_the_box_and_blends_where_there_is_none():
+    own, other = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)
+    box = torch.tensor([[1, 2, 4, 7], [0, 0, 8, 8], [3, 3, 3, 3], [0, 0, 0, 0]])
+    mixed = mix(own, other, torch.tensor([1 - 15 / 64, 0.0, 1.0, 0.3]), box)
     expected = own[0].clone()
     expected[:, 1:4, 2:7] = other[0][:, 1:4, 2:7]
     assert torch.equal(mixed[0], expected)
     assert torch.equal(mixed[1], other[1]) and torch.equal(mixed[2], own[2])
-
-
-def test_mix_blends_where_there_is_no_box():
-    own, other = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
-    mixed = mix(own, other, torch.tensor([0.3, 1.0]), torch.zeros(2, 4, dtype=torch.int32))
-    torch.testing.assert_close(mixed[0], 0.3 * own[0] + 0.7 * other[0])
-    assert torch.equal(mixed[1], own[1])
+    torch.testing.assert_close(mixed[3], 0.3 * own[3] + 0.7 * other[3])
 
 
 def test_normalise_is_torchvisions():
@@ -147,15 +131,16 @@ def test_normalise_is_torchvisions():
 
 
 @pytest.mark.parametrize("kind", ["none", "cutmix", "mixup"])
-def test_views_are_own_and_partners_crop_mixed(digits, kind):
-    drawn = draw_epoch(64, (SIZE, SIZE), 24, np.random.default_rng(3), mix=kind, alpha=1.0)
-    rows = torch.tensor([5, 60, 0])
-    got = views(digits.images, drawn, rows, 24)
-    crops = crop_resize(digits.images, drawn.crop, drawn.flip, 24)
-    for place, row in enumerate(rows.tolist()):
+@pytest.mark.parametrize("size", [24, 48])  # 48: on a CPU one by one
+def test_views_are_own_and_partners_crop_mixed(digits, kind, size):
+    drawn = draw_epoch(64, (SIZE, SIZE), size, np.random.default_rng(3), mix=kind, alpha=1.0)
+    rows = torch.tensor([5, 60, 0, 17])
+    got = views(digits.images, drawn, rows, size)
+    crops = crop_resize(digits.images, drawn.crop, drawn.flip, size)
+    for index, row in enumerate(rows.tolist()):
         partner = int(drawn.partner[row])
         expected = mix(crops[[row]], crops[[partner]], drawn.ratio[[row]], drawn.box[[row]])
-        torch.testing.assert_close(got[[place]], normalise(expected))
+        torch.testing.assert_close(got[[index]], normalise(expected), atol=1e-5, rtol=1e-5)
     assert sorted(drawn.order.tolist()) == list(range(64))
 
 
@@ -187,7 +172,7 @@ def finished_store(folder, images, epochs: int, stored: int) -> SoftLabels:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
-@pytest.mark.parametrize("k", [1, 3, 9, 10, 1000])
+@pytest.mark.parametrize("k", [1, 3, 9, 10])
 def test_stored_leading_logits_give_what_keeping_the_largest_probabilities_gives(digits, tmp_path, k, temperature):
     """At the temperature they were stored for; the reference keeps all logits and cuts the probabilities."""
     teacher, student, weights = logits(64, 10), logits(64, 10, seed=1), torch.ones(64)
@@ -247,7 +232,7 @@ def test_the_students_views_are_what_the_teacher_was_asked(soft_labels, distille
         assert (drawn.ratio < 1).float().mean() > 0.5  # CutMix took place
         seen.append(drawn.crop)
     assert not torch.equal(*seen)
-    assert soft_labels.err == teacher.err == ""
+    assert all(line.startswith(("relabel:", "teacher:")) for line in (soft_labels.err + teacher.err).splitlines())  # progress
 
 
 def test_the_readers_lines_in_the_readme_run(soft_labels, distilled):
@@ -332,17 +317,13 @@ def test_weight_decay_spares_biases_and_normalisation():
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
-def test_build_is_torchvisions_and_seeded_by_its_seed():
-    mine, same, other = (seeded("resnet18", 7, "imagenet", seed) for seed in (0, 0, 1))
-    theirs = models.resnet18(num_classes=7)
-    assert {k: v.shape for k, v in mine.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
-    assert torch.equal(mine.fc.weight, same.fc.weight) and not torch.equal(mine.fc.weight, other.fc.weight)
-
-
-def test_seeded_leaves_the_global_generator_alone():
+def test_a_seeded_network_is_torchvisions_and_leaves_the_global_generator_alone():
     before = torch.random.get_rng_state()
-    seeded("resnet18", 3, "imagenet", 0)
+    network, same, other = (seeded("resnet18", 7, "imagenet", seed) for seed in (0, 0, 1))
     assert torch.equal(before, torch.random.get_rng_state())
+    expected = models.resnet18(num_classes=7).state_dict()
+    assert {k: v.shape for k, v in network.state_dict().items()} == {k: v.shape for k, v in expected.items()}
+    assert torch.equal(network.fc.weight, same.fc.weight) and not torch.equal(network.fc.weight, other.fc.weight)
 
 
 def test_the_cifar_stem_keeps_the_resolution():
@@ -351,72 +332,44 @@ def test_the_cifar_stem_keeps_the_resolution():
     assert features.shape[-1] == SIZE
 
 
-@pytest.mark.parametrize("what", [{"arch": "resnet19"}, {"arch": "vgg11", "stem": "cifar"}])
-def test_unknown_networks_are_refused(what):
-    with pytest.raises(InputError, match=what["arch"]):
-        build(num_classes=3, **what)
-
-
 def test_predict_does_not_depend_on_the_batch_and_accuracy_counts(digits):
     network = seeded("resnet18", 10, "imagenet", 0)
     torch.testing.assert_close(predict(network, digits.images, 7), predict(network, digits.images, 64), atol=1e-4, rtol=1e-4)
     assert accuracy(torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 0]]), torch.tensor([0, 1, 0, 0])) == 0.75
 
 
+def small_recipe(**settings) -> Recipe:
+    return Recipe(**{"epochs": 2, "batch_size": 30, "views": Views(8, 0), "lr_schedule": "cosine", **settings})
+
+
+def small_network() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
+    return network, torch.optim.SGD(network.parameters(), 0.1)
+
+
 def test_every_image_is_seen_once_an_epoch_in_batches_of_nearly_one_size(digits, tmp_path):
-    seen, network = [], torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
-    network(torch.zeros(1, 3, 8, 8))
+    seen = []
 
-    def loss_of(answers, _teacher, _drawn, rows):
-        seen.append(rows.tolist())
-        return answers.square().mean()
-
-    def epoch_of(epoch):
-        return draw_epoch(64, (SIZE, SIZE), 8, np.random.default_rng(epoch)), None
-    done = train(network, digits, epoch_of, loss_of, torch.optim.SGD(network.parameters(), 0.1), epochs=2, batch_size=30,
-                 size=8, schedule=cosine, state_path=tmp_path / "state.pt", name="test")
-    assert [len(rows) for rows in seen] == [22, 21, 21] * 2 and len(done["losses"]) == 6
+    class Recorded(ImageSet):
+        def in_turn(self, drawn, parts, size):
+            parts = list(parts)
+            seen.extend(part.tolist() for part in parts)
+            return super().in_turn(drawn, parts, size)
+    network, optimizer = small_network()
+    _, loop = train(network, Recorded(**vars(digits)), Labels(digits.weights), small_recipe(), optimizer, tmp_path, "test")
+    assert [len(rows) for rows in seen] == [22, 21, 21] * 2 and len(loop.losses) == 6
     assert sorted(sum(seen[:3], [])) == sorted(sum(seen[3:], [])) == list(range(64))
     assert seen[0] != seen[3]
 
 
 def test_a_batch_in_parts_gives_the_same_step(digits, tmp_path):
     weights = []
-    for chunks in (1, 3):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
-
-        def loss_of(answers, _teacher, _drawn, rows):
-            return F.cross_entropy(answers, digits.labels[rows])
-        train(network, digits, lambda epoch: (draw_epoch(64, (SIZE, SIZE), 8, np.random.default_rng(epoch)), None), loss_of,
-              torch.optim.SGD(network.parameters(), 0.1), epochs=1, batch_size=32, size=8, schedule=linear, chunks=chunks,
-              state_path=tmp_path / f"{chunks}.pt", name="test")
+    for parts in (1, 3):
+        network, optimizer = small_network()
+        train(network, digits, Labels(digits.weights), small_recipe(parts=parts, lr_schedule="linear"), optimizer,
+              tmp_path / str(parts), "test")
         weights.append(network[1].weight.detach())
     torch.testing.assert_close(*weights)
-
-
-def test_a_loss_that_is_not_finite_is_refused(tmp_path):
-    network = torch.nn.Linear(1, 1)
-    with pytest.raises(InputError, match="finite loss, found nan at step 0"):
-        optimise(network, lambda step: [network.weight.sum() * float("nan")], 2, torch.optim.SGD(network.parameters(), 1.0),
-                 lambda step: 1.0, tmp_path / "state.pt", name="test", images_per_step=1)
-
-
-def test_learning_rates_rise_and_fall():
-    assert (cosine(0), cosine(0.5), linear(0), linear(0.25)) == pytest.approx((1, 0.5, 1, 0.75))
-    assert [half_cosine(share) for share in (0, 0.5, 1)] == pytest.approx([1, 0.5 * (1 + math.cos(math.pi / 4)), 0.5])
-    assert warm_cosine(0) < warm_cosine(0.05) < warm_cosine(0.1) == pytest.approx(1) and warm_cosine(0.99) < 0.01
-
-
-def test_the_teacher_is_what_torchvision_makes_of_its_file(teacher, image_data):
-    """Its stored accuracy is recomputed with torchvision's network and transforms alone."""
-    network = models.resnet18(num_classes=12)
-    network.load_state_dict(load_file(teacher.folder / "model.safetensors"))
-    images = real_images(load_split("folder", image_data, "test"), SIZE)
-    with torch.inference_mode():
-        answers = network.eval()(TF.normalize(images.images / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    result = json.loads((teacher.folder / "result.json").read_text())
-    assert result["metrics"]["test_accuracy"] == pytest.approx(float((answers.argmax(1) == images.labels).float().mean()))
-    assert (result["metrics"]["train_images"], result["metrics"]["test_images"], result["metrics"]["steps"]) == (168, 36, 9)
-    assert [entry["name"] for entry in load_model(teacher.folder, "teacher")[1]["classes"]] == CLASSES
+    assert not torch.equal(weights[0], small_network()[0][1].weight)

@@ -1,6 +1,6 @@
-"""Every stage in one, two and three processes: the same bytes, and of what is trained the same sums in another order.
+"""Every stage in one, two and three processes: the same bytes, and in training the same sums in another order.
 
-Processes are forked from one that has loaded the libraries and get the environment that a launcher gives them.
+Processes are forked from one that has loaded the libraries, with the environment that a launcher sets.
 """
 
 import itertools
@@ -21,22 +21,22 @@ from tiny_continual import RECIPE, tiny, write_data
 
 from continual.experiment import Run
 from distillation.datasets import load_split
+from matching.augmentation import Views
 from matching.image_set import image_set
-from matching.training import cosine, drawn_views, hard_loss_of, train
-from misc.faults import launched
+from matching.training import Labels, Recipe, train
 from misc.studies.batch import free_port, run_command
 from scripts.artefact import read_tensors, write_tensors
 from scripts.cli import ROOT
 from scripts.networks import seeded
-from scripts.parallel import Team, dealt, my_share, new_accelerator
+from scripts.parallel import Team, divide, my_share, new_accelerator
 
-# what is left between two orders of the same float32 sums after a dozen steps of SGD (seen: 2.4e-7); and where instance norm
-# magnifies it, in areas cut out of flat images (seen: 2.0e-4). Processes' rows weighted wrongly make a difference of 1e-2
+# differences of two orders of the same float32 sums after a dozen steps of SGD (measured: 2.4e-7); and magnified by instance
+# norm in areas cut out of flat images (measured: 2.0e-4). Wrong weights of the processes' rows make a difference of 1e-2
 CLOSE, CLOSE_ON_FLAT = 2e-6, 1e-3
 
 
 def run_words(environment, log, *words):
-    """What a process of its own does: the real command line as one of a launcher's processes."""
+    """Run a command line as one process of a launcher."""
     os.environ.update(environment)
     sys.argv = [str(word) for word in words]
     with open(log, "a", buffering=1) as sys.stdout:
@@ -52,7 +52,9 @@ class Job:
                                     "matching.training", "scripts.pipeline_stable_diffusion_latents2img", "sklearn.cluster"])
 
     def __init__(self, count, log, *words, work=run_words):
-        self.log, environments = log, launched(count) if count > 1 else [{}]
+        job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+        self.log = log
+        environments = [{**job, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)] if count > 1 else [{}]
         self.processes = [self.context.Process(target=work, args=(environment, log, *words)) for environment in environments]
         for process in self.processes:
             process.start()
@@ -96,12 +98,12 @@ def result_of(folder) -> dict:
 # who does what
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
-def test_costs_are_dealt_about_as_well_as_can_be(processes):
-    """Against all ways to deal, with the bound that is proven (Graham 1969)."""
+def test_the_division_of_costs_is_near_the_optimum(processes):
+    """Compared with all divisions, by the proven bound (Graham 1969)."""
     generator = torch.Generator().manual_seed(processes)
     for count in range(7):
         costs = torch.randint(1, 30, (count,), generator=generator).tolist()
-        shares = dealt(costs, processes)
+        shares = divide(costs, processes)
         assert sorted(itertools.chain(*shares)) == list(range(count)) and all(share == sorted(share) for share in shares)
         ways = itertools.product(range(processes), repeat=count)
         best = min(max(sum(cost for cost, who in zip(costs, way, strict=True) if who == each) for each in range(processes))
@@ -109,9 +111,9 @@ def test_costs_are_dealt_about_as_well_as_can_be(processes):
         assert max(sum(costs[place] for place in share) for share in shares) <= best * (4 / 3 - 1 / (3 * processes)) + 1e-9
 
 
-def test_equal_costs_are_dealt_in_turn():
-    assert dealt([1] * 7, 3) == [[0, 3, 6], [1, 4], [2, 5]]
-    assert dealt([5, 1, 1, 1, 1, 1], 2) == [[0], [1, 2, 3, 4, 5]]
+def test_equal_costs_are_divided_in_turn():
+    assert divide([1] * 7, 3) == [[0, 3, 6], [1, 4], [2, 5]]
+    assert divide([5, 1, 1, 1, 1, 1], 2) == [[0], [1, 2, 3, 4, 5]]
 
 
 def test_classes_of_unequal_folders_are_divided_evenly_by_images(own_image_data):
@@ -126,7 +128,7 @@ def test_classes_of_unequal_folders_are_divided_evenly_by_images(own_image_data)
     assert [sum(sizes[label] for label in share) for share in shares] == [34, 34, 34]
 
 
-def test_continual_runs_are_dealt_whole_by_their_length(tmp_path):
+def test_continual_runs_are_divided_by_their_length(tmp_path):
     def cost(method, **length):
         return Run(method, "real", "real", 0, 2, "seeded", "resnet18", "imagenet", 32, **{"steps": None, **length},
                    buffer_size=8, recipe=RECIPE, merging=None).cost
@@ -144,11 +146,10 @@ def test_continual_runs_are_dealt_whole_by_their_length(tmp_path):
 
 # stages 1 to 3: the same bytes
 
-@pytest.mark.parametrize("processes", [2, 3])
-@pytest.mark.parametrize(("name", "said"), [("prototypes", "36 prototypes"), ("distilled", "72 images"),
-                                            ("soft_labels", "6 of 6 epochs")])
+@pytest.mark.parametrize(("name", "said", "processes"), [("prototypes", "36 prototypes", 3), ("distilled", "72 images", 2),
+                                                         ("soft_labels", "6 of 6 epochs", 3)])
 def test_processes_write_what_one_writes(request, tmp_path, name, said, processes):
-    """With the same number of threads each (conftest.py): torch's convolutions round differently with another."""
+    """With the same number of threads each (conftest.py), which changes how torch's convolutions round."""
     one = request.getfixturevalue(name)
     job = Job(processes, tmp_path / "log", one.module, *one.flags, one.output_flag, tmp_path).finish()
     assert manifest_of(artefact(tmp_path)) == manifest_of(one.folder)
@@ -157,7 +158,7 @@ def test_processes_write_what_one_writes(request, tmp_path, name, said, processe
 
 # teacher and student: the same sums
 
-def train_small(environment, log, folder, chunks):
+def train_small(environment, log, folder, parts):
     """Train a ConvNet in 12 batches of 33 or 34 random images, weighted, with CutMix; the main process keeps it."""
     os.environ.update(environment)
     team = Team(new_accelerator()) if environment else None
@@ -166,19 +167,18 @@ def train_small(environment, log, folder, chunks):
                        torch.randint(0, 256, (100, 3, 16, 16), generator=generator, dtype=torch.uint8), torch.arange(100) % 10,
                        torch.rand(100, generator=generator))
     network = seeded("convnet_d2_w8", 10, "imagenet", 0, 16)
-    done = train(network, images, drawn_views(images, 16, 0, mix="cutmix"), hard_loss_of(images, images.weights),
-                 torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), epochs=4, batch_size=34, size=16, schedule=cosine,
-                 state_path=folder / "state.pt", name="small", chunks=chunks, team=team)
+    recipe = Recipe(4, 34, Views(16, 0, mix="cutmix"), "cosine", parts=parts)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    _, loop = train(network, images, Labels(images.weights), recipe, optimizer, folder, "small", team)
     if team is None or team.main:
-        write_tensors(folder / "model.safetensors", {**network.state_dict(), "losses": torch.tensor(done["losses"])})
+        write_tensors(folder / "model.safetensors", {**network.state_dict(), "losses": torch.tensor(loop.losses)})
 
 
-@pytest.mark.parametrize("chunks", [1, 3])
-def test_the_sums_are_those_of_one_process(tmp_path, chunks):
-    """Also where rows of a batch, and of its parts, cannot be shared evenly."""
-    for count in (1, 2, 3):
+def test_the_sums_are_those_of_one_process(tmp_path):
+    """Also where rows of a batch, and of its parts, cannot be divided evenly."""
+    for count, parts in ((1, 1), (2, 1), (3, 3)):
         (tmp_path / str(count)).mkdir()
-        Job(count, tmp_path / "log", tmp_path / str(count), chunks, work=train_small).finish()
+        Job(count, tmp_path / "log", tmp_path / str(count), parts, work=train_small).finish()
     assert max(differences(tmp_path / "1", tmp_path / count) for count in ("2", "3")) < CLOSE
 
 
@@ -241,8 +241,8 @@ def test_a_teacher_with_batch_norm_is_as_good(tmp_path):
 def test_a_batch_too_small_for_the_processes_is_refused(teacher_words, tmp_path):
     job = Job(3, tmp_path / "log", *teacher_words, "--batch-size", 5, "--output-dir", tmp_path / "teacher")
     assert job.codes() == [2, 2, 2] and not (tmp_path / "teacher").exists()
-    assert set(job.said().splitlines()) == {"error: --batch-size: expected at least 6 images in every batch, so that each of 3 "
-                                            "processes gets 2 of every part, found 4"}
+    assert set(job.said().splitlines()) == {"error: --batch-size: expected at least 6 images in every batch, 2 for each of 3 "
+                                            "processes in every part, found 4"}
 
 
 @pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, [0, 0]), (signal.SIGKILL, [3, -signal.SIGKILL])])
@@ -251,9 +251,8 @@ def test_what_ends_one_process_ends_all(teacher_words, tmp_path, number, codes):
     job = Job(2, tmp_path / "log", *teacher_words, "--epochs", 2000, "--save-seconds", 0, "--output-dir", tmp_path / "teacher")
     assert job.wait_for(state).signal(number, 1).codes() == codes
     said = [line for line in job.said().splitlines() if line.startswith(("error", "stopped", "Traceback"))]
-    assert said == (["stopped by SIGTERM; the same command continues"] if number == signal.SIGTERM else [
-        "error: another process of this job ended before its work was done; what is finished stays, the same command "
-        "continues"])
+    assert said == (["stopped by SIGTERM; run the same command again to continue"] if number == signal.SIGTERM else [
+        "error: another process of this job ended early; finished work stays, run the same command again"])
     kept = torch.load(state, weights_only=True)
     assert 0 < kept["step"] == len(kept["losses"]) < 6000
 

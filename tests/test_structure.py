@@ -25,13 +25,12 @@ FLAGS = {
     "distillation.train_ldm": "--dataset --data_dir --output_dir",
     "matching.train_teacher": "--dataset --data_dir --output-dir --arch --epochs",
     "matching.generate_soft_label":
-        "--data -a --arch -j --workers -b --batch-size --world-size --rank --dist-url --dist-backend --seed --gpu "
-        "--multiprocessing-distributed --epochs --input-size --min-scale-crops --max-scale-crops --fkd-path --use-fp16 --mode "
-        "--fkd-seed --mix-type --mixup --cutmix",
+        "--data -a --arch -j --workers -b --batch-size --epochs --input-size --min-scale-crops --max-scale-crops --fkd-path "
+        "--use-fp16 --mode --fkd-seed --mix-type --mixup --cutmix",
     "validate.train_FKD":
-        "--batch-size --gradient-accumulation-steps --start-epoch --epochs -j --workers --train-dir --val-dir --output-dir "
+        "--batch-size --gradient-accumulation-steps --epochs -j --workers --train-dir --val-dir --output-dir "
         "--cos --sgd -lr --learning-rate --momentum --weight-decay --adamw-lr --adamw-weight-decay --model --keep-topk -T "
-        "--temperature --fkd-path --wandb-project --wandb-api-key --mix-type --fkd_seed",
+        "--temperature --fkd-path --wandb-project --mix-type --fkd_seed",
 }
 
 

@@ -15,12 +15,20 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchvision.transforms import functional as TF
 
 from distillation.datasets import load_split
-from matching.augmentation import crop_resize, normalise, views
-from matching.cifar_augmentation import cut_out, draw_cutout, draw_shifts, drawn_cutout, pad_images, shifted_views
-from matching.image_set import image_set, real_images
-from matching.training import drawn_views, hard_loss_of, one_cycle, train
+from matching.augmentation import (
+    Views,
+    crop_resize,
+    cut_out,
+    draw_cutout,
+    draw_shifts,
+    draw_views,
+    normalise,
+)
+from matching.image_set import image_set, pad_images, real_images
+from matching.training import METRICS, Labels, Recipe, train
 from scripts.networks import load_model, predict, seeded
-from scripts.training import averaged
+from scripts.randomness import seed_for
+from scripts.training import averaged, triangle
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +42,7 @@ def digits():
 
 def test_shifted_views_are_torchvisions_padding_and_cropping_to_the_bit(digits):
     padded = pad_images(digits, 4)
-    drawn, _ = shifted_views(padded, SIZE, 0, flip=0.5)(3)
+    drawn = draw_views(Views(SIZE, 0, shifts=True), padded, 3)
     ours = (crop_resize(padded.images, drawn.crop, drawn.flip, SIZE) * 255).round().to(torch.uint8)
     reference = TF.pad(digits.images, 4, padding_mode="reflect")
     for place, (top, left, height, width) in enumerate(drawn.crop.tolist()):
@@ -50,7 +58,7 @@ def test_shifts_are_uniform_and_those_of_an_epoch_are_a_function_of_the_seed(dig
     assert set(places) == {(top, left) for top in range(9) for left in range(9)}
     assert chisquare(list(places.values())).pvalue > 1e-3
     padded = pad_images(digits, 4)
-    first, again, later, other = (shifted_views(padded, SIZE, seed, flip=0.5)(epoch)[0].crop
+    first, again, later, other = (draw_views(Views(SIZE, seed, shifts=True), padded, epoch).crop
                                   for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0)))
     assert torch.equal(first, again) and not torch.equal(first, later) and not torch.equal(first, other)
 
@@ -61,7 +69,7 @@ def masked_pixels(size: int, pixels: int, row: int, column: int) -> np.ndarray:
     return np.outer(*((distance >= 0) & (distance < pixels) for distance in near))
 
 
-@pytest.mark.parametrize("pixels", [1, 5, 8, 16, 40])
+@pytest.mark.parametrize("pixels", [1, 5, 8, 40])
 def test_cutout_boxes_are_those_of_centres_uniform_over_the_image(pixels):
     size, expected = 12, Counter()
     for row in range(size):
@@ -88,18 +96,9 @@ def test_cutout_sets_the_box_to_the_mean_and_leaves_the_rest():
     assert torch.equal(normalise(mean[None]), torch.zeros(1, 3, 2, 2))
 
 
-def test_cutout_is_a_function_of_seed_epoch_and_row_whatever_the_batch():
-    seen = torch.ones(64, 3, SIZE, SIZE)
-    alter, rows = drawn_cutout(64, SIZE, 8, 5), torch.arange(64)
-    first, second = alter(seen, 0, rows), alter(seen, 1, rows)
-    part = rows[[9, 3]]
-    assert torch.equal(alter(seen[part], 0, part), first[part])
-    assert not torch.equal(first, second) and not torch.equal(first, drawn_cutout(64, SIZE, 8, 6)(seen, 0, rows))
-
-
 # training
 
-def test_one_cycle_is_torchs_over_many_steps():
+def test_triangle_is_torchs_one_cycle_over_many_steps():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     theirs, steps = [], 4000
     scheduler = OneCycleLR(optimizer, 1.0, total_steps=steps, pct_start=0.25, anneal_strategy="linear", div_factor=25,
@@ -108,7 +107,7 @@ def test_one_cycle_is_torchs_over_many_steps():
         theirs.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    assert np.allclose([one_cycle(step / steps) for step in range(steps)], theirs, atol=2e-3)
+    assert np.allclose([triangle(step, steps) for step in range(steps)], theirs, atol=2e-3)
 
 
 def test_the_average_has_averaged_batchnorm_statistics():
@@ -131,16 +130,16 @@ def test_the_average_has_averaged_batchnorm_statistics():
         torch.testing.assert_close(value.double(), expected, atol=1e-4, rtol=1e-4)
 
 
-def losses_of(digits, folder, **settings) -> tuple[nn.Module, list[float]]:
-    network = seeded("convnet_d3_w16", 10, "imagenet", 0, SIZE)
-    done = train(network, digits, drawn_views(digits, SIZE, 0), hard_loss_of(digits, digits.weights),
-                 torch.optim.SGD(network.parameters(), 0.05), epochs=2, batch_size=24, size=SIZE, schedule=one_cycle,
-                 name="test", state_path=folder / "state.pt", **settings)
-    return network, done["losses"]
+def losses_of(digits, folder, network=None, **settings) -> tuple[nn.Module, list[float]]:
+    network = network or seeded("convnet_d3_w16", 10, "imagenet", 0, SIZE)
+    recipe = Recipe(**{"epochs": 2, "batch_size": 24, "views": Views(SIZE, 5), "lr_schedule": "triangle", **settings})
+    optimizer = torch.optim.SGD(network.parameters(), 0.05)
+    _, loop = train(network, digits, Labels(digits.weights), recipe, optimizer, folder, "test")
+    return network, loop.losses
 
 
 def test_bfloat16_is_close_and_leaves_weights_and_loss_in_float32(digits, tmp_path):
-    (exact, losses), (network, rounded) = losses_of(digits, tmp_path), losses_of(digits, tmp_path, bf16=True)
+    (exact, losses), (network, rounded) = losses_of(digits, tmp_path / "a"), losses_of(digits, tmp_path / "b", bf16=True)
     assert rounded == pytest.approx(losses, rel=0.02) and rounded != losses
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     assert all(loss == float(np.float32(loss)) for loss in rounded)
@@ -149,29 +148,31 @@ def test_bfloat16_is_close_and_leaves_weights_and_loss_in_float32(digits, tmp_pa
 
 def test_metrics_of_a_run_that_goes_back_are_written_again_not_twice(digits, tmp_path):
     for _ in range(2):  # no resume point was reached: the same command begins anew
-        _, losses = losses_of(digits, tmp_path, metrics_path=tmp_path / "metrics.jsonl", rate_per_step=True)
-        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        _, losses = losses_of(digits, tmp_path)
+        lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
         assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 6)]
         assert [line["loss"] for line in lines] == pytest.approx([np.mean(losses[:3]), np.mean(losses[3:])])
-        assert [line["lr"] for line in lines] == pytest.approx([0.05 * one_cycle(2 / 6), 0.05 * one_cycle(5 / 6)])
+        assert [line["lr"] for line in lines] == pytest.approx([0.05 * triangle(2, 6), 0.05 * triangle(5, 6)])
         assert lines[0]["seconds"] < lines[1]["seconds"] and all(line["images_per_second"] > 0 for line in lines)
 
 
-def test_alter_sees_the_views_of_its_rows(digits, tmp_path):
-    seen = []
-
-    def alter(given, epoch, rows):
-        drawn, _ = drawn_views(digits, SIZE, 0)(epoch)
-        assert torch.equal(given, views(digits.images, drawn, rows, SIZE))
-        seen.append(epoch)
-        return given * 0
-    _, losses = losses_of(digits, tmp_path, alter=alter)
-    assert seen == [0, 0, 0, 1, 1, 1] and losses != losses_of(digits, tmp_path)[1]
+def test_the_network_sees_views_with_the_holes_of_seed_epoch_and_row(digits, tmp_path):
+    network, seen, views = seeded("convnet_d3_w16", 10, "imagenet", 0, SIZE), [], Views(SIZE, 5, cutout=8)
+    network.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    losses_of(digits, tmp_path, network, views=views)
+    rngs = [np.random.default_rng(seed_for(5, "cutout", epoch)) for epoch in (0, 1)]
+    holes = [torch.from_numpy(draw_cutout(64, SIZE, 8, rng)) for rng in rngs]
+    assert len(seen) == 6 and not torch.equal(*holes)
+    for epoch in (0, 1):
+        drawn = draw_views(views, digits, epoch)
+        rows = drawn.order.long()
+        expected = cut_out(digits.views(drawn, rows, SIZE), holes[epoch][rows])
+        assert torch.equal(torch.cat(seen[3 * epoch:3 * epoch + 3]), expected)
 
 
 # the command
 
-RECIPE = ["--crop", "pad", "--cutout", 8, "--optimizer", "sgd", "--schedule", "one-cycle", "--label-smoothing", 0.1,
+RECIPE = ["--crop", "pad", "--cutout", 8, "--optimizer", "sgd", "--lr-schedule", "triangle", "--label-smoothing", 0.1,
           "--ema", 0.9, "--bf16", "--batch-size", 48, "--epochs", 4, "--save-seconds", 0]
 
 
@@ -197,7 +198,8 @@ def test_the_whole_recipe_killed_and_continued_equals_one_go(here, recipe, image
     test = real_images(load_split("folder", image_data, "test"), SIZE)
     correct = (predict(network, test.images).argmax(1) == test.labels).float().mean()
     assert manifest["test_accuracy"] == pytest.approx(float(correct))
-    assert (manifest["config"]["learning_rate"], manifest["config"]["weight_decay"]) == (0.1, 5e-4)
+    config = manifest["config"]
+    assert (config["learning_rate"], config["weight_decay"], config["schedule"]) == (0.1, 5e-4, "one-cycle")
 
 
 def test_a_convnet_teacher_is_rebuilt_from_its_manifest(here, image_data, tmp_path):

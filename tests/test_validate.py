@@ -22,30 +22,34 @@ def read(folder: Path, name: str) -> dict:
     return json.loads((folder / name).read_text())
 
 
-def accuracy_by_torchvision(folder: Path, image_data: Path) -> float:
-    network = models.resnet18(num_classes=12)
-    network.load_state_dict(load_file(folder / "model.safetensors"))
-    images = real_images(load_split("folder", image_data, "test"), SIZE)
-    with torch.inference_mode():
-        answers = network.eval()(TF.normalize(images.images / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return float((answers.argmax(1) == images.labels).float().mean())
-
-
 @pytest.fixture
 def hard(image_data, distilled):
     """Flags of the shortest student with hard labels."""
     return ["--labels", "hard", "--train-dir", distilled.folder, "--dataset", "folder", "--data_dir", image_data,
-            "--input-size", SIZE, "--batch-size", 36, "--epochs", 1]
+            "--input-size", SIZE, "--model", "convnet_d2_w8", "--batch-size", 36, "--epochs", 1]
 
 
 @pytest.fixture
 def soft(image_data, distilled, soft_labels):
     """Flags of the shortest student with soft labels."""
     return ["--train-dir", distilled.folder, "--fkd-path", soft_labels.folder, "--dataset", "folder", "--data_dir", image_data,
-            "--batch-size", 36, "--epochs", 1]
+            "--arch", "convnet_d2_w8", "--batch-size", 36, "--epochs", 1]
 
 
-def test_a_student_of_soft_labels_says_how_it_was_made(student, image_data, distilled):
+@pytest.mark.parametrize(("kind", "counts"), [("teacher", (168, 36, 9)), ("student", (72, 36, 4))])
+def test_the_stored_accuracy_is_that_of_torchvisions_network_and_transforms(request, image_data, kind, counts):
+    folder = request.getfixturevalue(kind).folder
+    network = models.resnet18(num_classes=12)
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    images = real_images(load_split("folder", image_data, "test"), SIZE)
+    with torch.inference_mode():
+        answers = network.eval()(TF.normalize(images.images / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    metrics = read(folder, "result.json")["metrics"]
+    assert metrics["test_accuracy"] == pytest.approx(float((answers.argmax(1) == images.labels).float().mean()))
+    assert tuple(metrics[name] for name in ("train_images", "test_images", "steps")) == counts
+
+
+def test_a_student_of_soft_labels_says_how_it_was_made(student):
     manifest, result = read(student.folder, "manifest.json"), read(student.folder, "result.json")
     assert manifest["kind"] == result["kind"] == "student"
     assert [entry["name"] for entry in manifest["classes"]] == CLASSES
@@ -53,27 +57,24 @@ def test_a_student_of_soft_labels_says_how_it_was_made(student, image_data, dist
     config = manifest["config"]
     assert (config["labels"], config["arch"], config["input_size"], config["mix_type"]) == ("soft", "resnet18", SIZE, "cutmix")
     assert set(manifest["files"]) == {"model.safetensors"}
-    metrics = result["metrics"]
-    assert (metrics["train_images"], metrics["test_images"], metrics["steps"]) == (72, 36, 4)
-    assert metrics["test_accuracy"] == pytest.approx(accuracy_by_torchvision(student.folder, image_data))
     assert {"code", "packages", "hardware", "seconds"} <= set(result) and result["seconds"]["train"] > 0
     assert {"torch", "torchvision", "diffusers"} <= set(result["packages"])
-    assert student.err == ""
+    assert all(line.startswith("student:") for line in student.err.splitlines())  # progress, on a slow machine
 
 
 def test_a_student_of_hard_labels_runs_by_its_command(command, image_data, tmp_path, hard):
     answer = command("validate.train_FKD", *hard, "--mix-type", "cutmix", "--sgd", "-lr", 0.1, "--cluster-weights",
                      "--gradient-accumulation-steps", 2, "--output-dir", tmp_path / "student")
-    assert (answer.code, answer.err) == (0, "")
+    assert answer.code == 0 and all(line.startswith("student:") for line in answer.err.splitlines())
     assert "test accuracy" in answer.out
     config = read(tmp_path / "student", "manifest.json")["config"]
     assert (config["labels"], config["soft_labels"], config["mix_type"]) == ("hard", None, "cutmix")
     network, _ = load_model(tmp_path / "student", "student")
-    assert network.fc.out_features == 12
+    assert network[-1].out_features == 12
 
 
 def test_a_student_learns_from_real_images(here, image_data, tmp_path):
-    """12 classes, each a colour of its own, in a handful of steps: far above chance, so labels and images belong together."""
+    """12 classes, each with its own colour, in a few steps: far above chance, so labels and images match."""
     assert here("validate.train_FKD", "--labels", "hard", "--dataset", "folder", "--data_dir", image_data, "--input-size", SIZE,
                 "--batch-size", 24, "--epochs", 4, "--flip", 0, "--min-scale-crops", 0.5, "--output-dir",
                 tmp_path / "student").code == 0
@@ -163,8 +164,8 @@ def test_metrics_are_lines_and_the_average_is_kept_in_bfloat16(here, hard, tmp_p
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 2), (2, 4), (3, 6)]
     assert all(line["lr"] > 0 and line["images_per_second"] > 0 for line in lines)
     last, average = (load_file(tmp_path / name / "model.safetensors") for name in ("last", "average"))
-    assert last["conv1.weight"].dtype == torch.float32 and last.keys() == average.keys()
-    assert not torch.equal(last["conv1.weight"], average["conv1.weight"])
+    assert last["0.weight"].dtype == torch.float32 and last.keys() == average.keys()
+    assert not torch.equal(last["0.weight"], average["0.weight"])
 
 
 @pytest.mark.parametrize(("flags", "name"), [(["--tensorboard"], "tensorboard"), (["--wandb-project", "x"], "wandb")])
@@ -177,24 +178,10 @@ def test_what_is_asked_to_be_logged_elsewhere_needs_its_package(here, hard, tmp_
         assert not (tmp_path / "student").exists()
 
 
-def test_a_hostile_checkpoint_is_refused_without_running_it(here, soft, tmp_path):
-    class Hostile:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "ran",)
-    torch.save({"conv1.weight": Hostile()}, tmp_path / "teacher.pt")
-    for module, flags in (("validate.train_FKD", [*soft[:2], *soft[4:], "--mode", "on-the-fly", "--output-dir", tmp_path]),
-                          ("matching.generate_soft_label", ["--data", soft[1], "--fkd-path", tmp_path / "labels"])):
-        answer = here(module, *flags, "--teacher", tmp_path / "teacher.pt", "--input-size", SIZE)
-        assert answer.code == 2 and answer.err.count("\n") == 1 and "not run" in answer.err
-    assert not (tmp_path / "ran").exists()
-    torch.load(tmp_path / "teacher.pt", weights_only=False)  # it is hostile indeed
-    assert (tmp_path / "ran").exists()
-
-
-def test_seeds_decide_the_student(here, tmp_path, soft):
-    made = []
+def test_seeds_decide_the_student_and_views_as_stored_may_be_given(here, tmp_path, soft):
+    made, agreeing = [], ["--mix-type", "cutmix", "--fkd_seed", 42, "--input-size", SIZE]
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert here("validate.train_FKD", *soft, "--seed", seed, "--output-dir", tmp_path / name).code == 0
+        assert here("validate.train_FKD", *soft, *agreeing, "--seed", seed, "--output-dir", tmp_path / name).code == 0
         made.append((tmp_path / name / "model.safetensors").read_bytes())
     assert made[0] == made[1] != made[2]
 
@@ -206,11 +193,6 @@ def test_what_contradicts_the_stored_views_is_refused(here, tmp_path, soft, flag
     assert answer.code == 2 and answer.err.count("\n") == 1
     assert str(value) in answer.err and str(stored) in answer.err and flag.strip("-")[:3] in answer.err
     assert not (tmp_path / "student").exists()
-
-
-def test_what_agrees_with_the_stored_views_is_taken(here, tmp_path, soft):
-    assert here("validate.train_FKD", *soft, "--mix-type", "cutmix", "--fkd_seed", 42, "--input-size", SIZE, "--output-dir",
-                tmp_path / "student").code == 0
 
 
 def test_more_epochs_than_stored_are_refused(here, tmp_path, soft):
@@ -225,15 +207,3 @@ def test_more_epochs_than_stored_are_refused(here, tmp_path, soft):
 def test_flags_that_contradict_each_other_are_refused(here, soft, tmp_path, flags, said):
     answer = here("validate.train_FKD", *soft, *flags, "--output-dir", tmp_path / "student")
     assert answer.code == 2 and answer.err.startswith(f"error: {said}") and answer.err.count("\n") == 1
-
-
-@pytest.mark.parametrize(("module", "flags"), [
-    ("validate.train_FKD", ["--wandb-api-key", "x", "--labels", "hard"]),
-    ("validate.train_FKD", ["--start-epoch", 3, "--labels", "hard"]),
-    ("matching.generate_soft_label", ["--world-size", 4]),
-    ("matching.generate_soft_label", ["--multiprocessing-distributed"]),
-    ("matching.generate_soft_label", ["--gpu", 0])])
-def test_retired_flags_are_answered_with_one_line(command, module, flags):
-    answer = command(module, *flags)
-    assert answer.code == 2 and answer.out == ""
-    assert answer.err.startswith(f"error: {flags[0]}: not used here; ") and answer.err.count("\n") == 1

@@ -1,6 +1,6 @@
-"""What a published protocol fixes about a student's training, as presets whose every value can still be given.
+"""Published training protocols of the student as presets; a flag overrides any value.
 
-Accuracy depends on the protocol more than on the images, so what a preset set is printed and stored with the result.
+Accuracy depends on the protocol more than on the images, so the values of a preset are printed and stored with the result.
 """
 
 # the defaults of the original train_FKD.py, and its views
@@ -9,7 +9,7 @@ ORIGINAL = {"mode": "fkd_load", "epochs": 300, "batch_size": 1024, "gradient_acc
             "max_scale_crops": 1.0, "flip": 0.5, "mix_type": "none", "fkd_seed": 42}
 
 # D4M (arXiv 2407.15138), released code: stored labels, large batches, the learning rate falls to zero
-# RDED (arXiv 2312.03526), released code: the teacher answers on the fly, small batches, the learning rate falls to half
+# RDED (arXiv 2312.03526), released code: labels on the fly, small batches, the learning rate falls to half
 PROTOCOLS = {
     "d4m": {"mode": "fkd_load", "epochs": 300, "batch_size": 1024, "gradient_accumulation_steps": 2, "lr_schedule": "cosine",
             "adamw_lr": 1e-3, "adamw_weight_decay": 0.01, "temperature": 20.0, "mix_type": "cutmix"},
@@ -19,7 +19,7 @@ PROTOCOLS = {
 
 
 def preset(protocol: str | None, classes: int, images: int) -> dict:
-    """What `protocol` sets for `images` images of `classes` classes; nothing for None."""
+    """The values of `protocol` for `images` images of `classes` classes; none for None."""
     if protocol != "rded":
         return PROTOCOLS.get(protocol, {})
     small = 50 if images <= 10 * classes else 100
@@ -27,7 +27,7 @@ def preset(protocol: str | None, classes: int, images: int) -> dict:
 
 
 def resolve(given: dict, protocol: str | None, classes: int, images: int) -> tuple[dict, dict]:
-    """`given` with its open values (None) filled: by the protocol, else as in the original. And what the protocol filled."""
+    """Fill the values of `given` that are None, from the protocol, else from the original; also returns the protocol's."""
     chosen = {name: value for name, value in preset(protocol, classes, images).items() if given[name] is None}
     filled = {name: value if value is not None else chosen.get(name, ORIGINAL.get(name)) for name, value in given.items()}
     return filled, chosen

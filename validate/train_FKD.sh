@@ -7,10 +7,10 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/settings.sh
 
-# "$@" stays last, so that its flags win
-case $LABELS-$PROTOCOL in
+case $LABELS-$PROTOCOL in       # "$@" stays last, so that its flags win
 soft-rded)
-    if [ -n "$WEIGHTS" ]; then set -- -a "$TEACHER_ARCH" --weights "$WEIGHTS" "$@"; else set -- --teacher "$TEACHER" "$@"; fi ;;
+    set -- ${WEIGHTS:+--teacher-arch "$TEACHER_ARCH" --weights "$WEIGHTS"} "$@"
+    [ -n "$WEIGHTS" ] || set -- --teacher "$TEACHER" "$@" ;;
 soft-*) set -- --fkd-path "$SOFT_LABELS" ${TEMPERATURE:+-T "$TEMPERATURE"} "$@" ;;
 *) set -- --labels "$LABELS" ${CLUSTER_WEIGHTS:+--cluster-weights} "$@" ;;
 esac

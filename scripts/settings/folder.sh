@@ -12,7 +12,7 @@ STRENGTH=${STRENGTH:-0.7} GUIDANCE=${GUIDANCE:-8} STEPS=${STEPS:-50} IMAGE_SIZE=
 # 3 teacher (the usual ImageNet recipe: 90 epochs, SGD from 0.1) and soft labels
 INPUT_SIZE=${INPUT_SIZE:-$IMAGE_SIZE} MIN_SCALE=${MIN_SCALE:-0.08} FLIP=${FLIP:-0.5} TEACHER_BATCH=${TEACHER_BATCH:-256}
 TEACHER_ARCH=${TEACHER_ARCH:-resnet18} TEACHER_STEM=${TEACHER_STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-90}
-TEACHER_RECIPE=${TEACHER_RECIPE:---min-scale-crops $MIN_SCALE --optimizer sgd --weight-decay 1e-4 --schedule cosine --bf16}
+TEACHER_RECIPE=${TEACHER_RECIPE:---min-scale-crops $MIN_SCALE --optimizer sgd --weight-decay 1e-4 --lr-schedule cosine --bf16}
 # 4 students; the protocol's batch of 1,024 would be too few steps for few images
 MODEL=${MODEL:-resnet18} STEM=${STEM:-imagenet} EPOCHS=${EPOCHS:-300} BATCH=${BATCH:-50}
 PROTOCOL=${PROTOCOL-d4m} BF16=${BF16-1}

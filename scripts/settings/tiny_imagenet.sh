@@ -13,7 +13,7 @@ STRENGTH=${STRENGTH:-0.7} GUIDANCE=${GUIDANCE:-8} STEPS=${STEPS:-50} IMAGE_SIZE=
 INPUT_SIZE=${INPUT_SIZE:-64} MIN_SCALE=${MIN_SCALE:-0.08} FLIP=${FLIP:-0.5} TEACHER_BATCH=${TEACHER_BATCH:-256}
 TEACHER_ARCH=${TEACHER_ARCH:-resnet18} TEACHER_STEM=${TEACHER_STEM:-cifar} TEACHER_EPOCHS=${TEACHER_EPOCHS:-60}
 TEACHER_RECIPE=${TEACHER_RECIPE:---crop pad --pad 8 --cutout 16 --optimizer sgd -lr 0.2 --weight-decay 5e-4 \
---schedule one-cycle --label-smoothing 0.1 --bf16}
+--lr-schedule triangle --label-smoothing 0.1 --bf16}
 # 4 students. D4M reports for ResNet-18 / 50 / 101 46.2 / 51.8 / 51.0 % at IPC 50 and 51.4 / 54.8 / 55.3 % at IPC 100 (61.9 /
 # 62.0 / 62.3 % on all real images). The protocol's batch of 1,024 would be too few steps for so few images
 MODEL=${MODEL:-resnet18} STEM=${STEM:-cifar} EPOCHS=${EPOCHS:-300} BATCH=${BATCH:-100}
