@@ -37,4 +37,4 @@ for KIND in $STREAM_LABELS; do
     esac
 done
 [ -z "$SAME_STEPS" ] || train --stream real --steps "$SAME_STEPS" --output-dir "$OUTPUT_DIR/same-steps" "$@"
-[ -z "$COMPARISON" ] || python -m misc.report.compare "$OUTPUT_DIR" --output "$COMPARISON"
+[ -z "$COMPARISON" ] || python -m misc.report compare "$OUTPUT_DIR" --output "$COMPARISON"

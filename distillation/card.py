@@ -1,15 +1,14 @@
-"""The card of a distilled set: its `README.md`, with which the folder can be pushed to a hub as it is.
+"""The card of a distilled set, its `README.md`: the folder can be pushed to a hub as it is.
 
-With soft labels beside the images (misc/export.py) the card stands above `images/` and `soft_labels/`.
-
-Its front matter is what `datasets.load_dataset(folder)` reads: the files, the columns and the names of the classes.
+`datasets.load_dataset(folder)` reads files, columns and class names from the front matter. An export with soft labels
+(misc/export.py) has the folders `images/` and `soft_labels/` below the card.
 """
 
 import json
 from pathlib import PurePosixPath
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-METHODS = {    # what the images are called, and how they came about
+METHODS = {    # name of the images, and how they were made
     "d4m": ("D4M images", "Each image starts from a prototype, a k-means centroid of its class's latents; the prototype is "
             "noised to `strength` of the noise schedule and denoised under the class's prompt (D4M)."),
     "prototype": ("Decoded prototypes", "Each image is a prototype, a k-means centroid of its class's latents, decoded without "
@@ -46,9 +45,9 @@ CITATION = """@inproceedings{su2024d4m,
 
 
 def card(classes: list[dict], config: dict, rows: list[dict], labels: dict | None = None) -> str:
-    """The text of `README.md`; a function of its arguments alone, so without dates, timings and paths.
+    """The text of `README.md`, without dates, timings and paths.
 
-    `labels` is the manifest of soft labels that lie beside the images, in `soft_labels/`; the images lie in `images/` then.
+    `labels`: the manifest of soft labels in `soft_labels/`; the images are in `images/` then.
     """
     below = "images/" if labels else ""
     made, how = MODE_GUIDED if config.get("guidance") == "mode" else METHODS.get(config.get("method"), UNKNOWN)
@@ -75,7 +74,7 @@ def card(classes: list[dict], config: dict, rows: list[dict], labels: dict | Non
 
 
 def front_matter(pretty_name: str, classes: list[dict], rows: list[dict], below: str) -> list[str]:
-    """The hub's YAML, between its two marks; the images lie in the folder `below` ("images/", or "")."""
+    """The hub's YAML; the images are in the folder `below` ("images/" or "")."""
     endings = sorted({PurePosixPath(entry["file_name"]).suffix for entry in rows})
     return ["---", f"pretty_name: {quoted(pretty_name)}", "license: other", "license_name: source-data-set",
             "task_categories:", "- image-classification",
@@ -92,7 +91,7 @@ def size_category(count: int) -> str:
 
 
 def column_names(rows: list[dict]) -> list[str]:
-    """The columns as `datasets` has them: the file's name becomes the image."""
+    """The columns in `datasets`: the file name becomes the image."""
     return ["image", *[name for name in rows[0] if name != "file_name"]]
 
 
@@ -108,24 +107,24 @@ def feature(name: str, classes: list[dict], rows: list[dict]) -> list[str]:
 
 
 def unique_names(classes: list[dict]) -> list[str]:
-    """The classes' names; with their index in front where two classes share one, which `datasets` would refuse."""
+    """The class names; with an index in front if two are equal, which `datasets` refuses."""
     names = [entry["name"] for entry in classes]
     return names if len(set(names)) == len(names) else [f"{label} {name}" for label, name in enumerate(names)]
 
 
 def quoted(text: str) -> str:
-    """Any text as a YAML string: JSON's quoting, which YAML understands, but for what YAML calls unprintable."""
+    """Any text as a YAML string: JSON's quoting, with unprintable characters escaped for YAML."""
     return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(text, ensure_ascii=False))
 
 
 def columns_table(rows: list[dict]) -> list[str]:
-    """What each column holds."""
+    """The meaning of each column."""
     known = [name for name in column_names(rows) if name in COLUMNS]
     return ["| column | what |", "|---|---|", *[f"| `{name}` | {COLUMNS[name]} |" for name in known]]
 
 
 def soft_label_section(labels: dict) -> list[str]:
-    """Where the soft labels lie, what they hold, and how they are read."""
+    """Content of the soft labels, and how to read them."""
     return ["## Soft labels",
             "`soft_labels/` holds a teacher's logits for views of these images: one safetensors file for each of "
             f"{len(labels['files'])} epochs, with what was drawn for every view. Rows are images in the order of "
@@ -140,7 +139,7 @@ def soft_label_section(labels: dict) -> list[str]:
 
 
 def configuration_table(title: str, config: dict, level: str = "##") -> list[str]:
-    """Everything that decided the images, or their labels."""
+    """The configuration of the images or of the soft labels."""
     flat = {key: value for name, value in config.items() for key, value in
             ({f"{name}.{part}": inner for part, inner in value.items()} if isinstance(value, dict) else {name: value}).items()}
     cells = [(name, json.dumps(value, ensure_ascii=False).replace("|", "\\|")) for name, value in flat.items()]

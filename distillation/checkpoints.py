@@ -1,4 +1,4 @@
-"""Stable Diffusion checkpoints, from a folder or a hub, loaded into the two patched pipelines."""
+"""Load Stable Diffusion checkpoints, from a folder or a hub, into the two patched pipelines."""
 
 import hashlib
 import re
@@ -15,11 +15,10 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = None, revision: str | None = None):
-    """Load `checkpoint` into `pipeline_class` on `device`; a hub is asked only for the name of a hub checkpoint.
+    """Load `checkpoint`, a folder or a hub name, into `pipeline_class` on `device`. Code in a checkpoint is never run.
 
-    `pipeline_class.parts` are the folders it needs; `dtype` None means float16 on an accelerator and float32 on the CPU;
-    `revision` is a branch, tag or commit of the hub's repository. Code in it is never run. Raises InputError when the folder,
-    or the hub's repository of that name, is not in Stable Diffusion's format.
+    `dtype` None: float16 on an accelerator, float32 on the CPU. `revision`: branch, tag or commit on the hub. Raises InputError
+    for what is not in Stable Diffusion's format.
     """
     expected = f"{checkpoint}: expected a Stable Diffusion checkpoint (a folder with model_index.json, or a hub name)"
     folder, commit = Path(checkpoint), None
@@ -36,7 +35,7 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
         commit = hub_commit(checkpoint, revision)
     precision = getattr(torch, dtype or ("float32" if torch.device(device).type == "cpu" else "float16"))
     for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()  # a bar per weight file says nothing about the work
+        library.disable_progress_bar()  # one bar for each weight file
     try:
         return pipeline_class.from_pretrained(checkpoint, dtype=precision, revision=commit).to(device)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
@@ -44,41 +43,40 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
 
 
 def _may_be_on_hub(checkpoint: str) -> bool:
-    """`owner/name`, unless a local folder `owner` says that a path was meant."""
+    """Whether this is `owner/name`; with a local folder `owner` it is a path."""
     return bool(HUB_NAME.fullmatch(checkpoint)) and not Path(checkpoint).parent.is_dir()
 
 
 def _fetch_description(checkpoint: str, revision: str | None, expected: str) -> None:
-    """Have `model_index.json` of a hub checkpoint in the cache, so that nothing is loaded from a name that is none.
+    """Fetch `model_index.json` of a hub checkpoint into the cache; raises InputError when neither cache nor hub has it.
 
-    The hub is asked once, for at most HF_HUB_ETAG_TIMEOUT seconds (10): diffusers would warn and ask again for half a minute.
-    Raises InputError when neither cache nor hub has it.
+    One request of at most HF_HUB_ETAG_TIMEOUT seconds (10); diffusers itself would retry for half a minute.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import logging as hub_logging
     verbosity = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()  # with a refusal some hubs send advice about accounts
+    hub_logging.set_verbosity_error()  # some hubs send advice about accounts
     try:
         if not isinstance(try_to_load_from_cache(checkpoint, "model_index.json", revision=revision), str):
             get_hf_file_metadata(hf_hub_url(checkpoint, "model_index.json", revision=revision))
             hf_hub_download(checkpoint, "model_index.json", revision=revision)
-    except Exception as error:  # of the hub, the network, the name, or offline mode: all mean "not there"
+    except Exception as error:  # hub, network, name or offline mode: there is none
         raise InputError(f"{expected}, found none on the hub or in its cache: {one_line(error)}") from None
     finally:
         hub_logging.set_verbosity(verbosity)
 
 
 def hub_commit(checkpoint: str, revision: str | None = None) -> str:
-    """The commit of a hub checkpoint whose description is in the cache: the snapshot it lies in there."""
+    """The commit of a hub checkpoint in the cache."""
     from huggingface_hub import try_to_load_from_cache
     return Path(try_to_load_from_cache(checkpoint, "model_index.json", revision=revision)).parent.name
 
 
 def checkpoint_identity(checkpoint: str, parts: tuple[str, ...], revision: str | None = None) -> str:
-    """Name and commit of a hub checkpoint that was loaded; of a local folder its name and a hash of all files in `parts`."""
+    """Name and commit of a loaded hub checkpoint; for a folder, its name and a hash of all files in `parts`."""
     folder = Path(checkpoint)
     if not folder.is_dir():
         return f"{checkpoint}@{hub_commit(checkpoint, revision)}"
     files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
-    seen = hashlib.sha256("".join(digest(path) for path in files).encode())
-    return f"{folder.resolve().name} {seen.hexdigest()[:16]}"
+    together = hashlib.sha256("".join(digest(path) for path in files).encode())
+    return f"{folder.resolve().name} {together.hexdigest()[:16]}"

@@ -1,9 +1,10 @@
-"""Real images, one class at a time: `load_split(name, ...)` gives classes in order, labels and a reader per image."""
+"""Real images and the prompts of their classes: `load_split(name, ...)` gives ordered classes, labels and a reader."""
 
 import hashlib
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,44 +15,45 @@ import torch
 from PIL import Image
 
 from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_image
-from distillation.prompts import own_prompts, plain, read_lines, with_prompts
-from scripts.artefact import is_inner
-from scripts.cli import InputError
+from scripts.artefact import is_inner, read_bytes
+from scripts.cli import ROOT, InputError
+
+PROMPTS = ROOT / "distillation" / "label-prompt"
+BY_CLASS = {"digits": "digits.txt", "cifar10": "cifar10.txt", "cifar100": "cifar100.txt"}  # lines in class order
+BY_WNID = {"imagenet": ("imagenet_wnids.txt", "imagenet_classes.txt"),  # WordNet numbers, and their names line by line
+           "tiny_imagenet": ("tiny_imagenet_wnids.txt", "tiny_imagenet_classes.txt")}
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set. Classes travel as one ordered list; `labels[i]` indexes it."""
+    """The training or test images of a data set."""
 
     name: str
-    classes: list[dict]            # {"name": folder or class name, "prompt": text}, in label order
-    labels: np.ndarray             # [N] int64
+    classes: list[dict]                # {"name": folder or class name, "prompt": text}, in label order
+    labels: np.ndarray                 # [N] int64, indices of `classes`
     read: Callable[[int], Image.Image]
     native_size_pixels: int | None = None
-    paths: list[Path] | None = None    # where the images lie as files, if they do
-    root: Path | None = None           # the folder they lie below
+    paths: list[Path] | None = None    # of images that are files
+    root: Path | None = None           # the folder above these files
     on_bad_image: str = "error"        # or "skip"
 
     def identity(self) -> str:
-        """A hash of what is there to see without opening files: classes, prompts, labels, and the files' names.
-
-        A file may be repaired without becoming another data set.
-        """
+        """A hash of classes, prompts, labels and file names. Files are not opened: a repaired one changes nothing."""
         files = [(path.parent.name, path.name) for path in self.paths or []]
-        seen = json.dumps([self.classes, self.labels.tolist(), files])
-        return hashlib.sha256(seen.encode()).hexdigest()
+        content = json.dumps([self.classes, self.labels.tolist(), files])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def rows_of(self, label: int) -> np.ndarray:
-        """Indices of the images of class `label`, in the data set's order."""
+        """Indices of the images of class `label`."""
         return np.flatnonzero(self.labels == label)
 
     def only(self, rows: np.ndarray) -> "Split":
-        """The images `rows`, in that order, as a split of the same classes."""
+        """The split of the images `rows`, in that order."""
         return replace(self, labels=self.labels[rows], read=lambda row: self.read(int(rows[row])),
                        paths=[self.paths[row] for row in rows] if self.paths else None)
 
     def describe_bad(self, rows) -> list[dict]:
-        """{"file": path below `root`, "reason": text} of those of `rows` that cannot be read; for manifests."""
+        """{"file": path below `root`, "reason": text} of the unreadable images among `rows`."""
         described = []
         for row in rows:
             try:
@@ -66,8 +68,8 @@ def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Pa
                prompt_template: str | None = None, on_bad_image: str = "error") -> Split:
     """Load `split` ("train" or "test") of the data set `name`.
 
-    Prompts are the data set's own, or the lines of `label_file` in class order, put in place of {} in `prompt_template`; class
-    names stay. Raises InputError for a missing folder, an empty class, an unknown wnid, a label file that does not fit.
+    Prompts are the data set's own or the lines of `label_file` in class order; they replace {} in `prompt_template`. Raises
+    InputError for a missing folder, an empty class, an unknown wnid, and a label file that does not fit.
     """
     loaded = _LOADERS[name](Path(data_dir), split)
     names = [entry["name"] for entry in loaded.classes]
@@ -78,70 +80,85 @@ def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Pa
 
 
 def decode(split: Split, rows, size_pixels: int, workers: int = 2, fit: str = "squash") -> torch.Tensor:
-    """Decode images `rows` to uint8 [n, 3, size, size], `fit` as in `fit_image`. Raises BadImage for the first unreadable."""
+    """Decode images `rows` to uint8 [n, 3, size, size]; `fit` is that of `fit_image`. Raises BadImage for an unreadable one."""
     return decode_readable(replace(split, on_bad_image="error"), rows, size_pixels, workers, fit)[0]
 
 
 def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2,
                     fit: str = "squash") -> tuple[torch.Tensor, np.ndarray]:
-    """Decode images `rows` to uint8 [n, 3, size, size] and say which they are, int64 [n].
+    """Decode images `rows`: uint8 [n, 3, size, size], and the rows that were readable, int64 [n].
 
-    An unreadable image raises BadImage, or is left out where the split's `on_bad_image` is "skip".
+    An unreadable image raises BadImage unless the split's `on_bad_image` is "skip".
     """
     rows = np.asarray(rows, dtype=np.int64)
     images = np.empty((len(rows), 3, size_pixels, size_pixels), dtype=np.uint8)  # torch would start threads in each worker
 
-    def one(place: int) -> bool:
+    def decode_one(index: int) -> bool:
         try:
-            image = fit_image(split.read(int(rows[place])), size_pixels, fit)
+            image = fit_image(split.read(int(rows[index])), size_pixels, fit)
         except BadImage:
             if split.on_bad_image == "skip":
                 return False
             raise
-        images[place] = np.asarray(image).transpose(2, 0, 1)
+        images[index] = np.asarray(image).transpose(2, 0, 1)
         return True
     with ThreadPoolExecutor(workers) as pool:
-        readable = np.array(list(pool.map(one, range(len(rows)))), dtype=bool)
+        readable = np.array(list(pool.map(decode_one, range(len(rows)))), dtype=bool)
     return torch.from_numpy(images if readable.all() else images[readable]), rows[readable]
 
 
 def decode_all(split: Split, size_pixels: int, workers: int = 2, fit: str = "squash") -> tuple[torch.Tensor, Split]:
-    """All readable images of a split, uint8 [N, 3, size, size], and the split of just these; says on stderr what is left out.
-
-    Raises InputError for a class without a readable image, and as `decode_readable` does.
-    """
+    """Decode all readable images of a split, uint8 [N, 3, size, size], and return the split of these (`readable_part`)."""
     images, rows = decode_readable(split, range(len(split.labels)), size_pixels, workers, fit)
     return images, readable_part(split, rows)
 
 
 def readable_part(split: Split, rows: np.ndarray) -> Split:
-    """The split of the images `rows`, which could be read; says on stderr what is left out.
+    """The split of the readable images `rows`; reports on stderr how many are left out.
 
     Raises InputError for a class without a readable image.
     """
     if len(rows) == len(split.labels):
         return split
-    left = split.only(rows)
+    part = split.only(rows)
     for label, entry in enumerate(split.classes):
-        if not len(left.rows_of(label)):
+        if not len(part.rows_of(label)):
             raise InputError(f"{split.root}: expected at least one readable image of class {entry['name']}, found none among "
                              f"{len(split.rows_of(label))}")
     bad = np.setdiff1d(np.arange(len(split.labels)), rows)
     print(f"{split.root}: {len(bad)} of {len(split.labels)} images cannot be read and are left out, the first "
           f"{split.paths[bad[0]]}", file=sys.stderr)
-    return left
+    return part
 
+
+def check_enough_images(split: Split, ipc: int) -> None:
+    """Raise InputError when a class has fewer than `ipc` images."""
+    smallest = min(range(len(split.classes)), key=lambda label: len(split.rows_of(label)))
+    available = len(split.rows_of(smallest))
+    if available < ipc:
+        raise InputError(f"--ipc: expected at most {available}, the images of class {split.classes[smallest]['name']} of "
+                         f"{split.name}, found {ipc}")
+
+
+def check_enough_readable(split: Split, label: int, readable, ipc: int) -> None:
+    """Raise InputError when class `label` has fewer than `ipc` `readable` images."""
+    if len(readable) < ipc:
+        raise InputError(f"--ipc: expected at most {len(readable)}, the readable images of class "
+                         f"{split.classes[label]['name']} of {split.name}, found {ipc}")
+
+
+# each data set
 
 def _digits(data_dir: Path, split: str) -> Split:
-    """The 1,797 handwritten digits of scikit-learn (UCI), every fourth image of a class held out for testing."""
+    """The 1,797 handwritten digits of scikit-learn (UCI); every fourth image of a class is a test image."""
     from sklearn.datasets import load_digits
     bunch = load_digits()
-    place_in_class = np.zeros(len(bunch.target), dtype=int)
+    index_in_class = np.zeros(len(bunch.target), dtype=int)
     for label in range(10):
         rows = np.flatnonzero(bunch.target == label)
-        place_in_class[rows] = np.arange(len(rows))
-    held_out = place_in_class % 4 == 3
-    keep = np.flatnonzero(held_out if split == "test" else ~held_out)
+        index_in_class[rows] = np.arange(len(rows))
+    test = index_in_class % 4 == 3
+    keep = np.flatnonzero(test if split == "test" else ~test)
     pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)
 
     def read(row):
@@ -156,8 +173,8 @@ def _torchvision(name: str) -> Callable[[Path, str], Split]:
         from torchvision.datasets import CIFAR10, CIFAR100
         source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
         try:
-            data = source(data_dir, train=split == "train", download=True)  # what is there already is only checked
-        except Exception as error:  # torchvision raises URLError, HTTPError, RuntimeError: all mean "not there"
+            data = source(data_dir, train=split == "train", download=True)  # existing files are only checked
+        except Exception as error:  # torchvision raises URLError, HTTPError, RuntimeError: all mean that there is none
             raise InputError(f"{data_dir}: expected {name} as torchvision stores it, found none and could not "
                              f"download it ({' '.join(str(error).split())})") from None
         classes = [{"name": label} for label in data.classes]
@@ -191,7 +208,7 @@ def _tiny_imagenet(data_dir: Path, split: str) -> Split:
         listed.append((columns[1], columns[0]))
     if not listed:
         raise InputError(f"{annotations}: expected one line per image, found none")
-    listed.sort()  # as if they lay in one folder per wnid
+    listed.sort()  # the order of one folder per wnid
     wnids = sorted({wnid for wnid, _ in listed})
     paths = [annotations.parent / "images" / file for _, file in listed]
     labels = np.searchsorted(wnids, [wnid for wnid, _ in listed]).astype(np.int64)
@@ -199,7 +216,7 @@ def _tiny_imagenet(data_dir: Path, split: str) -> Split:
 
 
 def image_folder(name: str, root: Path, sort_key=lambda path: path.name, on_bad_image: str = "error") -> Split:
-    """One folder per class below `root`; classes in the sorted order of their names, as torchvision orders them."""
+    """The split of one folder per class below `root`, in the order of their names, as in torchvision."""
     entries = [path for path in root.iterdir() if not path.name.startswith(".")]
     for path in entries:
         if path.is_symlink() and not os.path.exists(path):
@@ -229,3 +246,73 @@ def _of_files(name: str, root: Path, class_names: list[str], paths: list[Path], 
 
 _LOADERS = {"digits": _digits, "cifar10": _torchvision("cifar10"), "cifar100": _torchvision("cifar100"),
             "tiny_imagenet": _tiny_imagenet, "imagenet": _folder("imagenet"), "folder": _folder("folder")}
+
+
+# prompts
+
+def plain(name: str) -> str:
+    """A class name as text: spaces for underscores, accents composed."""
+    return unicodedata.normalize("NFC", name.replace("_", " "))
+
+
+def with_prompts(classes: list[dict], dataset: str, label_file: str | Path | None = None,
+                 template: str | None = None) -> list[dict]:
+    """The classes with the prompts of `label_file` (default: their own), in place of {} in `template`.
+
+    Raises InputError for a template without {} and for a label file that does not fit.
+    """
+    if template is not None and "{}" not in template:
+        raise InputError(f"--prompt_template: expected a text with {{}} in it, found {template!r}")
+    prompts = [entry["prompt"] for entry in classes]
+    if label_file is not None:
+        prompts = file_prompts(Path(label_file), dataset, [entry["name"] for entry in classes])
+    if template is not None:
+        prompts = [template.replace("{}", prompt) for prompt in prompts]
+    return [{**entry, "prompt": prompt} for entry, prompt in zip(classes, prompts, strict=True)]
+
+
+def own_prompts(dataset: str, names: list[str], root: Path | None = None) -> list[str]:
+    """The data set's prompts of the classes `names`, or the plain names. Raises InputError for an unknown wnid."""
+    if dataset in BY_CLASS:
+        return read_lines(PROMPTS / BY_CLASS[dataset])
+    known = by_wnid(dataset)
+    unknown = [name for name in names if name not in known]
+    if known and unknown:
+        raise InputError(f"{root}: expected class folders named by the {len(known)} wnids of {dataset}, or a label file "
+                         f"(--label_file_path), found {len(unknown)} other names, the first {unknown[0]}")
+    return [known.get(name, plain(name)) for name in names]
+
+
+def by_wnid(dataset: str) -> dict[str, str]:
+    """Names by wnid, in sorted order of the wnids; empty for a data set without wnids."""
+    wnids, names = (read_lines(PROMPTS / file) for file in BY_WNID[dataset]) if dataset in BY_WNID else ((), ())
+    return dict(zip(wnids, names, strict=True))
+
+
+def file_prompts(path: Path, dataset: str, names: list[str]) -> list[str]:
+    """The lines of a label file, one prompt per class in the order of `names`.
+
+    Raises InputError for another number of lines, and for the classes' own names in another order.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: expected a label file with {len(names)} lines, found none")
+    lines = read_lines(path)
+    if len(lines) != len(names) or not all(lines):
+        found = len(lines) if all(lines) else f"an empty line {lines.index('') + 1}"
+        raise InputError(f"{path}: expected {len(names)} prompts, one per line in class order, found {found}")
+    known = by_wnid(dataset)
+    given, own = ([plain(text).casefold() for text in texts] for texts in (lines, [known.get(name, name) for name in names]))
+    if given != own and sorted(given) == sorted(own):
+        first = next(index for index in range(len(own)) if given[index] != own[index])
+        raise InputError(f"{path}: expected the names of {dataset} in class order, line {first + 1} {own[first]!r}, "
+                         f"found {lines[first]!r}")
+    return lines
+
+
+def read_lines(path: Path) -> list[str]:
+    """The stripped lines of a text file, without an empty last one. Raises InputError for a file that is not UTF-8."""
+    try:
+        lines = [line.strip() for line in read_bytes(path, "a text file").decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected text in UTF-8, found {error}") from None
+    return lines[:-1] if lines and not lines[-1] else lines

@@ -1,28 +1,20 @@
-"""Stages 1 and 2 in one go, with no files between: from a data set to its distilled images.
+"""Stages 1 and 2 in one command, with no files between them: from a data set to its distilled images.
 
     python -m distillation.distill --dataset digits --ipc 10 --strength 0.3 --save_init_image_path distilled
 
-Writes the images that gen_prototype and gen_syn_image would write, under <save_init_image_path>/<dataset>_ipc<N>_.../, a few
-classes at a time. The same command resumes; under `accelerate launch` classes are divided among
-the processes.
+Writes what gen_prototype and gen_syn_image would write to <save_init_image_path>/<dataset>_ipc<N>_.../, a few classes at a
+time. The same command resumes; `accelerate launch -m distillation.distill ...` divides the classes among processes.
 """
 
 import shutil
 import time
 from pathlib import Path
 
-from distillation.gen_prototype import (
-    add_prototype_flags,
-    check_enough_images,
-    check_prototype_flags,
-    checked_size,
-    prototypes_of,
-)
+from distillation.gen_prototype import add_prototype_flags, check_prototype_flags, prototypes_of
 from distillation.gen_prototype import configuration as prototypes_configuration
 from distillation.gen_syn_image import (
     add_synthesis_flags,
     check_synthesis_flags,
-    complete,
     configuration,
     folder_name,
     load_filter,
@@ -47,9 +39,10 @@ def parse_args():
 
 
 def main(args):
-    from distillation.datasets import load_split
-    from distillation.image_maker import ImageMaker
-    from distillation.synthesis import check_latent_shape
+    from distillation.datasets import check_enough_images, load_split
+    from distillation.distilled_set import complete
+    from distillation.encoding import size_to_encode
+    from distillation.synthesis import ImageMaker, check_latent_shape
     from scripts.artefact import read_json
     from scripts.parallel import all_done, begin_together, new_accelerator
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
@@ -59,7 +52,7 @@ def main(args):
     check_enough_images(split, args.ipc)
     pipeline = load_images_pipeline(args, accelerator.device)
     encoder = StableDiffusionGenLatentsPipeline(pipeline.vae)
-    size, images_per_class = checked_size(encoder, args.size), args.ipc * (args.repeats or 1)
+    size, images_per_class = size_to_encode(encoder, args.size), args.ipc * (args.repeats or 1)
     check_latent_shape(pipeline, encoder.latent_shape(size), size, args.diffusion_checkpoints_path)
     teacher = load_filter(args, split.classes, images_per_class, accelerator.device)
     source = prototypes_configuration(args, split, size)
@@ -70,47 +63,44 @@ def main(args):
             clear_parts(folder)
         accelerator.print(f"{folder}: complete, nothing to do")
         return
-    seconds: dict[str, float] = {}
+
+    seconds = {"encode": 0.0, "wait": 0.0, "cluster": 0.0, "make": 0.0}
     maker = ImageMaker(pipeline, split.classes, folder, config, teacher, args.num_workers)
     distil(encoder, maker, split, size, args, accelerator, seconds)
     if all_done(accelerator):
-        rows = [each for label in range(len(split.classes)) for each in read_json(part_file(folder, label))]
-        complete(folder, split.classes, config, rows, {name: seconds.get(name, 0.0) for name in ("encode", "cluster", "make")})
+        rows = [row for label in range(len(split.classes)) for row in read_json(part_file(folder, label))]
+        complete(folder, split.classes, config, rows, {name: seconds[name] for name in ("encode", "cluster", "make")})
         clear_parts(folder)
 
 
 def distil(encoder, maker, split, size: int, args, accelerator, seconds: dict) -> None:
-    """Make the images of this process's classes: as many classes together as fill a batch."""
+    """Make the images of this process's classes, in groups of classes that fill a batch."""
     from scripts.artefact import write_json
     from scripts.parallel import my_unfinished
 
     labels, together = list(range(len(split.classes))), classes_together(args)
     groups = [labels[first:first + together] for first in range(0, len(labels), together)]
 
-    def done(group: list[int]) -> bool:
-        return all(part_file(maker.folder, label).exists() for label in group)
-    # whole groups are made again after an interruption: rounding may depend on a batch's size
-    costs = [cost(group, split, args) for group in groups]
-    mine = my_unfinished(groups, done, accelerator, costs)
-    ends, found = {group[-1]: group for group in mine}, {}
-    wanted = [label for group in mine for label in group]
-    for label, prototypes in prototypes_of(encoder, split, wanted, size, args, seconds):
+    # an interrupted group is made again as a whole, since rounding may depend on the batch's size
+    mine = my_unfinished(groups, lambda group: all(part_file(maker.folder, label).exists() for label in group), accelerator,
+                         costs=[cost(group, split, args) for group in groups])
+    group_ending_at, found = {group[-1]: group for group in mine}, {}
+    for label, prototypes in prototypes_of(encoder, split, [label for group in mine for label in group], size, args, seconds):
         found[label] = prototypes
-        if label in ends:
+        if label in group_ending_at:
             started = time.perf_counter()
-            for made, rows in make_group(maker, ends[label], found, args).items():
+            for made, rows in make_group(maker, group_ending_at[label], found, args).items():
                 write_json(part_file(maker.folder, made), rows)
-            seconds["make"] = seconds.get("make", 0.0) + time.perf_counter() - started
+            seconds["make"] += time.perf_counter() - started
             found = {}
             stop_if_asked()
 
 
 def make_group(maker, labels: list[int], prototypes: dict, args) -> dict[int, list[dict]]:
-    """Make and write the images of the classes `labels`; returns the rows of what was written, by label."""
-    from distillation.image_maker import plan_rows
-    rows = [row for label in labels
-            for row in plan_rows(maker.classes, {label: prototypes[label].weights}, args.repeats or 1, args.seed,
-                                 args.image_format)]
+    """Make and write the images of the classes `labels`; returns the written rows by label."""
+    from distillation.synthesis import plan_rows
+    rows = plan_rows(maker.classes, {label: prototypes[label].weights for label in labels}, args.repeats or 1, args.seed,
+                     args.image_format)
     for batch in maker.batches(rows):
         maker.make(batch, prototypes)
     maker.wait()
@@ -128,17 +118,17 @@ def denoised(args) -> int:
 
 
 def cost(group: list[int], split, args) -> int:
-    """Passes through a network: of every real image of the classes through the encoder, of what is denoised at every step."""
+    """Passes through a network: one for each real image, and one for each step of each image denoised."""
     return sum(len(split.rows_of(label)) for label in group) + len(group) * denoised(args) * args.num_inference_steps
 
 
 def part_file(folder: Path, label: int) -> Path:
-    """Where the rows of a class wait for the manifest."""
+    """The file of a class's rows until the manifest is written."""
     return folder / "parts" / f"{label:05d}.json"
 
 
 def clear_parts(folder: Path) -> None:
-    """Remove what waited for the manifest, also after a run killed in between: readers would take its folder for a class."""
+    """Remove the part files, which readers would take for a class; a run killed after its manifest leaves them."""
     shutil.rmtree(part_file(folder, 0).parent, ignore_errors=True)
 
 

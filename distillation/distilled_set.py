@@ -1,6 +1,6 @@
-"""Distilled sets: zero-padded class folders of PNGs, rows in the manifest and in `metadata.jsonl`.
+"""Distilled sets: zero-padded class folders of images, and a row per image in the manifest and in `metadata.jsonl`.
 
-So `torchvision.datasets.ImageFolder` and `datasets.load_dataset("imagefolder", ...)` read the same labels from the same folder.
+`torchvision.datasets.ImageFolder` and `datasets.load_dataset("imagefolder", ...)` read the same labels from this folder.
 """
 
 import json
@@ -14,28 +14,36 @@ from torch import Tensor
 from distillation.card import card
 from distillation.datasets import image_folder
 from distillation.prototypes import class_folder
-from scripts.artefact import atomic_path, finish, raise_first, read_manifest, write_text
+from scripts.artefact import atomic_path, finish, raise_first, read_manifest, write_result, write_text
 from scripts.cli import InputError
 
-LARGEST_WEIGHT = 10 ** 6  # ours are shares of a class
+LARGEST_WEIGHT = 10 ** 6  # this code writes fractions of a class
 
 
 def row(label: int, name: str, prototype: int, repeat: int, seed: int, weight: float, image_format: str = "png") -> dict:
-    """One image's row; `weight` is its share of its class, `prototype` the cluster (or the place in the draw)."""
+    """An image's row: `prototype` is its cluster (baselines: its index in the draw), `weight` its fraction of the class."""
     folder = class_folder(label, name)
     return {"file_name": f"{folder}/{label:05d}-p{prototype:03d}-r{repeat:02d}.{image_format}", "label": label,
             "prototype": prototype, "repeat": repeat, "seed": seed, "weight": weight}
 
 
 def write_image(folder: Path, file_name: str, image: Image.Image) -> None:
-    """Write one image without loss, as PNG or WebP by its name's ending, atomically."""
+    """Write an image losslessly and atomically, as PNG or WebP by the ending of its name."""
     lossless = {"lossless": True} if file_name.endswith(".webp") else {}
     with atomic_path(Path(folder) / file_name) as partial:
         image.save(partial, format="WEBP" if lossless else "PNG", **lossless)
 
 
+def complete(folder: Path, classes: list[dict], config: dict, rows: list[dict], seconds: dict) -> None:
+    """Write result.json, `metadata.jsonl`, the card and the manifest."""
+    spent = sum(seconds.values())
+    write_result(folder, "distilled", config, {"images": len(rows), "images_per_second": len(rows) / spent}, seconds)
+    finish_distilled(folder, classes, config, rows)
+    print(f"{folder}: {len(rows)} images in {spent:.1f} s")
+
+
 def finish_distilled(folder: Path, classes: list[dict], config: dict, rows: list[dict]) -> None:
-    """Write `metadata.jsonl`, the card and the manifest: the set is complete."""
+    """Write `metadata.jsonl`, the card and the manifest."""
     write_text(folder / "metadata.jsonl", "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rows))
     write_text(folder / "README.md", card(classes, config, rows))
     files = [entry["file_name"] for entry in rows] + ["metadata.jsonl", "README.md"]
@@ -43,10 +51,7 @@ def finish_distilled(folder: Path, classes: list[dict], config: dict, rows: list
 
 
 def read_distilled(folder: str | Path) -> tuple[list[dict], list[Path], Tensor, Tensor]:
-    """Classes, image paths, labels [N] and weights [N] of a distilled set.
-
-    Folders of the original (`0`, `1`, `10`, ... without a manifest) are read in numeric order. Raises InputError.
-    """
+    """Classes, image paths, labels [N] and weights [N] of a distilled set, or of the original's folders `0`, `1`, `10`, ..."""
     folder = Path(folder)
     if not (folder / "manifest.json").exists() and not (folder / "config.json").exists() and folder.is_dir():
         return _read_original(folder)
@@ -58,20 +63,20 @@ def read_distilled(folder: str | Path) -> tuple[list[dict], list[Path], Tensor, 
 
 
 def row_problems(manifest: dict) -> list[str]:
-    """What is wrong with the rows of a distilled set's manifest: files it does not name, labels and weights out of range."""
+    """What is wrong with a manifest's rows: files it does not list, labels and weights out of range."""
     rows, classes, problems = manifest.get("rows"), manifest["classes"], []
     if not isinstance(rows, list) or not rows:
         return ["expected rows, a list of one per image, found none"]
-    for place, entry in enumerate(rows):
+    for index, entry in enumerate(rows):
         name, label, weight = (entry.get(key) if isinstance(entry, dict) else None for key in ("file_name", "label", "weight"))
         if not isinstance(name, str) or name not in manifest["files"]:
-            problems.append(f"row {place}: expected a file_name that files has, found {name!r}")
+            problems.append(f"row {index}: expected a file_name that files has, found {name!r}")
         elif type(label) is not int or not 0 <= label < len(classes):
-            problems.append(f"row {place}, {name}: expected a label below {len(classes)}, found {label!r}")
+            problems.append(f"row {index}, {name}: expected a label below {len(classes)}, found {label!r}")
         elif type(weight) not in (int, float) or not 0 <= weight <= LARGEST_WEIGHT:
-            problems.append(f"row {place}, {name}: expected a weight in [0, {LARGEST_WEIGHT}], found {weight!r}")
+            problems.append(f"row {index}, {name}: expected a weight in [0, {LARGEST_WEIGHT}], found {weight!r}")
         elif PurePosixPath(name).parts[0] != class_folder(label, classes[label]["name"]):
-            problems.append(f"row {place}, {name}: expected a file in {class_folder(label, classes[label]['name'])}")
+            problems.append(f"row {index}, {name}: expected a file in {class_folder(label, classes[label]['name'])}")
     names = [entry.get("file_name") for entry in rows if isinstance(entry, dict)]
     if not problems and len(set(names)) < len(names):
         problems.append("expected another file in each row, found one twice")
@@ -89,10 +94,7 @@ def _read_original(folder: Path):
 
 
 def check_class_names(name: str, classes: list[dict], expected_name: str, expected: list[dict]) -> None:
-    """Raise InputError when two ordered lists of classes differ.
-
-    Folders of the original say no more than the index, so their names `0`, `1`, ... fit any list of that length.
-    """
+    """Raise InputError when two ordered lists of classes differ. The original's names `0`, `1`, ... fit any list."""
     found, wanted = ([unicodedata.normalize("NFC", entry["name"]) for entry in entries] for entries in (classes, expected))
     if found not in (wanted, [str(label) for label in range(len(wanted))]):
         raise InputError(f"{name}: expected the {len(wanted)} classes of {expected_name} in its order, found {len(found)}: "

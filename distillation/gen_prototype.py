@@ -2,16 +2,15 @@
 
     python -m distillation.gen_prototype --dataset digits --ipc 10 --save_prototype_path prototypes
 
-Reads the training split and the autoencoder of a Stable Diffusion checkpoint, one class in memory at a time; writes
-<save_prototype_path>/<dataset>-ipc<N>-kmexpand<M>/. The same command resumes; under `accelerate launch`
-classes are divided among the processes.
+Encodes the training images with the autoencoder of a Stable Diffusion checkpoint and writes
+<save_prototype_path>/<dataset>-ipc<N>-kmexpand<M>/. Memory holds one class at a time. The same command resumes;
+`accelerate launch -m distillation.gen_prototype ...` divides the classes among processes.
 """
 
 import time
 from pathlib import Path
 
 from scripts.cli import (
-    InputError,
     Parser,
     add_checkpoint_flags,
     add_dataset_flags,
@@ -37,20 +36,20 @@ def parse_args():
 
 
 def add_prototype_flags(parser) -> None:
-    """Flags that decide the prototypes, the same in gen_prototype and distill."""
+    """Add the flags of prototypes, shared by gen_prototype and distill."""
     # images
     parser.add_argument("--size", default=None, type=int, help="resolution to encode at (default: the checkpoint's)")
     parser.add_argument("--resize", default="squash", choices=("squash", "crop"),
-                        help="to a square: squash ignores the aspect ratio, as D4M does; crop takes the centre")
+                        help="squash ignores the aspect ratio, as D4M does; crop takes the centre square")
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
     # model
     add_checkpoint_flags(parser)
     parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
                         help="default: float16 on an accelerator, float32 on the CPU")
-    parser.add_argument("--latent", default="sample", choices=("sample", "mean"), help="of the autoencoder's posterior")
+    parser.add_argument("--latent", default="sample", choices=("sample", "mean"), help="of the posterior")
     # clustering
     parser.add_argument("--ipc", default=10, type=int, help="prototypes (images) per class")
-    parser.add_argument("--km_expand", default=1, type=int, help="mini-batches of km_expand * ipc latents, at least 1,024")
+    parser.add_argument("--km_expand", default=1, type=int, help="k-means batch = km_expand * ipc latents, at least 1,024")
     parser.add_argument("--kmeans", default="minibatch", choices=("minibatch", "full"), help="scikit-learn's estimator")
     parser.add_argument("--prototype", default="centroid", choices=("centroid", "medoid", "random"),
                         help="medoid: the real latent nearest to the centroid; random: real latents, without k-means")
@@ -59,7 +58,7 @@ def add_prototype_flags(parser) -> None:
 
 
 def check_prototype_flags(args) -> None:
-    """Refuse numbers that cannot be."""
+    """Raise InputError for numbers out of range."""
     for flag in ("ipc", "km_expand", "batch_size", "num_workers"):
         check_range(f"--{flag}", getattr(args, flag), 1)
     if args.size is not None:
@@ -68,31 +67,33 @@ def check_prototype_flags(args) -> None:
 
 def main(args):
     from distillation.checkpoints import load_pipeline
-    from distillation.datasets import load_split
+    from distillation.datasets import check_enough_images, load_split
+    from distillation.encoding import size_to_encode
     from distillation.prototypes import class_file, folder_name, write_class
     from scripts.parallel import all_done, begin_together, my_unfinished, new_accelerator
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
+    accelerator = new_accelerator()
     split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
-    accelerator = new_accelerator()
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, accelerator.device, args.dtype,
                              args.revision)
-    size = checked_size(pipeline, args.size)
+    size = size_to_encode(pipeline, args.size)
     name = folder_name(args.dataset, args.ipc, args.km_expand, args.prototype, args.outliers)
     folder = Path(args.save_prototype_path) / name
     config = configuration(args, split, size)
+
     if begin_together(folder, "prototypes", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
     else:
         seconds: dict[str, float] = {}
-        files = [folder / class_file(label, entry["name"]) for label, entry in enumerate(split.classes)]
-        there = sum(file.exists() for file in files)
-        if there and accelerator.is_main_process:
-            print(f"{folder}: {there} of {len(files)} classes are there already")
-        labels = list(range(len(files)))
-        costs = [len(split.rows_of(label)) for label in labels]
-        mine = my_unfinished(labels, lambda label: files[label].exists(), accelerator, costs)
+        labels = list(range(len(split.classes)))
+        files = [folder / class_file(label, split.classes[label]["name"]) for label in labels]
+        done = sum(file.exists() for file in files)
+        if done and accelerator.is_main_process:
+            print(f"{folder}: {done} of {len(files)} classes are there already")
+        mine = my_unfinished(labels, lambda label: files[label].exists(), accelerator,
+                             costs=[len(split.rows_of(label)) for label in labels])
         for label, found in prototypes_of(pipeline, split, mine, size, args, seconds):
             write_class(folder, label, split.classes[label]["name"], found)
             stop_if_asked()
@@ -102,34 +103,17 @@ def main(args):
         write_originals_file(folder)
 
 
-def checked_size(pipeline, size: int | None) -> int:
-    """The resolution to encode at; raises InputError for one that the autoencoder cannot halve as often as it must."""
-    size, factor = size or pipeline.size_pixels, pipeline.downsampling
-    if size % factor:
-        raise InputError(f"--size: expected a multiple of {factor}, by which the autoencoder shrinks an image, found {size}")
-    return size
-
-
-def check_enough_images(split, ipc: int) -> None:
-    """Raise InputError when a class has fewer images than it is to have prototypes."""
-    smallest = min(range(len(split.classes)), key=lambda label: len(split.rows_of(label)))
-    available = len(split.rows_of(smallest))
-    if available < ipc:
-        raise InputError(f"--ipc: expected at most {available}, the images of class {split.classes[smallest]['name']} of "
-                         f"{split.name}, found {ipc}")
-
-
 def prototypes_of(pipeline, split, labels: list[int], size: int, args, seconds: dict):
-    """Yield (label, Prototypes) class by class; adds to `seconds`."""
+    """Yield (label, Prototypes) for each of `labels`: encode the class, then cluster it. Adds to `seconds`."""
+    from distillation.datasets import check_enough_readable
     from distillation.encoding import encode_classes
     from distillation.prototypes import find_prototypes
-    from distillation.real_subset import check_count
     from scripts.randomness import seed_for
     for label, latents, rows in encode_classes(pipeline, split, labels, size, seed=args.seed, latent=args.latent,
                                                batch_size=args.batch_size, workers=args.num_workers, fit=args.resize,
                                                seconds=seconds):
         started = time.perf_counter()
-        check_count(rows, args.ipc, split, label)
+        check_enough_readable(split, label, rows, args.ipc)
         found = find_prototypes(latents, args.ipc, args.km_expand, seed_for(args.seed, "kmeans", label), kmeans=args.kmeans,
                                 prototype=args.prototype, outliers=args.outliers)
         seconds["cluster"] = seconds.get("cluster", 0.0) + time.perf_counter() - started
@@ -137,7 +121,7 @@ def prototypes_of(pipeline, split, labels: list[int], size: int, args, seconds: 
 
 
 def configuration(args, split, size: int) -> dict:
-    """What decides the prototypes, whatever machine and path they are made on."""
+    """Everything that decides the prototypes; no paths."""
     from distillation.checkpoints import checkpoint_identity
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     names = ("dataset", "ipc", "km_expand", "kmeans", "prototype", "outliers", "latent", "dtype", "resize", "batch_size",
@@ -148,12 +132,12 @@ def configuration(args, split, size: int) -> dict:
 
 
 def complete(folder: Path, split, config: dict, latent_shape: tuple, seconds: dict) -> None:
-    """Write result and manifest."""
+    """Write result.json and the manifest."""
     from distillation.prototypes import class_file
     from scripts.artefact import finish, read_tensors, write_result
     files = [class_file(label, entry["name"]) for label, entry in enumerate(split.classes)]
-    left_out = [int(split.rows_of(label)[place]) for label, file in enumerate(files)
-                for place in read_tensors(folder / file)["skipped"]]
+    left_out = [int(split.rows_of(label)[index]) for label, file in enumerate(files)
+                for index in read_tensors(folder / file)["skipped"]]
     skipped = split.describe_bad(left_out)
     counts = {"classes": len(files), "prototypes": len(files) * config["ipc"], "images": len(split.labels) - len(left_out)}
     write_result(folder, "prototypes", config, counts, seconds)
@@ -164,7 +148,7 @@ def complete(folder: Path, split, config: dict, latent_shape: tuple, seconds: di
 
 
 def write_originals_file(folder: Path) -> None:
-    """Write the finished `folder` once more as the original's JSON, beside it."""
+    """Write the original's JSON file beside the finished `folder`."""
     from distillation.prototypes import read_prototypes, write_json_file
     path = folder.with_name(folder.name + ".json")
     if path.exists():

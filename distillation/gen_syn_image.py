@@ -1,11 +1,11 @@
-"""Stage 2: one prototype -> one synthetic image; or, in the same format, the baselines it is compared with.
+"""Stage 2: one prototype -> one synthetic image; or the baselines, in the same format.
 
     python -m distillation.gen_syn_image --dataset digits --prototype_path prototypes/digits-ipc10-kmexpand1 \\
         --save_init_image_path distilled --strength 0.7
 
 Writes <save_init_image_path>/<dataset>_ipc<prototypes>_<ipc>_s<strength>_g<guidance>_kmexpand<M>/ (other methods:
-<dataset>_<method>_ipc<N>/). The same command resumes; under `accelerate launch` batches are divided
-among the processes.
+<dataset>_<method>_ipc<N>/). The same command resumes; `accelerate launch -m distillation.gen_syn_image ...` divides the
+batches among processes.
 """
 
 import time
@@ -14,6 +14,7 @@ from pathlib import Path
 from scripts.cli import (
     InputError,
     Parser,
+    Progress,
     add_checkpoint_flags,
     add_dataset_flags,
     check_range,
@@ -22,7 +23,7 @@ from scripts.cli import (
     stop_if_asked,
 )
 
-REAL = ("random", "herding", "kcenter")  # methods that choose real images
+REAL = ("random", "herding", "kcenter")  # real images (real_subset.py)
 METHODS = ("d4m", "prototype", "noise", *REAL)
 
 
@@ -34,7 +35,7 @@ def parse_args():
                         help="d4m; prototype: decoded centroids; noise: no prototype; random, herding, kcenter: real images")
     parser.add_argument("--prototype_path", default=None, help="folder of gen_prototype, or the original's JSON file")
     parser.add_argument("--ipc", default=None, type=int, help="images per class (default: one per prototype)")
-    parser.add_argument("--km_expand", default=1, type=int, help="names the folder, as in the original")
+    parser.add_argument("--km_expand", default=1, type=int, help="the value of gen_prototype; names the folder")
     parser.add_argument("--seed", default=0, type=int, help="seed of the noise, or of the choice of real images")
     parser.add_argument("--size", default=None, type=int, help="herding, kcenter: resolution to encode at")
     parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images")
@@ -48,36 +49,36 @@ def parse_args():
     args = parser.parse_args()
     check_synthesis_flags(args)
     if args.method in ("d4m", "prototype") and not args.prototype_path:
-        raise InputError(f"--prototype_path: expected a folder of gen_prototype for --method {args.method}, found nothing")
+        raise InputError(f"--method {args.method} needs --prototype_path, a folder of gen_prototype")
     if args.method in ("noise", *REAL) and args.ipc is None:
-        raise InputError(f"--ipc: expected a number of images per class for --method {args.method}, found nothing")
+        raise InputError(f"--method {args.method} needs --ipc, the number of images per class")
     return args
 
 
 def add_synthesis_flags(parser) -> None:
-    """Flags that decide how a prototype becomes an image, the same in gen_syn_image and distill."""
-    parser.add_argument("--strength", "-s", default=0.7, type=float, help="share of the noise schedule, 0 to 1")
+    """Add the flags of images, shared by gen_syn_image and distill."""
+    parser.add_argument("--strength", "-s", default=0.7, type=float, help="fraction of the noise schedule, 0 to 1")
     parser.add_argument("--guidance_scale", "-g", default=8, type=float, help="classifier-free guidance")
     parser.add_argument("--num_inference_steps", default=50, type=int, help="steps of the whole schedule")
     parser.add_argument("--scheduler", default=None, help="diffusers' name, as DDIMScheduler (default: the checkpoint's)")
     parser.add_argument("--negative_prompt", default="cartoon, anime, painting", help="the original's; '' for other domains")
     parser.add_argument("--repeats", default=None, type=int, help="images per prototype (default: 1, or what --ipc asks for)")
     parser.add_argument("--guidance", default="cfg", choices=("cfg", "mode"),
-                        help="mode: from noise, pulled towards the prototypes (MGD3), beside classifier-free guidance")
+                        help="mode: start from noise and guide to the prototypes (MGD3), with classifier-free guidance")
     parser.add_argument("--mode_scale", default=0.1, type=float, help="strength of mode guidance")
     parser.add_argument("--stop_t", default=None, type=int, help="steps of mode guidance (default: half of all)")
     parser.add_argument("--filter_teacher", default=None,
-                        help="folder of train_teacher: that teacher chooses among candidates (CaO2)")
-    parser.add_argument("--candidates", default=2, type=int, help="images drawn for each one kept, with --filter_teacher")
+                        help="folder of train_teacher; the teacher chooses among candidates (CaO2)")
+    parser.add_argument("--candidates", default=2, type=int, help="with --filter_teacher: images made for each one kept")
     parser.add_argument("--filter_keep", default=None, choices=("confident", "hard"),
-                        help="of those recognised, keep ... (default: confident up to 10 images per class, hard above)")
+                        help="which recognised candidate to keep (default: confident up to 10 images per class, hard above)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the UNet; pays on long runs on an accelerator")
-    parser.add_argument("--image_size", default=None, type=int, help="pixels (default: what is made, at most 224)")
-    parser.add_argument("--image_format", default="png", choices=("png", "webp"), help="both without loss")
+    parser.add_argument("--image_size", default=None, type=int, help="pixels of the files (default: those made, at most 224)")
+    parser.add_argument("--image_format", default="png", choices=("png", "webp"), help="both are lossless")
 
 
 def check_synthesis_flags(args) -> None:
-    """Refuse numbers that cannot be."""
+    """Raise InputError for numbers out of range and flags that do not fit together."""
     check_range("--strength", args.strength, 0, 1)
     check_range("--mode_scale", args.mode_scale, 0)
     for flag in ("batch_size", "num_inference_steps", "num_workers", "ipc", "image_size", "repeats", "stop_t", "size"):
@@ -85,111 +86,51 @@ def check_synthesis_flags(args) -> None:
             check_range(f"--{flag}", getattr(args, flag), 1)
     check_range("--candidates", args.candidates, 2 if args.filter_teacher else 1)
     if args.guidance == "mode" and args.method != "d4m":
-        raise InputError(f"--guidance mode: expected --method d4m, whose prototypes it guides to, found {args.method}")
+        raise InputError(f"--guidance mode needs --method d4m (got {args.method})")
     for flag in ("filter_teacher", "repeats"):
         if args.method in REAL and getattr(args, flag) is not None:
-            raise InputError(f"--{flag}: expected a method that makes images, found --method {args.method}")
+            raise InputError(f"--{flag} needs --method d4m, prototype or noise (got {args.method})")
 
 
 def main(args):
-    from scripts.parallel import new_accelerator
+    from scripts.parallel import all_done, begin_together, my_unfinished, new_accelerator
     accelerator = new_accelerator()
     if args.method in REAL:
+        from distillation.real_subset import choose_real
         choose_real(args, accelerator)
-    else:
-        generate(args, accelerator)
-
-
-def choose_real(args, accelerator) -> None:
-    """The baselines every table needs: `ipc` real training images of each class, by chance or by their latents."""
-    from distillation.datasets import load_split
-    from distillation.distilled_set import row, write_image
-    from distillation.gen_prototype import check_enough_images
-    from distillation.synthesis import to_pil
-    from scripts.parallel import all_done, begin_together, my_unfinished
-
-    split = load_split(split="train", **dataset_flags(args))
-    check_enough_images(split, args.ipc)
-    size = args.image_size or split.native_size_pixels or 224
-    folder = Path(args.save_init_image_path) / f"{args.dataset}_{args.method}_ipc{args.ipc}"
-    choose, settings = chooser(args, split, size, accelerator.device)
-    config = {**{name: getattr(args, name) for name in ("method", "dataset", "ipc", "seed", "image_format")},
-              "image_size": size, "data": split.identity(), **settings}
-    if begin_together(folder, "distilled", config, accelerator):
-        accelerator.print(f"{folder}: complete, nothing to do")
         return
-    started = time.perf_counter()
-    rows = [[row(label, entry["name"], place, 0, args.seed, 1 / args.ipc, args.image_format) for place in range(args.ipc)]
-            for label, entry in enumerate(split.classes)]
-
-    def done(label: int) -> bool:
-        return all((folder / each["file_name"]).exists() for each in rows[label])
-    costs = [1 if args.method == "random" else len(split.rows_of(label)) for label in range(len(rows))]
-    for label, images in choose(my_unfinished(list(range(len(rows))), done, accelerator, costs)):
-        for image, each in zip(images, rows[label], strict=True):
-            write_image(folder, each["file_name"], to_pil(image, size))
-        stop_if_asked()
-    if all_done(accelerator):
-        complete(folder, split.classes, config, [each for group in rows for each in group],
-                 {"choose": time.perf_counter() - started})
-
-
-def chooser(args, split, size: int, device):
-    """What yields (label, uint8 images) for the labels it is given, and the settings that decide its choice."""
-    from distillation import real_subset
-    common = {"count": args.ipc, "size_pixels": size, "seed": args.seed, "workers": args.num_workers}
-    if args.method == "random":
-        return lambda labels: real_subset.at_random(split, labels, **common), {}
-    from distillation.checkpoints import checkpoint_identity, load_pipeline
-    from distillation.gen_prototype import checked_size
-    from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
-    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, device, args.dtype,
-                             args.revision)
-    encoded = checked_size(pipeline, args.size)
-    settings = {"size": encoded, "dtype": args.dtype, "batch_size": args.batch_size, "checkpoint": checkpoint_identity(
-        args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts, args.revision)}
-    return lambda labels: real_subset.by_latents(split, labels, pipeline=pipeline, method=args.method,
-                                                 encode_at_pixels=encoded, batch_size=args.batch_size, **common), settings
-
-
-def generate(args, accelerator) -> None:
-    """Denoise (or only decode) every prototype `repeats` times."""
-    from distillation.image_maker import ImageMaker, plan_rows
-    from scripts.cli import Progress
-    from scripts.parallel import all_done, begin_together, my_unfinished
+    from distillation.distilled_set import complete
+    from distillation.synthesis import ImageMaker, plan_rows
 
     pipeline = load_images_pipeline(args, accelerator.device)
     classes, prototypes, source = starting_points(args, pipeline)
     repeats = repeats_of(args, source["ipc"])
     images_per_class = source["ipc"] * repeats
     teacher = load_filter(args, classes, images_per_class, accelerator.device)
-    made = prototypes[0].centroids.shape[-1] * pipeline.vae_scale_factor
+    made_pixels = prototypes[0].centroids.shape[-1] * pipeline.vae_scale_factor
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
-    config = configuration(args, args.image_size or min(made, 224), source, images_per_class)
+    config = configuration(args, args.image_size or min(made_pixels, 224), source, images_per_class)
     if begin_together(folder, "distilled", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
-    started = time.perf_counter()
-    rows = plan_rows(classes, {label: found.weights for label, found in prototypes.items()}, repeats, args.seed,
-                     args.image_format)
-    maker = ImageMaker(pipeline, classes, folder, config, teacher, args.num_workers)
 
-    def done(batch: list[dict]) -> bool:
-        return all(maker.made(each) for each in batch)
-    there = sum(bool(maker.made(each)) for each in rows)
-    with Progress(total=len(rows), initial=there, desc=f"synthesise ({args.method})", unit="img") as bar:
-        for batch in my_unfinished(maker.batches(rows), done, accelerator):
+    started = time.perf_counter()
+    weights = {label: found.weights for label, found in prototypes.items()}
+    rows = plan_rows(classes, weights, repeats, args.seed, args.image_format)
+    maker = ImageMaker(pipeline, classes, folder, config, teacher, args.num_workers)
+    done = sum(bool(maker.made(row)) for row in rows)
+    with Progress(total=len(rows), initial=done, desc=f"synthesise ({args.method})", unit="img") as bar:
+        for batch in my_unfinished(maker.batches(rows), lambda batch: all(map(maker.made, batch)), accelerator):
             maker.make(batch, prototypes)
             bar.update(len(batch))
             stop_if_asked()
         maker.wait()
     if all_done(accelerator):
-        complete(folder, classes, config, [maker.made(each) for each in rows],
-                 {"synthesise": time.perf_counter() - started})
+        complete(folder, classes, config, list(map(maker.made, rows)), {"synthesise": time.perf_counter() - started})
 
 
 def load_images_pipeline(args, device):
-    """The pipeline that makes images, laid out and compiled for `device`."""
+    """Load the pipeline that makes images; channels-last on an accelerator."""
     import torch
 
     from distillation.checkpoints import load_pipeline
@@ -206,19 +147,18 @@ def load_images_pipeline(args, device):
 
 
 def starting_points(args, pipeline):
-    """Classes, Prototypes by label (zeros for `noise`) and what is known of where they come from."""
+    """Classes, Prototypes by label (zeros for `noise`), and the facts about their source that the configuration stores."""
     import torch
 
-    from distillation.datasets import load_split
-    from distillation.prompts import with_prompts
+    from distillation.datasets import load_split, with_prompts
     from distillation.prototypes import Prototypes, read_prototypes
     from distillation.synthesis import check_latent_shape, latent_shape
     from scripts.artefact import identity
 
     if args.method == "noise":
         split = load_split(split="train", **dataset_flags(args))
-        nothing = Prototypes(torch.zeros(args.ipc, *latent_shape(pipeline)), torch.ones(args.ipc), torch.tensor(0.0))
-        return split.classes, dict.fromkeys(range(len(split.classes)), nothing), {"ipc": args.ipc, "data": split.identity()}
+        zeros = Prototypes(torch.zeros(args.ipc, *latent_shape(pipeline)), torch.ones(args.ipc), torch.tensor(0.0))
+        return split.classes, dict.fromkeys(range(len(split.classes)), zeros), {"ipc": args.ipc, "data": split.identity()}
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
     classes = with_prompts(classes, args.dataset, args.label_file_path, args.prompt_template)
     check_latent_shape(pipeline, prototypes[0].centroids.shape[1:], made_with.get("size"), args.prototype_path)
@@ -228,10 +168,10 @@ def starting_points(args, pipeline):
 
 
 def repeats_of(args, prototypes: int) -> int:
-    """Images per prototype, from --repeats and --ipc; raises InputError where they do not fit."""
+    """Images per prototype, from --repeats or --ipc; raises InputError if they do not fit together."""
     if args.repeats is not None and args.ipc not in (None, prototypes * args.repeats):
-        raise InputError(f"--ipc: expected {prototypes * args.repeats}, as --repeats {args.repeats} of {prototypes} prototypes "
-                         f"per class give, found {args.ipc}")
+        raise InputError(f"--ipc: expected {prototypes * args.repeats} ({prototypes} prototypes per class x --repeats "
+                         f"{args.repeats}), found {args.ipc}")
     if args.ipc and args.ipc % prototypes:
         raise InputError(f"--ipc: expected a multiple of the {prototypes} prototypes per class in {args.prototype_path}, "
                          f"found {args.ipc}")
@@ -239,20 +179,20 @@ def repeats_of(args, prototypes: int) -> int:
 
 
 def load_filter(args, classes: list[dict], images_per_class: int, device):
-    """The teacher that chooses among candidates, None without --filter_teacher."""
-    from distillation.teacher_filter import TeacherFilter
+    """The teacher that chooses among candidates; None without --filter_teacher."""
     if args.filter_teacher is None:
         return None
+    from distillation.guidance import TeacherFilter
     return TeacherFilter(args.filter_teacher, classes, keep_of(args, images_per_class), device)
 
 
 def keep_of(args, images_per_class: int) -> str:
-    """Which of the recognised candidates to keep."""
+    """Which recognised candidate to keep."""
     return args.filter_keep or ("confident" if images_per_class <= 10 else "hard")
 
 
 def configuration(args, image_size: int, source: dict, images_per_class: int) -> dict:
-    """What decides the images, whatever machine and path they are made on."""
+    """Everything that decides the images; no paths."""
     from distillation.checkpoints import checkpoint_identity
     from scripts.artefact import digest, identity
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
@@ -272,12 +212,12 @@ def configuration(args, image_size: int, source: dict, images_per_class: int) ->
 
 
 def stop_of(args) -> int:
-    """How many steps mode guidance takes part in."""
+    """Steps of mode guidance."""
     return args.stop_t or max(1, args.num_inference_steps // 2)
 
 
 def folder_name(args, ipc: int, source: dict) -> str:
-    """The original's name for D4M's own images, a plain one for the baselines; an ending for what the original had not."""
+    """The folder of a run: the original's name for D4M images, with an ending for what the original cannot do."""
     from distillation.prototypes import ending
     added = ending(source.get("prototype"), source.get("outliers"), "_")
     added += (f"_{args.scheduler}" if args.scheduler else "") + (f"_filter{args.candidates}" if args.filter_teacher else "")
@@ -285,16 +225,6 @@ def folder_name(args, ipc: int, source: dict) -> str:
         return f"{args.dataset}_{args.method}_ipc{ipc}{added}"
     how = f"mode{args.mode_scale}-{stop_of(args)}" if args.guidance == "mode" else f"s{args.strength}"
     return f"{args.dataset}_ipc{source['ipc']}_{ipc}_{how}_g{float(args.guidance_scale)}_kmexpand{args.km_expand}{added}"
-
-
-def complete(folder: Path, classes: list[dict], config: dict, rows: list[dict], seconds: dict) -> None:
-    """Write result, rows and manifest."""
-    from distillation.distilled_set import finish_distilled
-    from scripts.artefact import write_result
-    spent = sum(seconds.values())
-    write_result(folder, "distilled", config, {"images": len(rows), "images_per_second": len(rows) / spent}, seconds)
-    finish_distilled(folder, classes, config, rows)
-    print(f"{folder}: {len(rows)} images in {spent:.1f} s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Image files as people have them: found below a folder, opened as upright RGB of 8 bits, fitted to a square."""
+"""Image files: found below a folder, opened as upright 8-bit RGB, fitted to a square."""
 
 import errno
 import io
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from scripts.cli import InputError
 
@@ -23,7 +24,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `c
 
 
 class BadImage(InputError):
-    """A file that cannot be read as an image; `reason` says what was found."""
+    """A file that cannot be read as an image, and the `reason`."""
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: expected an image, found {reason}")
@@ -31,13 +32,13 @@ class BadImage(InputError):
 
 
 def image_files(folder: Path, root: Path) -> list[Path]:
-    """Image files below `folder`, known by their endings, in the order of torchvision's ImageFolder.
+    """Image files below `folder`, by their endings, in the order of torchvision's ImageFolder.
 
-    Links are followed, except those that lead back to a folder above (`root`, where the data set begins, counts as one).
-    Hidden files and folders are left out. Broken links stay in: whoever opens them finds out.
+    Links are followed unless they lead to a folder above, `root` included. Hidden files and folders are skipped. Broken links
+    are listed: opening them raises BadImage.
     """
     above = frozenset(_identity(path) for path in (root.resolve(), *root.resolve().parents))
-    return [Path(place, name) for place, name in sorted(_walk(str(folder), above))]
+    return [Path(parent, name) for parent, name in sorted(_walk(str(folder), above))]
 
 
 def _walk(folder: str, above: frozenset) -> Iterator[tuple[str, str]]:
@@ -61,10 +62,10 @@ def _identity(folder) -> tuple[int, int]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open an image as RGB of 8 bits, turned upright as its EXIF says; transparency lies on white, 16-bit grey is scaled.
+    """Open an image as 8-bit RGB: upright by its EXIF tag, on white where transparent, 16-bit grey scaled to 8 bits.
 
-    The first frame of an animation. Colour profiles are not applied. Raises BadImage for what is damaged, truncated, larger
-    than LARGEST_BYTES or Pillow's limit of pixels, or has pixels of unknown range (float and 32-bit images).
+    Of an animation the first frame. Colour profiles are not applied. Raises BadImage for a damaged file, one larger than
+    LARGEST_BYTES or Pillow's limit of pixels, and pixels of unknown range (float and 32-bit).
     """
     try:
         with open(path, "rb") as file:
@@ -72,7 +73,7 @@ def open_image(path: Path) -> Image.Image:
     except OSError as error:
         if error.errno in OF_THE_FILE:
             raise BadImage(path, OF_THE_FILE[error.errno]) from None
-        raise  # the disk's fault: no reason to go on without the image
+        raise  # the disk fails, not the file
     if len(content) > LARGEST_BYTES:
         raise BadImage(path, f"a file of more than {LARGEST_BYTES} bytes")
     try:
@@ -83,12 +84,12 @@ def open_image(path: Path) -> Image.Image:
         raise
     except UnidentifiedImageError:
         raise BadImage(path, f"{len(content)} bytes that are none of {', '.join(FORMATS)}") from None
-    except Exception as error:  # Pillow's decoders raise whatever the damage leads them into
+    except Exception as error:  # Pillow's decoders raise errors of any kind on damaged files
         raise BadImage(path, " ".join(f"{error}".split()) or type(error).__name__) from None
 
 
 def check_pixels(image: Image.Image) -> None:
-    """Refuse more pixels than Pillow's limit, where Pillow itself only warns up to twice as many."""
+    """Raise ValueError above Pillow's limit of pixels; Pillow itself does so only above twice that limit."""
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, more than Pillow's limit of {Image.MAX_IMAGE_PIXELS}")
 
@@ -106,18 +107,18 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_of_16_bits(image: Image.Image) -> Image.Image:
-    """Scale to 8 bits: the largest value the format allows becomes 255."""
-    tags = getattr(image, "tag_v2", {})  # a TIFF's
+    """Scale to 8 bits: the format's largest value becomes 255."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
     largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1  # or 12
     grey = (np.asarray(image).astype(np.float64) * (255 / largest)).round().astype(np.uint8)
     return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)
 
 
 def fit_image(image: Image.Image, size_pixels: int, fit: str) -> Image.Image:
-    """Fit to a square of `size_pixels`, bilinear with antialias; an image of that size already is taken as it is.
+    """Fit to a square of `size_pixels`, bilinear with antialias; an image of that size is not changed.
 
-    "squash" ignores the aspect ratio, as D4M does; "crop" brings the shorter side to `size_pixels` and cuts out the centre;
-    "centre", the usual ImageNet test view, brings it to 8/7 of that first.
+    `fit`: "squash" ignores the aspect ratio, as D4M does; "crop" resizes the shorter side to `size_pixels` and cuts the centre;
+    "centre" resizes it to 8/7 of `size_pixels` first, the usual ImageNet test view.
     """
     square = (size_pixels, size_pixels)
     if image.size == square:
@@ -126,5 +127,13 @@ def fit_image(image: Image.Image, size_pixels: int, fit: str) -> Image.Image:
         return image.resize(square, Image.Resampling.BILINEAR)
     side = min(image.size) * size_pixels / round(size_pixels * SHORTER_SIDE[fit])
     left, top = ((length - side) / 2 for length in image.size)
-    # cut out and resized in one go: an image far longer than wide never exists enlarged
+    # cut and resize in one call, so that an image far longer than wide is never enlarged in memory
     return image.resize(square, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def to_pil(image: Tensor, size_pixels: int | None = None) -> Image.Image:
+    """A picture of uint8 [3, H, W], resized to `size_pixels` if given."""
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    if size_pixels and picture.size != (size_pixels, size_pixels):
+        picture = picture.resize((size_pixels, size_pixels), Image.BICUBIC)
+    return picture

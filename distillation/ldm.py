@@ -1,29 +1,35 @@
-"""A small latent diffusion model in Stable Diffusion's layout, and the losses that train it.
+"""A small latent diffusion model in Stable Diffusion's layout: its networks, its losses, and how they are trained.
 
-The parts are diffusers' AutoencoderKL and UNet2DConditionModel and transformers' CLIPTextModel and CLIPTokenizer, so a trained
-folder loads wherever Stable Diffusion v1.5 loads. Rombach et al. 2022 (arXiv 2112.10752).
+The networks are those of diffusers and transformers, so a trained folder loads like Stable Diffusion v1.5. Rombach et al. 2022
+(arXiv 2112.10752).
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from scripts.artefact import write_text
+from scripts.randomness import generator_for
+from scripts.training import CURVES, Loop, averaged, new_optimizer
 
 PROMPT_TOKENS = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
+# networks
+
 def byte_level_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer without merges: 256 bytes, each also as the end of a word, and two marks, so it takes any text."""
+    """A CLIP tokenizer without merges: 256 bytes, each also as the end of a word, and two marks. It takes any text."""
     letters = list(_byte_letters().values())
     words = letters + [letter + "</w>" for letter in letters] + [START, END]
-    for earlier in folder.glob("tokenizer*.json"):  # of a run that was killed: what it left would be read too
+    for earlier in folder.glob("tokenizer*.json"):  # left by a killed run; transformers would read them
         earlier.unlink()
     write_text(folder / "vocab.json", json.dumps({word: index for index, word in enumerate(words)}))
     write_text(folder / "merges.txt", "#version: 0.2\n")
@@ -34,10 +40,10 @@ def byte_level_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def _byte_letters() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte: printable Latin-1 stays itself, the others move past 255."""
+    """GPT-2's letter for each byte: printable Latin-1 is itself, the others move past 255."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
 
 
 def new_vae(size_pixels: int, channels: list[int]) -> AutoencoderKL:
@@ -56,7 +62,7 @@ def new_text_encoder(width: int, layers: int = 2) -> CLIPTextModel:
 
 
 def new_unet(latent_size: int, channels: list[int], text_width: int, layers: int = 1) -> UNet2DConditionModel:
-    """A text-conditional UNet with cross-attention at every level but the finest, where it would cost most."""
+    """A text-conditional UNet; cross-attention at every level but the finest, where it costs most."""
     coarser = len(channels) - 1
     return UNet2DConditionModel(
         sample_size=latent_size, in_channels=4, out_channels=4, block_out_channels=tuple(channels), layers_per_block=layers,
@@ -72,10 +78,7 @@ def new_scheduler(prediction_type: str) -> DDIMScheduler:
 
 
 def stable_diffusion_v15() -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]:
-    """Stable Diffusion v1.5's own architecture with random weights (4.3 GB; none under `torch.device("meta")`).
-
-    Rombach et al. 2022; the text encoder is CLIP ViT-L/14's (Radford et al. 2021). For measuring speed and memory.
-    """
+    """Stable Diffusion v1.5 with random weights (4.3 GB; none under `torch.device("meta")`), to measure speed and memory."""
     vae = AutoencoderKL(
         sample_size=512, block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, scaling_factor=0.18215,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
@@ -89,6 +92,14 @@ def stable_diffusion_v15() -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTex
         eos_token_id=49407, pad_token_id=49407))
     return vae, unet, text_encoder
 
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """Token ids [B, tokens], padded and truncated as in the Stable Diffusion pipelines."""
+    return tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                     return_tensors="pt").input_ids
+
+
+# losses
 
 def to_signed(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] in [0, 255] -> float in [-1, 1]."""
@@ -119,6 +130,38 @@ def diffusion_loss(unet, scheduler, latents: Tensor, noise: Tensor, timesteps: T
     return F.mse_loss(predicted, scheduler.get_velocity(latents, noise, timesteps) if velocity else noise)
 
 
+# training
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: AdamW, with the curve `short-warm-up`. The second half is for the UNet alone."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    state_path: Path          # the resume point, written every `save_seconds`
+    save_seconds: float
+    prompt_drop: float = 0.1  # fraction of prompts emptied, for classifier-free guidance
+    ema_decay: float = 0.998
+    accumulation: int = 1     # micro-batches of a batch
+    recompute: bool = False   # recompute activations in the backward pass, which saves memory
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """Means and standard deviations [N, C, h, w] of the unscaled latents of N images."""
+
+    means: Tensor
+    stds: Tensor
+    scaling_factor: float
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Scaled latents [B, C, h, w] of the images `rows` [B], on the posteriors' device."""
+        means, stds = (moments[rows.to(moments.device)] for moments in (self.means, self.stds))
+        return (means + stds * torch.randn(means.shape, generator=generator).to(means.device)) * self.scaling_factor
+
+
 @torch.no_grad()
 def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
     """Means and standard deviations of the posteriors of uint8 images [N, 3, H, W], each [N, C, h, w], unscaled."""
@@ -126,7 +169,68 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 256) ->
     return torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
 
 
-def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
-    """Token ids [B, tokens], padded and truncated as the Stable Diffusion pipelines do (to 77, CLIP's number)."""
-    return tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
-                     return_tensors="pt").input_ids
+def images_at_once(size_pixels: int) -> int:
+    """The autoencoder's batch size, such that memory does not grow with the resolution: 8 at 512 pixels."""
+    return max(1, 2 ** 21 // size_pixels ** 2)
+
+
+def train_vae(vae: AutoencoderKL, images: Tensor, kl_weight: float, recipe: Recipe) -> dict:
+    """Train the autoencoder on uint8 `images` [N, 3, H, W]; returns the losses and the seconds."""
+    optimizer = new_optimizer("adamw", vae.parameters(), recipe.learning_rate, fused=None)
+    loop = Loop(vae, optimizer, recipe.steps, lambda step: CURVES["short-warm-up"](step, recipe.steps), recipe.state_path,
+                name="autoencoder", images_per_step=recipe.batch_size, save_seconds=recipe.save_seconds)
+    for step in loop:
+        generator = generator_for(recipe.seed, "vae", step)
+        rows = torch.randint(len(images), (recipe.batch_size,), generator=generator)
+        loop.backward(vae_loss(vae, to_signed(images[rows.to(images.device)]), kl_weight, generator))
+        loop.step()
+    return {"losses": loop.losses, "seconds": loop.seconds}
+
+
+def train_unet(unet: UNet2DConditionModel, trained: nn.ModuleDict, text_of: Callable[[Tensor], Tensor], scheduler,
+               posteriors: Posteriors, labels: Tensor, empty: int, recipe: Recipe) -> tuple[dict, nn.ModuleDict]:
+    """Train `trained` (the parts of UNet and text encoder that change) on latents drawn from the posteriors.
+
+    `text_of(classes)` are prompt embeddings [B, tokens, width]; the class `empty` has no prompt. float32, with bfloat16 matrix
+    products on an accelerator that has them. Returns the losses and the seconds, and `trained` with averaged weights.
+    """
+    if recipe.recompute:
+        unet.enable_gradient_checkpointing()
+    average = averaged(trained, recipe.ema_decay)
+    optimizer = new_optimizer("adamw", [weight for weight in trained.parameters() if weight.requires_grad],
+                              recipe.learning_rate, fused=None)
+    loop = Loop(trained, optimizer, recipe.steps, lambda step: CURVES["short-warm-up"](step, recipe.steps), recipe.state_path,
+                name="unet", images_per_step=recipe.batch_size, save_seconds=recipe.save_seconds, average=average)
+    for step in loop:
+        # draw the batch: latents, noise, timesteps, prompts
+        generator = generator_for(recipe.seed, "unet", step)
+        rows = torch.randint(len(labels), (recipe.batch_size,), generator=generator)
+        latents = posteriors.draw(rows, generator)
+        noise, timesteps, drop = draw_noising(latents.shape, scheduler.config.num_train_timesteps, recipe.prompt_drop,
+                                              generator)
+        classes = torch.where(drop, empty, labels[rows])
+
+        # forward and backward, in micro-batches
+        batch = [tensor.to(unet.device).tensor_split(recipe.accumulation) for tensor in (latents, noise, timesteps, classes)]
+        for latents, noise, timesteps, classes in zip(*batch, strict=True):
+            with half_precision(unet.device):
+                loss = diffusion_loss(unet, scheduler, latents, noise, timesteps, text_of(classes))
+            loop.backward(loss * (len(latents) / recipe.batch_size))
+        loop.step()
+    return {"losses": loop.losses, "seconds": loop.seconds}, average.module
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 for matrix products on an accelerator that has it; nothing elsewhere."""
+    usable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=usable)
+
+
+def trained_text(text_encoder, tokens: Tensor) -> Callable[[Tensor], Tensor]:
+    """`text_of` for a text encoder that is trained too; `tokens` [classes, length]. Encodes at most the classes of a batch."""
+    def text_of(classes: Tensor) -> Tensor:
+        if len(tokens) <= len(classes):
+            return text_encoder(tokens)[0][classes]
+        needed, indices = classes.unique(return_inverse=True)
+        return text_encoder(tokens[needed])[0][indices]
+    return text_of

@@ -1,8 +1,9 @@
-"""A trained checkpoint on disk: Stable Diffusion's folder layout, a picture of samples, a model card, and last the manifest."""
+"""A trained checkpoint on disk: Stable Diffusion's folder layout, a picture of samples, a model card, and the manifest."""
 
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -11,8 +12,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import Split
-from distillation.ldm_training import images_at_once
-from distillation.synthesis import grid, latent_shape, synthesize
+from distillation.images import to_pil
+from distillation.ldm import images_at_once
+from distillation.synthesis import Denoising, latent_shape, synthesize
 from scripts.artefact import LOCK, atomic_path, disk_errors, finish, write_text
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
@@ -20,7 +22,7 @@ COLUMNS, WIDEST_PIXELS = 20, 2560  # of the picture of samples
 
 
 def write_checkpoint(folder: Path, **parts) -> None:
-    """Write networks, tokenizer and scheduler as they are, as safetensors in Stable Diffusion's folder layout."""
+    """Write networks, tokenizer and scheduler in Stable Diffusion's folder layout, as safetensors."""
     disable_progress_bar()  # a bar per weight file says nothing about the work
     with disk_errors(folder):
         StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None,
@@ -28,10 +30,10 @@ def write_checkpoint(folder: Path, **parts) -> None:
 
 
 def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_factor: float, samples: Image.Image) -> None:
-    """Write the picture of samples, the model card and, last, the manifest. `runs` are what training each part returned."""
+    """Write the picture of samples, the model card and the manifest. `runs`: the losses and seconds of each part."""
     with atomic_path(folder / "samples.png") as partial:
         samples.save(partial, format="PNG")
-    rows = [f"| {name} | {len(run['losses'])} | {mean(run['losses'][:20]):.4f} | {mean(run['losses'][-200:]):.4f} "
+    rows = [f"| {name} | {len(run['losses'])} | {fmean(run['losses'][:20]):.4f} | {fmean(run['losses'][-200:]):.4f} "
             f"| {run['seconds']:.0f} |" for name, run in runs.items()]
     measured = "the source's" if "init" in config else "measured on the training split"
     write_text(folder / "README.md", "\n".join([
@@ -55,7 +57,7 @@ def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_fac
 
 
 def origin(config: dict) -> str:
-    """What the card says before "the training split only"."""
+    """The origin of the weights, for the card."""
     if "init" not in config:
         return "trained from scratch on"
     if "lora_rank" in config:
@@ -64,26 +66,18 @@ def origin(config: dict) -> str:
     return f"`{config['init']}` with its {parts} trained further on"
 
 
-def mean(values: list[float]) -> float:
-    """Arithmetic mean of a non-empty list."""
-    return sum(values) / len(values)
-
-
-def draw_samples(folder: Path, split: Split, device, *, rows: int, guidance_scale: float, steps: int) -> Image.Image:
+def draw_samples(folder: Path, split: Split, device, rows: int, how: Denoising) -> Image.Image:
     """Images drawn from pure noise, `rows` per class, one column per class (at most 20), as one picture."""
     started = time.perf_counter()
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(folder), device)
     pipeline.set_progress_bar_config(disable=True)
     classes = split.classes[:COLUMNS]
     prompts = pipeline.embed([entry["prompt"] for entry in classes]).repeat(rows, 1, 1)
-    places = [("grid", place) for place in range(len(prompts))]
     negative, shape = pipeline.embed([""]), latent_shape(pipeline)
-    at_once = images_at_once(shape[-1] * pipeline.vae_scale_factor)
-    images = torch.cat([
-        synthesize(pipeline, torch.zeros(len(part), *shape), part, negative, places[first:first + at_once], seed=0,
-                   strength=1.0, guidance_scale=guidance_scale, num_inference_steps=steps)
-        for first, part in zip(range(0, len(prompts), at_once), prompts.split(at_once), strict=True)])
-    picture = grid(images, len(classes))
+    indices = torch.arange(len(prompts)).split(images_at_once(shape[-1] * pipeline.vae_scale_factor))
+    images = torch.cat([synthesize(pipeline, torch.zeros(len(part), *shape), prompts[part], negative,
+                                   [("grid", index) for index in part.tolist()], 0, how) for part in indices])
+    picture = to_pil(torch.cat([torch.cat(list(row), dim=2) for row in images.split(len(classes))], dim=1))
     picture.thumbnail((WIDEST_PIXELS, WIDEST_PIXELS))
     print(f"{folder}: {len(images)} samples in {time.perf_counter() - started:.0f} s")
     return picture

@@ -1,4 +1,4 @@
-"""Prototypes: the k-means centroids of one class's latents, and the folder that keeps them."""
+"""Prototypes: the k-means centroids of one class's latents, and the files that store them."""
 
 import json
 from collections.abc import Iterable
@@ -27,46 +27,43 @@ from scripts.cli import InputError
 
 LARGEST_JSON_BYTES = 2 ** 32  # of the original's file: ImageNet-1K at IPC 10 takes 3.2 GB
 REAL = ("medoid", "random")  # prototypes that are latents of real images
-LEAST_BATCH = 1024  # scikit-learn's own default; batches of km_expand * ipc alone can be as small as the clusters are many
+LEAST_BATCH = 1024  # scikit-learn's default; km_expand * ipc alone can be as small as the number of clusters
 
 
 @dataclass(frozen=True)
 class Prototypes:
-    """One class's `centroids` [IPC, C, h, w] (scaled latents; or real ones in their place), cluster `sizes` [IPC] in images,
-    `inertia` (squared error), `nearest` [IPC]: the place, among the class's images, of the one nearest to each, `skipped`: the
-    places of images that could not be read.
-    """
+    """The prototypes of one class."""
 
-    centroids: Tensor
-    sizes: Tensor
-    inertia: Tensor
-    nearest: Tensor | None = None
-    skipped: Tensor | None = None
+    centroids: Tensor              # [IPC, C, h, w], scaled latents
+    sizes: Tensor                  # [IPC], images in each cluster
+    inertia: Tensor                # [], sum of squared distances
+    nearest: Tensor | None = None  # [IPC], index within the class of the image nearest to each centroid
+    skipped: Tensor | None = None  # indices within the class of unreadable images
 
     @property
     def weights(self) -> Tensor:
-        """Each cluster's share of the class [IPC], summing to 1."""
+        """Each cluster's fraction of the class [IPC]; their sum is 1."""
         return self.sizes / self.sizes.sum()
 
-    def over(self, rows: np.ndarray, kept: np.ndarray) -> "Prototypes":
-        """The same prototypes when only the images `kept` of the class's `rows` took part: places count all of them."""
-        read = np.isin(rows, kept)
-        places = torch.from_numpy(np.flatnonzero(read))
-        return replace(self, nearest=places[self.nearest], skipped=torch.from_numpy(np.flatnonzero(~read)))
+    def over(self, rows: np.ndarray, readable: np.ndarray) -> "Prototypes":
+        """The same prototypes with indices over all `rows` of the class, of which only `readable` were clustered."""
+        read = np.isin(rows, readable)
+        indices = torch.from_numpy(np.flatnonzero(read))
+        return replace(self, nearest=indices[self.nearest], skipped=torch.from_numpy(np.flatnonzero(~read)))
 
 
 def cluster(latents: Tensor, ipc: int, km_expand: int, seed: int, kmeans: str = "minibatch") -> Prototypes:
     """Cluster the latents [N, C, h, w] of one class into `ipc` prototypes with scikit-learn (D4M, section 3.2).
 
-    `minibatch` uses batches of km_expand * ipc samples, at least 1,024; `full` is k-means proper. Every latent takes part.
-    Raises ValueError when there are fewer latents than prototypes.
+    `minibatch` uses batches of km_expand * ipc latents, at least 1,024; `full` is k-means proper. Raises ValueError for fewer
+    latents than prototypes.
     """
     if len(latents) < ipc:
         raise ValueError(f"expected at least {ipc} latents, found {len(latents)}")
     flat = latents.flatten(1).numpy()
     estimator = KMeans(ipc, random_state=seed, n_init="auto") if kmeans == "full" else MiniBatchKMeans(
         ipc, random_state=seed, n_init="auto", batch_size=max(km_expand * ipc, LEAST_BATCH))
-    with threadpool_limits(1):  # sums in a fixed order: the same prototypes whatever the number of cores
+    with threadpool_limits(1):  # a fixed order of sums: the number of cores changes nothing
         estimator.fit(flat)
     centroids = torch.from_numpy(estimator.cluster_centers_.astype(np.float32)).reshape(ipc, *latents.shape[1:])
     members = torch.from_numpy(estimator.labels_.astype(np.int64))
@@ -74,21 +71,21 @@ def cluster(latents: Tensor, ipc: int, km_expand: int, seed: int, kmeans: str = 
                       nearest_members(latents, centroids, members))
 
 
-def drawn(latents: Tensor, ipc: int, seed: int) -> Prototypes:
-    """`ipc` of one class's latents [N, C, h, w] drawn at random: what is left of the method without k-means.
+def draw(latents: Tensor, ipc: int, seed: int) -> Prototypes:
+    """Draw `ipc` of one class's latents [N, C, h, w] at random: the method without k-means.
 
-    Each stands for the latents that it is the nearest to.
+    The cluster of each is the latents nearest to it.
     """
-    places = torch.randperm(len(latents), generator=torch.Generator().manual_seed(seed))[:ipc].sort().values
-    distances, members = torch.cdist(latents.flatten(1), latents[places].flatten(1)).min(1)
-    return Prototypes(latents[places], torch.bincount(members, minlength=ipc), distances.pow(2).sum(), places)
+    chosen = torch.randperm(len(latents), generator=torch.Generator().manual_seed(seed))[:ipc].sort().values
+    distances, members = torch.cdist(latents.flatten(1), latents[chosen].flatten(1)).min(1)
+    return Prototypes(latents[chosen], torch.bincount(members, minlength=ipc), distances.pow(2).sum(), chosen)
 
 
 def nearest_members(latents: Tensor, centroids: Tensor, members: Tensor) -> Tensor:
-    """Of each cluster, the place [IPC] of the latent nearest to its centroid; of an empty cluster, the nearest of all."""
+    """Index [IPC] of each cluster's latent nearest to its centroid; for an empty cluster, the nearest of all latents."""
     nearest = []
-    for place, centroid in enumerate(centroids):
-        candidates = (members == place).nonzero()[:, 0]
+    for cluster_index, centroid in enumerate(centroids):
+        candidates = (members == cluster_index).nonzero()[:, 0]
         candidates = candidates if len(candidates) else torch.arange(len(latents))
         distances = (latents[candidates] - centroid).flatten(1).pow(2).sum(1)
         nearest.append(candidates[distances.argmin()])
@@ -96,9 +93,9 @@ def nearest_members(latents: Tensor, centroids: Tensor, members: Tensor) -> Tens
 
 
 def inliers(latents: Tensor, at_least: int, neighbours: int = 10, contamination: float = 0.1) -> np.ndarray:
-    """Places of the latents [N, C, h, w] that are no outliers, in order (as VLCP does before k-means; Breunig et al. 2000).
+    """Indices of the latents [N, C, h, w] that are no outliers (VLCP, before k-means; Breunig et al. 2000).
 
-    scikit-learn's LocalOutlierFactor with its share `contamination` dropped; but the `at_least` least outlying always stay.
+    LocalOutlierFactor of scikit-learn drops the fraction `contamination`; the `at_least` least outlying latents stay.
     """
     if len(latents) <= max(at_least, 2):
         return np.arange(len(latents))
@@ -111,34 +108,34 @@ def inliers(latents: Tensor, at_least: int, neighbours: int = 10, contamination:
 
 def find_prototypes(latents: Tensor, ipc: int, km_expand: int, seed: int, *, kmeans: str = "minibatch",
                     prototype: str = "centroid", outliers: str = "none") -> Prototypes:
-    """One class's prototypes as asked for: outliers dropped or not, then clustered, then centroids or medoids; or drawn.
+    """The prototypes of one class's latents [N, C, h, w]: drop outliers, cluster, take centroids or medoids; or draw.
 
-    `nearest` counts all latents given, whether dropped or not.
+    `nearest` indexes all N latents.
     """
     kept = inliers(latents, ipc) if outliers == "lof" else np.arange(len(latents))
     random = prototype == "random"
-    found = drawn(latents[kept], ipc, seed) if random else cluster(latents[kept], ipc, km_expand, seed, kmeans)
+    found = draw(latents[kept], ipc, seed) if random else cluster(latents[kept], ipc, km_expand, seed, kmeans)
     nearest = torch.from_numpy(kept)[found.nearest]
     return replace(found, nearest=nearest, centroids=latents[nearest] if prototype == "medoid" else found.centroids)
 
 
 def folder_name(dataset: str, ipc: int, km_expand: int, prototype: str = "centroid", outliers: str = "none") -> str:
-    """The original's name for a run, with an ending for what the original could not do."""
+    """The folder of a run: the original's name, with an ending for what the original cannot do."""
     return f"{dataset}-ipc{ipc}-kmexpand{km_expand}" + ending(prototype, outliers, "-")
 
 
 def ending(prototype: str | None, outliers: str | None, mark: str) -> str:
-    """What a folder's name says of prototypes that are not plain centroids; nothing for those."""
+    """The ending of a folder's name for prototypes that are not plain centroids."""
     return (f"{mark}{prototype}" if prototype in REAL else "") + (f"{mark}lof" if outliers == "lof" else "")
 
 
 def class_folder(label: int, name: str) -> str:
-    """The zero-padded name under which class `label` lies, so that sorted order is class order."""
+    """The zero-padded folder of class `label`: sorted order is class order."""
     return f"{label:05d}_{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}"
 
 
 def class_file(label: int, name: str) -> str:
-    """The file of class `label` in a prototypes folder."""
+    """The file of class `label`."""
     return class_folder(label, name) + ".safetensors"
 
 
@@ -149,24 +146,24 @@ def write_class(folder: Path, label: int, name: str, found: Prototypes) -> None:
 
 
 def write_json_file(path: Path, classes: list[dict], found: Iterable[Prototypes]) -> None:
-    """Write the original's file, {prompt: [IPC][C][h][w]} as JSON text, class by class; it keeps neither names nor weights.
+    """Write the original's file, {prompt: [IPC][C][h][w]} as JSON, class by class; it has neither names nor weights.
 
-    Raises InputError when two classes share a prompt, since the file has one entry per prompt.
+    Raises InputError when two classes share a prompt.
     """
     prompts = [entry["prompt"] for entry in classes]
     twice = next((prompt for prompt in prompts if prompts.count(prompt) > 1), None)
     if twice is not None:
         raise InputError(f"--format json: expected a prompt of its own for each class, found {twice} more than once")
     with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
-        for place, (prompt, each) in enumerate(zip(prompts, found, strict=True)):
-            file.write(f"{', ' if place else '{'}{json.dumps(prompt)}: {json.dumps(each.centroids.tolist())}")
+        for label, (prompt, each) in enumerate(zip(prompts, found, strict=True)):
+            file.write(f"{', ' if label else '{'}{json.dumps(prompt)}: {json.dumps(each.centroids.tolist())}")
         file.write("}")
 
 
 def read_prototypes(path: str | Path) -> tuple[list[dict], list[Prototypes], dict]:
-    """Read a prototypes folder, or the original's single JSON file {prompt: [IPC][C][h][w]}.
+    """Read a prototypes folder, or the original's JSON file {prompt: [IPC][C][h][w]}.
 
-    Returns classes (name, prompt), prototypes per class in that order, and the configuration they were made with.
+    Returns the classes (name, prompt), the prototypes of each, and the configuration of the run.
     """
     path = Path(path)
     if path.suffix == ".json":
@@ -189,7 +186,7 @@ def class_files(manifest: dict) -> list[str]:
 
 
 def class_problems(tensors: dict[str, Tensor], shape: tuple = (None,) * 4) -> list[str]:
-    """What is wrong with one class's tensors; `shape` is that of its centroids [IPC, C, h, w], None where it is open."""
+    """What is wrong with one class's tensors; `shape` is that of the centroids [IPC, C, h, w], None where any will do."""
     centroids = tensors.get("centroids")
     ipc = len(centroids) if centroids is not None and centroids.ndim else None
     problems = tensor_problems(tensors, {

@@ -1,12 +1,61 @@
-"""One prototype -> one synthetic image, in batches across classes."""
+"""Prototypes to images: denoise in batches across classes, and write files while the next batch is denoised."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from distillation.mode_guidance import ModeGuidedScheduler
+from distillation.distilled_set import row, write_image
+from distillation.guidance import ModeGuidedScheduler
+from distillation.images import to_pil
+from distillation.prototypes import Prototypes
 from scripts.cli import InputError
-from scripts.randomness import generator_for
+from scripts.randomness import generator_for, seed_for
+
+SEED_PLACE = ("label", "prototype", "repeat")  # the noise of an image is a function of (seed, these)
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """How latents are denoised; `mode` is (scale, steps) of mode guidance (guidance.py)."""
+
+    strength: float
+    guidance_scale: float
+    num_inference_steps: int
+    mode: tuple[float, int] | None = None
+
+
+def synthesize(pipeline, latents: Tensor, prompts: Tensor, negative: Tensor, places: list[tuple], seed: int,
+               how: Denoising) -> Tensor:
+    """Images uint8 [B, 3, H, W] on the CPU from prototype latents [B, C, h, w] and prompt embeddings [B, tokens, width].
+
+    D4M, section 3.3: add noise to `strength`, denoise under the prompt with classifier-free guidance. With mode guidance: start
+    from noise and guide to the prototypes during the first steps; the scheduler must be a ModeGuidedScheduler. The generator
+    of an image is a function of (seed, its place), so an image does not depend on its batch.
+    """
+    generators = [generator_for(seed, "image", *place) for place in places]
+    strength = how.strength
+    if how.mode is not None:
+        pipeline.scheduler.aim(latents, *how.mode)
+        latents, strength = torch.zeros_like(latents), 1.0
+    images = pipeline(latents=latents, prompt_embeds=prompts, negative_prompt_embeds=negative.expand_as(prompts),
+                      strength=strength, guidance_scale=how.guidance_scale, num_inference_steps=how.num_inference_steps,
+                      generator=generators)
+    return to_uint8(images)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float [B, 3, H, W] in [0, 1] -> uint8 on the CPU, rounded."""
+    return (images.float() * 255).round().to(torch.uint8).cpu()
+
+
+def latent_shape(pipeline) -> tuple[int, int, int]:
+    """(C, h, w) of the latents the checkpoint was trained on."""
+    side = pipeline.unet.config.sample_size
+    return pipeline.unet.config.in_channels, side, side
 
 
 def check_latent_shape(pipeline, shape: tuple[int, ...], size_pixels: int | None, source: str) -> None:
@@ -18,64 +67,97 @@ def check_latent_shape(pipeline, shape: tuple[int, ...], size_pixels: int | None
                          f"{tuple(shape)}")
 
 
-def latent_shape(pipeline) -> tuple[int, int, int]:
-    """(C, h, w) of the latents the checkpoint was trained on."""
-    side = pipeline.unet.config.sample_size
-    return pipeline.unet.config.in_channels, side, side
-
-
-def synthesize(pipeline, latents: Tensor, prompts: Tensor, negative: Tensor, seeds: list[tuple], seed: int, strength: float,
-               guidance_scale: float, num_inference_steps: int, mode: tuple[float, int] | None = None) -> Tensor:
-    """Images uint8 [B, 3, H, W] on the CPU from prototype latents [B, C, h, w] and prompt embeddings [B, tokens, width].
-
-    D4M, section 3.3: noise to `strength`, denoise under the prompt with classifier-free guidance. With `mode` (scale, steps)
-    instead from noise, guided to the prototypes during the first steps (mode_guidance.py); the pipeline's scheduler must be a
-    ModeGuidedScheduler then. Each image has its own generator, a function of (seed, place in `seeds`), so it does not depend on
-    what shares its batch.
-    """
-    generators = [generator_for(seed, "image", *place) for place in seeds]
-    if mode is not None:
-        pipeline.scheduler.aim(latents, *mode)
-        latents, strength = torch.zeros_like(latents), 1.0
-    images = pipeline(latents=latents, prompt_embeds=prompts, negative_prompt_embeds=negative.expand_as(prompts),
-                      strength=strength, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps,
-                      generator=generators)
-    return to_uint8(images)
-
-
 def use_scheduler(pipeline, name: str | None, mode_guided: bool = False) -> None:
-    """Give `pipeline` diffusers' scheduler `name` (None: keep the checkpoint's), with the checkpoint's own noise schedule.
+    """Give `pipeline` diffusers' scheduler `name` (None: keep the checkpoint's), with the checkpoint's noise schedule.
 
-    Raises InputError for a scheduler that does not fit, and for any but DDIM together with mode guidance.
+    Raises InputError for a scheduler that does not fit, and for mode guidance with any but DDIM.
     """
     if mode_guided:
         if name not in (None, "DDIMScheduler"):
             raise InputError(f"--scheduler: expected DDIMScheduler, which --guidance mode builds on, found {name}")
-        found = ModeGuidedScheduler
+        scheduler = ModeGuidedScheduler
     elif name is None:
         return
     else:
         fitting = {each.__name__: each for each in pipeline.scheduler.compatibles}
         if name not in fitting:
             raise InputError(f"--scheduler: expected one of {', '.join(sorted(fitting))}, found {name}")
-        found = fitting[name]
-    pipeline.scheduler = found.from_config(pipeline.scheduler.config)
+        scheduler = fitting[name]
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Float [B, 3, H, W] in [0, 1] -> uint8 on the CPU, rounded."""
-    return (images.float() * 255).round().to(torch.uint8).cpu()
+# rows and files
+
+def plan_rows(classes: list[dict], weights: dict[int, Tensor], repeats: int, seed: int, image_format: str) -> list[dict]:
+    """One row per image, in the order of `weights`: label -> each prototype's fraction of the class [IPC]."""
+    return [image_row(classes, label, prototype, repeat, seed, fraction.item() / repeats, image_format)
+            for label, shares in weights.items() for repeat in range(repeats) for prototype, fraction in enumerate(shares)]
 
 
-def to_pil(image: Tensor, size_pixels: int | None = None) -> Image.Image:
-    """uint8 [3, H, W] -> picture, resized to `size_pixels` when given and different."""
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    if size_pixels and picture.size != (size_pixels, size_pixels):
-        picture = picture.resize((size_pixels, size_pixels), Image.BICUBIC)
-    return picture
+def image_row(classes: list[dict], label: int, prototype: int, repeat: int, seed: int, weight: float,
+              image_format: str) -> dict:
+    """The row of one image of a prototype."""
+    return row(label, classes[label]["name"], prototype, repeat, seed_for(seed, "image", label, prototype, repeat),
+               round(weight, 8), image_format)
 
 
-def grid(images: Tensor, columns: int) -> Image.Image:
-    """Images uint8 [N, 3, H, W] as one picture, row by row, without gaps."""
-    rows = [torch.cat(list(part), dim=2) for part in images.split(columns)]
-    return to_pil(torch.cat(rows, dim=1))
+class ImageMaker:
+    """Makes the images of rows in batches across classes, and writes each batch while the next one is made.
+
+    `config` is the distilled set's configuration. With a `teacher` filter, `config["candidates"]` images are made for each row
+    and one is kept; its file name has the candidate's number as the repeat.
+    """
+
+    def __init__(self, pipeline, classes: list[dict], folder: Path, config: dict, teacher=None, workers: int = 4):
+        self.pipeline, self.classes, self.folder, self.config, self.teacher = pipeline, classes, folder, config, teacher
+        self.candidates = config["candidates"] or 1
+        mode = (config["mode_scale"], config["stop_t"]) if config["guidance"] == "mode" else None
+        self.how = Denoising(config["strength"], config["guidance_scale"], config["num_inference_steps"], mode)
+        use_scheduler(pipeline, config["scheduler"], mode_guided=mode is not None)
+        self.prompts = pipeline.embed([entry["prompt"] for entry in classes])
+        self.negative = pipeline.embed([config["negative_prompt"]])
+        self.pool, self.writing = ThreadPoolExecutor(workers), []
+
+    def batches(self, rows: list[dict]) -> list[list[dict]]:
+        """Split rows into batches. A continued run keeps them, since rounding may depend on the batch's size."""
+        size = max(1, self.config["batch_size"] // self.candidates)
+        return [rows[first:first + size] for first in range(0, len(rows), size)]
+
+    def candidate_rows(self, row: dict) -> list[dict]:
+        """The rows of an image's candidates; without a filter the row itself."""
+        if self.teacher is None:
+            return [row]
+        first, ending = row["repeat"] * self.candidates, Path(row["file_name"]).suffix[1:]
+        return [image_row(self.classes, row["label"], row["prototype"], repeat, self.config["seed"], row["weight"], ending)
+                for repeat in range(first, first + self.candidates)]
+
+    def made(self, row: dict) -> dict | None:
+        """The row of the written image (with a filter: of the candidate that was kept); None before it is written."""
+        return next((each for each in self.candidate_rows(row) if (self.folder / each["file_name"]).exists()), None)
+
+    def make(self, rows: list[dict], prototypes: Mapping[int, Prototypes]) -> None:
+        """Make the images of `rows` and start to write them; `prototypes` are indexed by label."""
+        candidates = [self.candidate_rows(row) for row in rows]
+        chosen = [each for group in candidates for each in group]
+        size = self.config["batch_size"]
+        images = torch.cat([self.denoise(chosen[first:first + size], prototypes) for first in range(0, len(chosen), size)])
+        if self.teacher is not None:
+            groups = images.unflatten(0, (len(rows), self.candidates))
+            best = self.teacher.choose(groups, torch.tensor([row["label"] for row in rows]))
+            images = groups[torch.arange(len(rows)), best]
+            chosen = [group[index] for group, index in zip(candidates, best.tolist(), strict=True)]
+        self.wait()
+        self.writing = [self.pool.submit(write_image, self.folder, each["file_name"], to_pil(image, self.config["image_size"]))
+                        for image, each in zip(images, chosen, strict=True)]
+
+    def denoise(self, rows: list[dict], prototypes: Mapping[int, Prototypes]) -> Tensor:
+        """Images uint8 [B, 3, H, W] of `rows`."""
+        latents = torch.stack([prototypes[row["label"]].centroids[row["prototype"]] for row in rows])
+        return synthesize(self.pipeline, latents, self.prompts[[row["label"] for row in rows]], self.negative,
+                          [tuple(row[name] for name in SEED_PLACE) for row in rows], self.config["seed"], self.how)
+
+    def wait(self) -> None:
+        """Wait until all images are written; raises the errors of writing."""
+        for each in self.writing:
+            each.result()
+        self.writing = []

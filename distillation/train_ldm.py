@@ -1,11 +1,10 @@
-"""Train a small latent diffusion model in Stable Diffusion's format on any supported data set, or fit an existing one to it.
+"""Train a small latent diffusion model in Stable Diffusion's format, or fine-tune an existing checkpoint.
 
     python -m distillation.train_ldm --dataset digits --output_dir runs/digits-ldm
     python -m distillation.train_ldm --init CHECKPOINT --dataset folder --data_dir data/own --output_dir runs/own-ldm
 
-From scratch first the autoencoder, then the UNet together with the text encoder on its latents; with --init the UNet of that
-checkpoint alone. Only the training split is read. The same command resumes. `distillation/checkpoints/digits-ldm` was made by
-`sh distillation/train_ldm_digits.sh`; `sh distillation/train_ldm_folder.sh` fits Stable Diffusion v1.5 to an image folder.
+From scratch: first the autoencoder, then UNet and text encoder on its latents. With --init: the UNet of that checkpoint. Reads
+the training split only. The same command resumes. `train_ldm.sh` has the settings of `distillation/checkpoints/digits-ldm`.
 """
 
 import argparse
@@ -19,7 +18,7 @@ FROM_SCRATCH = {"size": 32, "vae_channels": [16, 32, 32], "unet_channels": [64, 
                 "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3}
 FINE_TUNING = ("lora_rank", "train_text_encoder", "revision")
 DECIDING = ("dataset", "size", "seed", *list(FROM_SCRATCH)[1:], *FINE_TUNING[:2], "unet_steps", "batch_size", "unet_lr",
-            "prompt_drop", "ema_decay")  # the others say where, or how much memory to use
+            "prompt_drop", "ema_decay")  # the stored configuration; other flags are paths, or change memory use only
 
 
 def parse_args():
@@ -31,10 +30,10 @@ def parse_args():
                         help="training resolution in pixels (default: 32 from scratch, else the checkpoint's)")
     parser.add_argument("--seed", default=0, type=int, help="seed of weights, batches and noise")
     # an existing checkpoint
-    parser.add_argument("--init", default=None, help="Stable Diffusion checkpoint to go on from: folder or hub name")
+    parser.add_argument("--init", default=None, help="Stable Diffusion checkpoint to fine-tune: folder or hub name")
     parser.add_argument("--revision", default=None, help="with --init: branch, tag or commit of a hub checkpoint")
     parser.add_argument("--lora_rank", default=None, type=int,
-                        help="train updates of this rank of the attentions and merge them (default: train the whole UNet)")
+                        help="train LoRA updates of this rank and merge them (default: train the whole UNet)")
     parser.add_argument("--train_text_encoder", action="store_true", help="with --init: train the text encoder too")
     # networks, from scratch
     parser.add_argument("--vae_channels", default=None, type=int, nargs="+",
@@ -46,23 +45,23 @@ def parse_args():
     parser.add_argument("--vae_steps", default=None, type=int, help="optimiser steps of the autoencoder (default: 1200)")
     parser.add_argument("--unet_steps", default=4000, type=int, help="optimiser steps of UNet and text encoder")
     parser.add_argument("--batch_size", default=64, type=int, help="images a step")
-    parser.add_argument("--gradient_accumulation_steps", default=1, type=int, help="take the UNet's batches in so many parts")
-    parser.add_argument("--gradient_checkpointing", action="store_true", help="compute activations twice to keep fewer")
+    parser.add_argument("--gradient_accumulation_steps", default=1, type=int, help="micro-batches of a UNet batch")
+    parser.add_argument("--gradient_checkpointing", action="store_true", help="recompute activations, which saves memory")
     parser.add_argument("--vae_lr", default=None, type=float,
                         help="AdamW, cosine to zero after a warm-up of 50 steps (default: 2e-3)")
     parser.add_argument("--unet_lr", default=None, type=float,
                         help="the same for the UNet (default: 1e-3 from scratch, 1e-5 with --init, 1e-4 with --lora_rank)")
     parser.add_argument("--kl_weight", default=None, type=float,
                         help="weight of the mean KL term beside the mean L1 (default: 1e-3)")
-    parser.add_argument("--prompt_drop", default=0.1, type=float, help="share of prompts emptied, for guidance")
-    parser.add_argument("--ema_decay", default=0.998, type=float, help="moving average of what is trained on the latents")
+    parser.add_argument("--prompt_drop", default=0.1, type=float, help="fraction of prompts emptied, for guidance")
+    parser.add_argument("--ema_decay", default=0.998, type=float, help="moving average of the weights of UNet and text encoder")
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
     parser.add_argument("--save_seconds", default=60, type=float, help="seconds between resume points")
     return derive(parser.parse_args())
 
 
 def derive(args):
-    """Check the flags and fill in what depends on the kind of training."""
+    """Check the flags, and set the defaults that depend on --init."""
     check_range("--prompt_drop", args.prompt_drop, 0, 1)
     for flag in ("size", "lora_rank", "gradient_accumulation_steps", "num_workers"):
         if getattr(args, flag) is not None:
@@ -85,12 +84,12 @@ def derive(args):
 
 
 def given(value) -> bool:
-    """Whether a flag was used; a number may be 0."""
+    """Whether a flag was given; it may be 0."""
     return value is not None and value is not False
 
 
 def check_factor(size_pixels: int, factor: int) -> None:
-    """Refuse a resolution that is no multiple of what the autoencoder makes one latent of."""
+    """Raise InputError for a resolution that the autoencoder cannot halve."""
     if size_pixels % factor:
         raise InputError(f"--size: expected a multiple of {factor}, found {size_pixels}")
 
@@ -99,8 +98,9 @@ def main(args):
     from accelerate import Accelerator
 
     from distillation.datasets import load_split
-    from distillation.fine_tuning import load_source
+    from distillation.fine_tuning import fine_tune, load_source
     from distillation.ldm_folder import draw_samples, write_card
+    from distillation.synthesis import Denoising
     from scripts.artefact import begin
     from scripts.parallel import require_one_process
 
@@ -111,22 +111,25 @@ def main(args):
     folder = Path(args.output_dir)
     config = configuration(args, split, source)
     if begin(folder, "ldm", config):
-        shutil.rmtree(folder / "state", ignore_errors=True)  # of a run that was killed just before it did this itself
+        shutil.rmtree(folder / "state", ignore_errors=True)  # left by a run killed between its manifest and this line
         print(f"{folder}: complete, nothing to do")
         return
+
     if args.init:
-        runs, split, scaling_factor = continue_training(source, split, config["size"], args)
-        samples = draw_samples(folder, split, accelerator.device, rows=2, guidance_scale=7.5, steps=25)
+        run_of_unet, split = fine_tune(source, split, config["size"], folder, unet_recipe(args), lora_rank=args.lora_rank,
+                                       with_text_encoder=args.train_text_encoder, workers=args.num_workers)
+        runs, scaling_factor = {"unet": run_of_unet}, source.vae.config.scaling_factor
+        samples = draw_samples(folder, split, accelerator.device, 2, Denoising(1.0, 7.5, 25))
     else:
         runs, split, scaling_factor = train_from_scratch(split, accelerator.device, args)
-        samples = draw_samples(folder, split, accelerator.device, rows=8, guidance_scale=2, steps=50)
+        samples = draw_samples(folder, split, accelerator.device, 8, Denoising(1.0, 2, 50))
     write_card(folder, split, config, runs, scaling_factor, samples)
-    shutil.rmtree(folder / "state", ignore_errors=True)  # resume points have no use now
+    shutil.rmtree(folder / "state", ignore_errors=True)
     print(f"{folder}: complete")
 
 
 def configuration(args, split, source) -> dict:
-    """What decides the weights, whatever machine and path they are made on."""
+    """Everything that decides the weights; no paths."""
     from distillation.checkpoints import checkpoint_identity
     from distillation.fine_tuning import trained_size
     config = {name: getattr(args, name) for name in DECIDING if given(getattr(args, name))}
@@ -137,54 +140,47 @@ def configuration(args, split, source) -> dict:
     return {**config, "data": split.identity()}
 
 
-def continue_training(source, split, size: int, args) -> tuple:
-    """Train the UNet of `source` and write it; returns what `train_from_scratch` does."""
-    from distillation.fine_tuning import fine_tune
-    run, split = fine_tune(source, split, size, Path(args.output_dir), lora_rank=args.lora_rank,
-                           with_text_encoder=args.train_text_encoder, workers=args.num_workers, **unet_settings(args))
-    return {"unet": run}, split, source.vae.config.scaling_factor
-
-
 def train_from_scratch(split, device, args) -> tuple:
-    """Train and write all parts; returns what training each said, the readable part of the split, and the scaling factor."""
+    """Train and write all parts; returns losses and seconds of each, the readable part of the split, the scaling factor."""
     import torch
 
     from distillation import ldm
     from distillation.datasets import decode_all
     from distillation.ldm_folder import write_checkpoint
-    from distillation.ldm_training import Posteriors, train_unet, train_vae, trained_text
 
     folder = Path(args.output_dir)
     images, split = decode_all(split, args.size, args.num_workers)
     images = images.to(device)
-    torch.manual_seed(args.seed)  # initial weights: the libraries' constructors take no generator
+    torch.manual_seed(args.seed)  # for initial weights: the libraries' constructors take no generator
+
+    # the autoencoder
     vae = ldm.new_vae(args.size, args.vae_channels).to(device)
-    vae_run = train_vae(vae, images, steps=args.vae_steps, batch_size=args.batch_size, learning_rate=args.vae_lr,
-                        kl_weight=args.kl_weight, seed=args.seed, state_path=folder / "state" / "vae.pt",
-                        save_seconds=args.save_seconds)
+    recipe = ldm.Recipe(args.vae_steps, args.batch_size, args.vae_lr, args.seed, folder / "state" / "vae.pt", args.save_seconds)
+    vae_run = ldm.train_vae(vae, images, args.kl_weight, recipe)
     means, stds = ldm.encode_moments(vae.eval(), images)
     vae.register_to_config(scaling_factor=1 / math.sqrt(float(means.var() + (stds ** 2).mean())))
 
+    # UNet and text encoder on its latents
     tokenizer = ldm.byte_level_tokenizer(folder / "tokenizer")
     text_encoder = ldm.new_text_encoder(args.text_width).to(device)
     unet = ldm.new_unet(means.shape[-1], args.unet_channels, args.text_width).to(device)
     scheduler = ldm.new_scheduler(args.prediction_type)
-    trained = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     tokens = ldm.tokenize(tokenizer, [entry["prompt"] for entry in split.classes] + [""]).to(device)
-    posteriors = Posteriors(means, stds, vae.config.scaling_factor)
-    unet_run, best = train_unet(unet, trained, trained_text(text_encoder, tokens), scheduler, posteriors,
-                                torch.from_numpy(split.labels), len(split.classes), **unet_settings(args))
+    trained = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    posteriors = ldm.Posteriors(means, stds, vae.config.scaling_factor)
+    unet_run, best = ldm.train_unet(unet, trained, ldm.trained_text(text_encoder, tokens), scheduler, posteriors,
+                                    torch.from_numpy(split.labels), len(split.classes), unet_recipe(args))
     write_checkpoint(folder, vae=vae.half(), unet=best["unet"].half(), text_encoder=best["text_encoder"].half(),
                      tokenizer=tokenizer, scheduler=scheduler)
     return {"autoencoder": vae_run, "unet": unet_run}, split, vae.config.scaling_factor
 
 
-def unet_settings(args) -> dict:
-    """The flags that say how the UNet is trained."""
-    return {"steps": args.unet_steps, "batch_size": args.batch_size, "accumulation": args.gradient_accumulation_steps,
-            "recompute": args.gradient_checkpointing, "learning_rate": args.unet_lr, "prompt_drop": args.prompt_drop,
-            "ema_decay": args.ema_decay, "seed": args.seed, "state_path": Path(args.output_dir) / "state" / "unet.pt",
-            "save_seconds": args.save_seconds}
+def unet_recipe(args):
+    """The flags of the UNet's training."""
+    from distillation.ldm import Recipe
+    return Recipe(args.unet_steps, args.batch_size, args.unet_lr, args.seed, Path(args.output_dir) / "state" / "unet.pt",
+                  args.save_seconds, args.prompt_drop, args.ema_decay, args.gradient_accumulation_steps,
+                  args.gradient_checkpointing)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python -m misc.benchmark continual
 
 Variants take turns, so that a busy machine slows all of them; the tables show ratios, the result file has every timing too.
-`python -m misc.report.tables` makes the table of misc/benchmark.md from it.
+`python -m misc.report tables` makes the table of misc/benchmark.md from it.
 """
 
 from pathlib import Path
@@ -44,7 +44,7 @@ def main(args):
     from accelerate import Accelerator
 
     from misc.measuring import conditions
-    from misc.report.sections import plain
+    from misc.report.tables import plain
     from scripts.artefact import code_version, package_versions, write_json
     from scripts.parallel import require_one_process
 

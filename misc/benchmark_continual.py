@@ -1,6 +1,6 @@
 """What `python -m misc.benchmark continual` measures, and its table."""
 
-from misc.report.sections import NOT_RUN, Section
+from misc.report.tables import NOT_RUN, Section
 
 STEPS = 4           # of each variant in a round
 BATCHES = 50        # of pixels alone in a round

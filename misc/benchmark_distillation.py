@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from misc.report.sections import NONE, NOT_RUN, Section
+from misc.report.tables import NONE, NOT_RUN, Section
 
 COMMAND = "python -m misc.benchmark distillation"
 DTYPES = ("float16", "bfloat16")

@@ -25,7 +25,7 @@ from matching.soft_labels import SoftLabels, epoch_file, leading_answers, relabe
 from matching.training import Labels, Recipe, train
 from misc.benchmark_encoding import write_photos
 from misc.measuring import compared, flops_of, interleaved, matrix_product_flops
-from misc.report.sections import NONE, NOT_RUN, Section
+from misc.report.tables import NONE, NOT_RUN, Section
 from scripts.artefact import finish
 from scripts.networks import MEAN, STD, seeded
 

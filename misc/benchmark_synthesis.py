@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from distillation.datasets import decode, load_split
 from distillation.gen_syn_image import load_images_pipeline
-from distillation.image_maker import SEED_PLACE, ImageMaker, plan_rows
 from distillation.ldm import PROMPT_TOKENS, byte_level_tokenizer, new_scheduler, stable_diffusion_v15
 from distillation.ldm_folder import write_checkpoint
 from distillation.prototypes import Prototypes
+from distillation.synthesis import SEED_PLACE, ImageMaker, plan_rows
 from misc.measuring import (
     compared,
     flops_of,

@@ -317,7 +317,7 @@ def report(result: dict) -> str:
 
 def kills_table(result: dict) -> str:
     """Kills by stage and number of processes."""
-    from misc.report.sections import markdown_table
+    from misc.report.tables import markdown_table
     groups: dict[tuple, list[dict]] = {}
     for one in result["kills"]:
         groups.setdefault((one["stage"], one["processes"]), []).append(one)
@@ -334,7 +334,7 @@ def kills_table(result: dict) -> str:
 
 def cases_table(result: dict) -> str:
     """Faults, what the command said, and what the same command made of it afterwards."""
-    from misc.report.sections import markdown_table
+    from misc.report.tables import markdown_table
     rows = [[one["fault"], one["stage"], "skipped" if "skipped" in one else str(one["exit"]),
              one.get("skipped") or " ".join(one["said"]).removeprefix("error: ").replace("|", "\\|"),
              {True: "byte-identical", False: "differs", None: "-"}[one.get("same")]] for one in result["cases"]]

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from continual.verification import CHECKS
+from distillation.datasets import file_prompts
 from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
 from distillation.images import open_image
-from distillation.prompts import file_prompts
 from distillation.prototypes import Prototypes, class_file, read_prototypes, write_class, write_json_file
 from distillation.verification import strictly, verify
 from matching.augmentation import draw_epoch

@@ -156,7 +156,7 @@ def draw(args, classes, device):
     from tqdm import tqdm
 
     from distillation.checkpoints import load_pipeline
-    from distillation.synthesis import latent_shape, synthesize
+    from distillation.synthesis import Denoising, latent_shape, synthesize
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, device,
                              revision=args.revision)
@@ -166,8 +166,8 @@ def draw(args, classes, device):
     images = []
     for part in tqdm(torch.arange(args.images).split(args.batch_size), desc="draw", unit="batch", disable=None):
         images.append(synthesize(pipeline, torch.zeros(len(part), *latent_shape(pipeline)), prompts[labels[part]], negative,
-                                 [("judge", int(place)) for place in part], args.seed, 1.0, args.guidance_scale,
-                                 args.num_inference_steps))
+                                 [("judge", int(place)) for place in part], args.seed,
+                                 Denoising(1.0, args.guidance_scale, args.num_inference_steps)))
     return torch.cat(images), labels
 
 

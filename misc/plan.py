@@ -67,7 +67,7 @@ def main(args):
 
     from misc.plan_table import HEADER, assumptions, rows
     from misc.planned_stages import data_of, stages_of, work_of
-    from misc.report.sections import plain_table
+    from misc.report.tables import plain_table
     from scripts.artefact import code_version, package_versions, write_json
     data = data_of(args.dataset)
     ipc = next(one.args.ipc for one in commands if one.module == "distillation.gen_prototype")
@@ -155,7 +155,7 @@ def read_rates(path: str, units: list, gpus: int) -> dict:
 
 def compare(stages: list[dict], path: Path, tolerance: float) -> bool:
     """Print planned and measured seconds of each stage; whether all that last more than FEW_SECONDS lie within `tolerance`."""
-    from misc.report.sections import plain_table
+    from misc.report.tables import plain_table
     from scripts.artefact import read_json
     measured = read_json(path).get("seconds", {})
     shown, good = [], True

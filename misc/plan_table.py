@@ -1,6 +1,6 @@
 """How a plan is shown."""
 
-from misc.report.sections import NONE, markdown_table
+from misc.report.tables import NONE, markdown_table
 
 HEADER = ("Stage", "Units", "Units/s of one process", "Time", "On disk", "Host memory", "Device memory")
 V100_SECONDS = 2.7  # per image at 512 pixels, as D4M (CVPR 2024) reports

@@ -144,7 +144,7 @@ def compare(args, pipeline, size: int, split, distilled, rows: list[dict], proto
 
     from tqdm import tqdm
 
-    from misc.report.comparison import compare_class, grey_pixels, in_batches
+    from misc.comparison import compare_class, grey_pixels, in_batches
     image_size = distilled.read(0).width
     made = [len(distilled.rows_of(label)) for label in shown]
     count = sum(2 * len(split.rows_of(label)) for label in shown) + sum(made) + sum(min(args.images, each) for each in made)
@@ -252,8 +252,8 @@ def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> No
     """How far distilled images are from the nearest training image of their class, and training images from one another."""
     import numpy as np
 
+    from misc.comparison import name_of
     from misc.judge import quantiles
-    from misc.report.comparison import name_of
     from scripts.artefact import code_version, package_versions, write_json
     images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name_of(split, row),
                "distance": float(distance)} for view in views for image, row, distance in

@@ -55,5 +55,5 @@ stage distilled "soft labels and students of the distilled images" students dist
 stage random-students "the same for the random real images" students random "$EPOCHS" "$RANDOM_REAL"
 stage real-students "the same for the whole training split" students real "$REAL_EPOCHS" ""
 stage continual "5 tasks of 2 classes: five methods on real, random and distilled images" continual
-stage report "tables, figures and one HTML page" python -m misc.report.report "$RUN" \
+stage report "tables, figures and one HTML page" python -m misc.report run "$RUN" \
     --command "${QUICK:+QUICK=$QUICK }sh scripts/quickstart.sh"

@@ -61,18 +61,15 @@ def train_student(here, image_data, distilled, soft_labels, tmp_path):
 
 # data
 
-def test_missing_data_folder(gen_prototype, tmp_path):
+def test_missing_data_folder_or_split(gen_prototype, tmp_path):
     assert refused(gen_prototype("--data_dir", tmp_path / "nothing"), tmp_path / "nothing", "train", "no such folder")
+    assert refused(gen_prototype("--data_dir", tmp_path), tmp_path, "train", "found none")
 
 
 def test_missing_data_folder_by_command(command, checkpoint, tmp_path):
     answer = command("distillation.gen_prototype", "--dataset", "imagenet", "--data_dir", tmp_path / "nothing",
                      "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path)
     assert refused(answer, tmp_path / "nothing") and answer.out == ""
-
-
-def test_data_folder_without_splits(gen_prototype, tmp_path):
-    assert refused(gen_prototype("--data_dir", tmp_path), tmp_path, "train", "found none")
 
 
 def test_missing_test_split(here, own_image_data, tmp_path):
@@ -97,9 +94,6 @@ def test_empty_class(gen_prototype, own_image_data):
 def test_label_file_with_the_wrong_lines(gen_prototype, tmp_path, lines, found):
     (tmp_path / "prompts.txt").write_text("\n".join(lines) + "\n")
     assert refused(gen_prototype("--label_file_path", tmp_path / "prompts.txt"), tmp_path / "prompts.txt", 12, found)
-
-
-def test_missing_label_file(gen_prototype, tmp_path):
     assert refused(gen_prototype("--label_file_path", tmp_path / "none.txt"), tmp_path / "none.txt", 12)
 
 
@@ -119,18 +113,12 @@ def spoil_all(content: bytes) -> bytes:
     return b""
 
 
-@pytest.mark.parametrize("spoil", [spoil_text, spoil_cut, spoil_middle, spoil_all])
-def test_unreadable_image(gen_prototype, own_image_data, spoil):
-    path = own_image_data / "train" / "fox" / "05.png"
-    path.write_bytes(spoil(path.read_bytes()))
-    assert refused(gen_prototype("--data_dir", own_image_data), path)
-
-
 def test_unreadable_image_loses_no_finished_class(gen_prototype, own_image_data, prototypes, tmp_path):
     path = own_image_data / "train" / "sea_lion" / "05.png"
     good = path.read_bytes()
-    path.write_bytes(b"not an image")
-    assert refused(gen_prototype("--data_dir", own_image_data), path)
+    for spoil in (spoil_text, spoil_cut, spoil_middle, spoil_all):
+        path.write_bytes(spoil(good))
+        assert refused(gen_prototype("--data_dir", own_image_data), path)
     folder = tmp_path / "out" / prototypes.folder.name
     before = contents(folder)
     assert len([name for name in before if name.endswith(".safetensors")]) == 11
@@ -161,34 +149,26 @@ def test_ipc_larger_than_a_class(gen_prototype, gen_syn_image, image_data, tmp_p
     assert not list(tmp_path.rglob("manifest.json"))
 
 
-@pytest.mark.parametrize("flag", ["--ipc", "--km_expand", "--batch_size"])
-def test_numbers_out_of_range(gen_prototype, flag):
-    assert refused(gen_prototype(flag, 0), flag, "found 0")
+@pytest.fixture
+def train_on_hard_labels(here, image_data, distilled, tmp_path):
+    def call(*flags):
+        return here("validate.train_FKD", "--labels", "hard", "--train-dir", distilled.folder, "--dataset", "folder",
+                    "--data_dir", image_data, "--input-size", SIZE, "--batch-size", 36, "--epochs", 1, "--output-dir",
+                    tmp_path / "out", *flags)
+    return call
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--strength", 1.5), ("--strength", -0.1), ("--ipc", 4), ("--ipc", 0),
-                                             ("--batch_size", 0), ("--num_inference_steps", 0), ("--image_size", 0)])
-def test_synthesis_numbers_out_of_range(gen_syn_image, flag, value):
-    assert refused(gen_syn_image(flag, value), flag, value)
-
-
-@pytest.mark.parametrize("flags", [("--size", 3), ("--num_workers", 0)])
-def test_encoding_numbers_out_of_range(gen_prototype, flags):
-    assert refused(gen_prototype(*flags), *flags)
-
-
-@pytest.mark.parametrize("flags", [("--cutmix", 0, "--mix-type", "cutmix"), ("--mixup", 0, "--mix-type", "mixup"),
-                                   ("--min-scale-crops", 2), ("--flip", 2), ("--workers", 0), ("--epochs", 0)])
-def test_view_numbers_out_of_range(relabel, flags):
-    assert refused(relabel(*flags), *flags[:2])
-
-
-@pytest.mark.parametrize("flags", [("--min-scale-crops", 2), ("--flip", -1), ("--workers", 0), ("--temperature", 0),
-                                   ("--keep-topk", 0), ("--batch-size", 0), ("--gradient-accumulation-steps", 0)])
-def test_training_numbers_out_of_range(here, image_data, distilled, tmp_path, flags):
-    assert refused(here("validate.train_FKD", "--labels", "hard", "--train-dir", distilled.folder, "--dataset", "folder",
-                        "--data_dir", image_data, "--input-size", SIZE, "--batch-size", 36, "--epochs", 1, "--output-dir",
-                        tmp_path / "out", *flags), *flags)
+@pytest.mark.parametrize(("stage", "cases"), [
+    ("gen_prototype", [("--ipc", 0), ("--km_expand", 0), ("--batch_size", 0), ("--size", 3), ("--num_workers", 0)]),
+    ("gen_syn_image", [("--strength", 1.5), ("--strength", -0.1), ("--ipc", 4), ("--ipc", 0), ("--batch_size", 0),
+                       ("--num_inference_steps", 0), ("--image_size", 0)]),
+    ("relabel", [("--cutmix", 0, "--mix-type", "cutmix"), ("--mixup", 0, "--mix-type", "mixup"), ("--min-scale-crops", 2),
+                 ("--flip", 2), ("--workers", 0), ("--epochs", 0)]),
+    ("train_on_hard_labels", [("--min-scale-crops", 2), ("--flip", -1), ("--workers", 0), ("--temperature", 0),
+                              ("--keep-topk", 0), ("--batch-size", 0), ("--gradient-accumulation-steps", 0)])])
+def test_numbers_out_of_range(request, stage, cases):
+    command = request.getfixturevalue(stage)
+    assert all(refused(command(*flags), *flags[:2]) for flags in cases)
 
 
 def test_flags_that_are_missing(here):
@@ -199,40 +179,39 @@ def test_flags_that_are_missing(here):
 
 # checkpoints
 
-@pytest.mark.parametrize("stage", ["gen_prototype", "gen_syn_image"])
-def test_checkpoint_folder_that_is_none(request, tmp_path, stage):
-    (tmp_path / "empty").mkdir()
-    answer = request.getfixturevalue(stage)("--diffusion_checkpoints_path", tmp_path / "empty")
-    assert refused(answer, tmp_path / "empty", "Stable Diffusion", "model_index.json")
-
-
 def test_checkpoint_that_looks_like_a_hub_name_by_command(command, tmp_path):
     answer = command("distillation.gen_prototype", "--diffusion_checkpoints_path", "runs/nothing", "--save_prototype_path",
                      tmp_path)
     assert refused(answer, "runs/nothing", "Stable Diffusion") and answer.out == ""
 
 
-@pytest.mark.parametrize("stage", ["gen_prototype", "gen_syn_image"])
-@pytest.mark.parametrize("path", ["runs/there/is/nothing", "runs/nothing"])
-def test_checkpoint_that_does_not_exist(request, stage, path):
-    answer = request.getfixturevalue(stage)("--diffusion_checkpoints_path", path)
-    assert refused(answer, path, "Stable Diffusion")
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
-@pytest.mark.parametrize(("stage", "part"), [("gen_prototype", "vae"), ("gen_syn_image", "unet"), ("gen_syn_image", "vae")])
-def test_damaged_checkpoint(request, checkpoint, tmp_path, stage, part):
+def cut(*names: str):
+    def spoil(folder: Path) -> None:
+        for path in (folder / name for name in names):
+            path.write_bytes(spoil_cut(path.read_bytes()))
+    return spoil
+
+
+@pytest.mark.parametrize(("stage", "spoil", "words"), [
+    ("gen_prototype", empty, ["model_index.json"]), ("gen_syn_image", empty, ["model_index.json"]),
+    ("gen_prototype", shutil.rmtree, ["nothing"]), ("gen_syn_image", shutil.rmtree, ["nothing"]),
+    ("gen_prototype", cut("vae/diffusion_pytorch_model.safetensors"), []),
+    ("gen_syn_image", cut("vae/diffusion_pytorch_model.safetensors"), []),
+    ("gen_syn_image", cut("unet/diffusion_pytorch_model.safetensors"), []),
+    ("gen_syn_image", cut("model_index.json"), []),
+    ("gen_prototype", lambda folder: shutil.rmtree(folder / "vae"), []),
+    ("gen_syn_image", lambda folder: shutil.rmtree(folder / "unet"), []),
+    ("gen_syn_image", lambda folder: shutil.rmtree(folder / "scheduler"), []),
+    ("gen_syn_image", lambda folder: shutil.rmtree(folder / "tokenizer"), [])])
+def test_damaged_checkpoint(request, checkpoint, tmp_path, stage, spoil, words):
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-    path = copy / part / "diffusion_pytorch_model.safetensors"
-    path.write_bytes(spoil_cut(path.read_bytes()))
-    assert refused(request.getfixturevalue(stage)("--diffusion_checkpoints_path", copy), copy)
-
-
-@pytest.mark.parametrize(("stage", "part"), [
-    ("gen_prototype", "vae"), ("gen_syn_image", "unet"), ("gen_syn_image", "scheduler"), ("gen_syn_image", "tokenizer")])
-def test_checkpoint_without_a_part(request, checkpoint, tmp_path, stage, part):
-    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-    shutil.rmtree(copy / part)
-    assert refused(request.getfixturevalue(stage)("--diffusion_checkpoints_path", copy), copy)
+    spoil(copy)
+    assert refused(request.getfixturevalue(stage)("--diffusion_checkpoints_path", copy), copy, "Stable Diffusion", *words)
 
 
 def test_checkpoint_with_another_networks_weights(gen_syn_image, checkpoint, new_checkpoint_in, tmp_path):
@@ -242,13 +221,25 @@ def test_checkpoint_with_another_networks_weights(gen_syn_image, checkpoint, new
     assert refused(gen_syn_image("--diffusion_checkpoints_path", copy), copy)
 
 
-def test_checkpoint_whose_description_is_no_json(gen_syn_image, checkpoint, tmp_path):
-    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-    (copy / "model_index.json").write_text("{")
-    assert refused(gen_syn_image("--diffusion_checkpoints_path", copy), copy)
+# folders of earlier stages
 
+@pytest.mark.parametrize(("artefact", "stage", "flag", "unit"), [
+    ("prototypes", "gen_syn_image", "--prototype_path", "00004_eel.safetensors"),
+    ("teacher", "relabel", "--teacher", "model.safetensors"),
+    ("soft_labels", "train_student", "--fkd-path", "epoch_0000.safetensors")])
+def test_damaged_folder(request, tmp_path, artefact, stage, flag, unit):
+    command, folder = request.getfixturevalue(stage), request.getfixturevalue(artefact).folder
+    copy = Path(shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("state.pt")))
+    cut(unit)(copy)
+    assert refused(command(flag, copy), copy / unit, "safetensors")
+    for spoil in (spoil_text, spoil_cut, spoil_all):
+        (copy / "manifest.json").write_bytes(spoil((folder / "manifest.json").read_bytes()))
+        assert refused(command(flag, copy), copy / "manifest.json", "JSON")
+    (copy / "manifest.json").unlink()
+    assert refused(command(flag, copy), copy, artefact, "unfinished")
+    (copy / "config.json").unlink()
+    assert refused(command(flag, copy), copy, artefact, "without manifest.json")
 
-# prototypes
 
 def test_prototypes_of_another_checkpoints_latent_shape(gen_syn_image, new_checkpoint_in, tmp_path):
     other = new_checkpoint_in(tmp_path / "other", levels=2)
@@ -271,27 +262,6 @@ def test_prototypes_that_do_not_exist(gen_syn_image, tmp_path):
     assert refused(gen_syn_image("--prototype_path", tmp_path / "none.json"), tmp_path / "none.json", "nothing")
 
 
-def test_unfinished_prototypes(gen_syn_image, prototypes, tmp_path):
-    copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
-    (copy / "manifest.json").unlink()
-    assert refused(gen_syn_image("--prototype_path", copy), copy, "prototypes", "unfinished")
-
-
-def test_damaged_prototypes(gen_syn_image, prototypes, tmp_path):
-    copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
-    path = sorted(copy.glob("*.safetensors"))[4]
-    path.write_bytes(spoil_cut(path.read_bytes()))
-    assert refused(gen_syn_image("--prototype_path", copy), path, "safetensors")
-
-
-@pytest.mark.parametrize("spoil", [spoil_text, spoil_cut, spoil_all])
-def test_damaged_manifest(gen_syn_image, prototypes, tmp_path, spoil):
-    copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
-    path = copy / "manifest.json"
-    path.write_bytes(spoil(path.read_bytes()))
-    assert refused(gen_syn_image("--prototype_path", copy), path, "JSON")
-
-
 def test_manifest_of_another_kind_or_version(gen_syn_image, relabel, prototypes, distilled, tmp_path):
     assert refused(gen_syn_image("--prototype_path", distilled.folder), distilled.folder, "prototypes", "distilled")
     assert refused(relabel("--data", prototypes.folder), prototypes.folder, "distilled", "prototypes")
@@ -302,17 +272,6 @@ def test_manifest_of_another_kind_or_version(gen_syn_image, relabel, prototypes,
 
 
 # teachers, soft labels, students
-
-def test_model_folder_without_a_manifest(relabel, tmp_path):
-    (tmp_path / "model").mkdir()
-    assert refused(relabel("--teacher", tmp_path / "model"), tmp_path / "model", "teacher", "without manifest.json")
-
-
-def test_damaged_teacher(relabel, teacher, tmp_path):
-    copy = Path(shutil.copytree(teacher.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("state.pt")))
-    (copy / "model.safetensors").write_bytes(spoil_cut((copy / "model.safetensors").read_bytes()))
-    assert refused(relabel("--teacher", copy), copy / "model.safetensors", "safetensors")
-
 
 def test_teacher_of_other_classes_or_sizes(relabel, teacher, tmp_path):
     copy = Path(shutil.copytree(teacher.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("state.pt")))
@@ -332,19 +291,6 @@ def test_soft_labels_of_another_distilled_set(train_student, gen_syn_image, imag
     assert gen_syn_image("--method", "random", "--data_dir", image_data, "--ipc", 6, "--image_size", SIZE).code == 0
     answer = train_student("--train-dir", tmp_path / "out" / "folder_random_ipc6", "--output-dir", tmp_path / "student")
     assert refused(answer, "folder_random_ipc6", "folder_ipc3_6")
-
-
-def test_damaged_soft_labels(train_student, soft_labels, tmp_path):
-    copy = Path(shutil.copytree(soft_labels.folder, tmp_path / "copy"))
-    path = copy / "epoch_0000.safetensors"
-    path.write_bytes(spoil_cut(path.read_bytes()))
-    assert refused(train_student("--fkd-path", copy), path, "safetensors")
-
-
-def test_unfinished_soft_labels(train_student, soft_labels, tmp_path):
-    copy = Path(shutil.copytree(soft_labels.folder, tmp_path / "copy"))
-    (copy / "manifest.json").unlink()
-    assert refused(train_student("--fkd-path", copy), copy, "soft_labels", "unfinished")
 
 
 def test_pickled_soft_labels_of_the_original(train_student, tmp_path):

@@ -67,7 +67,7 @@ def test_the_command_writes_every_number_and_the_table_shows_them(here, tmp_path
 
     (tmp_path / "README.md").write_text("No table.\n")
     (tmp_path / "misc" / "benchmark.md").write_text("<!-- table: benchmark-distillation -->\n")
-    assert here("misc.report.tables", "--root", tmp_path).code == 0
+    assert here("misc.report.__main__", "tables", "--root", tmp_path).code == 0
     page = (tmp_path / "misc" / "benchmark.md").read_text()
     speed = found["images_per_second"]     # the seconds above are rounded
     speeds = f"| {speed['ours']:.1f} | {speed['stock']:.1f}, decoding and encoding in turn |"
@@ -94,7 +94,7 @@ def test_the_continual_benchmark_writes_every_number_and_the_table_shows_them(he
     assert 0 < found["start"]["milliseconds"] < 1000
     (tmp_path / "README.md").write_text("No table.\n")
     (tmp_path / "misc" / "benchmark.md").write_text("<!-- table: benchmark-continual -->\n")
-    assert here("misc.report.tables", "--root", tmp_path).code == 0
+    assert here("misc.report.__main__", "tables", "--root", tmp_path).code == 0
     page = (tmp_path / "misc" / "benchmark.md").read_text()
     assert f"| A-GEM step, times a fine-tune step | {times['agem']:.2f} | at most 2.1 |" in page
     assert "2 stream and 2 memory images of 16 pixels" in page and f"{times['agem']:.2f}" in answer.out
@@ -116,7 +116,7 @@ def test_the_matching_command_writes_every_number_and_the_table_shows_them(here,
     assert found["small_batch"]["times_faster"] == pytest.approx(stock / ours, rel=1e-2)
     (tmp_path / "README.md").write_text("No table.\n")
     (tmp_path / "misc" / "benchmark.md").write_text("<!-- table: benchmark-matching -->\n")
-    assert here("misc.report.tables", "--root", tmp_path).code == 0
+    assert here("misc.report.__main__", "tables", "--root", tmp_path).code == 0
     page = (tmp_path / "misc" / "benchmark.md").read_text()
     spent = 64e3 / found["small_batch"]["images_per_second"]["ours"]
     assert f"64 views of 32 pixels, one core (ms) | {spent:.2f} |" in page and f"{spent:.2f}" in answer.out

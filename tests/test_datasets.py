@@ -21,9 +21,8 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageFolder, Imagenette
 from torchvision.models import ResNet18_Weights
 
-from distillation.datasets import decode, decode_all, decode_readable, image_folder, load_split
+from distillation.datasets import PROMPTS, decode, decode_all, decode_readable, image_folder, load_split
 from distillation.images import BadImage, fit_image, open_image
-from distillation.prompts import PROMPTS
 from matching.image_set import check_class_names, real_images
 from scripts.cli import InputError
 

@@ -17,11 +17,10 @@ from distillation.checkpoints import load_pipeline
 from distillation.datasets import load_split
 from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
 from distillation.ldm import byte_level_tokenizer, tokenize
-from distillation.prompts import PROMPTS
 from distillation.prototypes import cluster, read_prototypes
-from distillation.synthesis import synthesize, to_uint8
+from distillation.synthesis import Denoising, synthesize, to_uint8
 from scripts.artefact import identity
-from scripts.cli import DIGITS_LDM, ROOT, InputError
+from scripts.cli import InputError
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 from scripts.randomness import generator_for, seed_for
@@ -54,25 +53,6 @@ def test_digits_train_and_test_share_no_image():
     assert train.read(0).size == (SIZE, SIZE) and train.read(0).mode == "RGB"
 
 
-def test_imagenet_prompts_are_torchvisions_classes_in_order():
-    from torchvision.models import ResNet18_Weights
-    assert (PROMPTS / "imagenet_classes.txt").read_text().splitlines() == ResNet18_Weights.DEFAULT.meta["categories"]
-
-
-def test_image_folder_reads_torchvisions_classes_and_labels(image_data):
-    ours, theirs = load_split("folder", image_data, "train"), ImageFolder(image_data / "train")
-    assert [entry["name"] for entry in ours.classes] == theirs.classes
-    assert ours.labels.tolist() == theirs.targets
-    assert ours.classes[-1]["prompt"] == "sea lion"
-    assert np.array_equal(np.array(ours.read(20)), np.array(theirs[20][0]))
-
-
-def test_a_label_file_gives_the_prompts(image_data, tmp_path):
-    (tmp_path / "prompts.txt").write_text("".join(f"a photo of {name}\n" for name in CLASSES))
-    split = load_split("folder", image_data, "train", tmp_path / "prompts.txt")
-    assert split.classes[3] == {"name": "dog", "prompt": "a photo of dog"}
-
-
 # stage 1: latents and prototypes
 
 def test_latents_are_the_autoencoders_times_its_scaling_factor(checkpoint, image_data):
@@ -95,15 +75,6 @@ def test_the_latents_pipeline_reads_nothing_but_the_autoencoder(checkpoint, tmp_
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(tmp_path / "bare"), "cpu")
     assert list(pipeline.components) == ["vae"]
     assert pipeline(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)).shape == (1, 4, 8, 8)
-
-
-def test_full_kmeans_equals_scikit_learns():
-    latents = random_latents(60)
-    found = cluster(latents, ipc=5, km_expand=1, seed=3, kmeans="full")
-    expected = KMeans(5, random_state=3, n_init="auto").fit(latents.reshape(60, -1).numpy())
-    assert np.allclose(found.centroids.reshape(5, -1), expected.cluster_centers_, atol=1e-5)
-    assert found.sizes.tolist() == np.bincount(expected.labels_, minlength=5).tolist()
-    assert float(found.inertia) == pytest.approx(expected.inertia_, rel=1e-5)
 
 
 @pytest.mark.parametrize("kmeans", ["full", "minibatch"])
@@ -138,7 +109,7 @@ def test_a_prototypes_folder_tells_all(prototypes):
     assert (config["ipc"], config["size"], config["kmeans"]) == (IPC, SIZE, "minibatch")
     manifest = json.loads((prototypes.folder / "manifest.json").read_text())
     assert manifest["counts"] == {"classes": 12, "prototypes": 12 * IPC, "images": 12 * PER_CLASS}
-    assert prototypes.err == ""
+    assert [line for line in prototypes.err.splitlines() if line and "img/s" not in line] == []
 
 
 def test_the_command_clusters_all_latents_of_the_class(here, checkpoint, image_data, tmp_path):
@@ -155,12 +126,6 @@ def test_the_command_clusters_all_latents_of_the_class(here, checkpoint, image_d
     assert np.allclose(found[label].centroids.reshape(4, -1), expected.cluster_centers_, atol=1e-4)
 
 
-def test_size_larger_than_the_checkpoints_gives_larger_latents(here, checkpoint, image_data, tmp_path):
-    assert here("distillation.gen_prototype", "--dataset", "folder", "--data_dir", image_data, "--ipc", 1, "--size", 64,
-                "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path).code == 0
-    assert read_prototypes(tmp_path / "folder-ipc1-kmexpand1")[1][0].centroids.shape == (1, 4, 16, 16)
-
-
 # stage 2: images
 
 def test_torchvision_reads_the_classes_in_order(distilled):
@@ -170,7 +135,7 @@ def test_torchvision_reads_the_classes_in_order(distilled):
     assert [name.split("_", 1)[1] for name in theirs.classes] == [entry["name"] for entry in classes] == CLASSES
     assert sorted(theirs.samples) == sorted(zip(map(str, paths), labels.tolist(), strict=True))
     assert len(labels) == 12 * IPC * REPEATS
-    assert distilled.err == ""
+    assert [line for line in distilled.err.splitlines() if line and "img/s" not in line] == []
 
 
 def test_class_order_is_kept_where_names_sort_otherwise(tmp_path):
@@ -274,7 +239,7 @@ def test_each_image_has_its_own_noise(image_pipeline):
 
     def make(seed):
         return synthesize(image_pipeline, latents, text, image_pipeline.embed([""]), [(0, 0, 0), (0, 0, 1), (0, 0, 0)], seed,
-                          strength=0.8, guidance_scale=2, num_inference_steps=4)
+                          Denoising(strength=0.8, guidance_scale=2, num_inference_steps=4))
     images = make(0)
     assert torch.equal(images[0], images[2]) and torch.equal(images, make(0))
     assert not torch.equal(images[0], images[1]) and not torch.equal(images[0], make(1)[0])
@@ -288,61 +253,6 @@ def test_repeats_of_a_prototype_differ(distilled):
         assert not np.array_equal(first, second)
 
 
-def test_an_image_does_not_depend_on_its_batch():
-    if not (ROOT / DIGITS_LDM / "model_index.json").is_file():
-        pytest.skip(f"{DIGITS_LDM} is not there: train it with distillation/train_ldm_digits.sh")
-    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(ROOT / DIGITS_LDM), "cpu")
-    pipeline.set_progress_bar_config(disable=True)
-    count, labels = 50, torch.arange(50) % 10
-    latents, text = random_latents(count), pipeline.embed(["zero", "one", "two", "three", "four", "five", "six", "seven",
-                                                           "eight", "nine"])[labels]
-
-    def make(batch_size, upto):
-        return torch.cat([synthesize(pipeline, latents[part], text[part], pipeline.embed([""]),
-                                     [(int(labels[place]), int(place), 0) for place in part], 0, strength=0.7,
-                                     guidance_scale=8, num_inference_steps=6)
-                          for part in torch.arange(upto).split(batch_size)]).int()
-    together = make(50, 50)
-    assert together.float().std() > 5
-    assert (make(1, 8) - together[:8]).abs().max() <= 1
-    assert (make(7, 14) - together[:14]).abs().max() <= 1
-
-
-def test_random_real_images_are_training_images_drawn_without_replacement(here, image_data, tmp_path):
-    flags = ("--dataset", "folder", "--data_dir", image_data, "--method", "random", "--ipc", 5, "--image_size", SIZE)
-    sets = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert here("distillation.gen_syn_image", *flags, "--seed", seed, "--save_init_image_path", tmp_path / name).code == 0
-        _, paths, labels, _ = read_distilled(tmp_path / name / "folder_random_ipc5")
-        sets.append([pixels(path).tobytes() for path in paths])
-    for place, picture in enumerate(sets[0]):
-        real = [pixels(path).tobytes() for path in (image_data / "train" / CLASSES[labels[place]]).iterdir()]
-        assert picture in real
-    assert len(set(sets[0])) == 60 and sets[0] == sets[1] and sets[0] != sets[2]
-
-
-def test_noise_needs_no_prototypes(here, checkpoint, image_data, tmp_path):
-    assert here("distillation.gen_syn_image", "--dataset", "folder", "--data_dir", image_data, "--method", "noise", "--ipc", 2,
-                "--num_inference_steps", 3, "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path",
-                tmp_path).code == 0
-    classes, paths, _, _ = read_distilled(tmp_path / "folder_noise_ipc2")
-    assert [entry["prompt"] for entry in classes][-1] == "sea lion"
-    assert len({pixels(path).tobytes() for path in paths}) == 24
-
-
-@pytest.mark.parametrize(("text_width", "prediction_type", "levels"), [(32, "epsilon", 3), (16, "v_prediction", 2)])
-def test_checkpoints_of_other_makes_work(here, new_checkpoint_in, image_data, tmp_path, text_width, prediction_type, levels):
-    made = new_checkpoint_in(tmp_path / "other", text_width, prediction_type, levels)
-    checkpoint = ("--diffusion_checkpoints_path", made)
-    assert here("distillation.gen_prototype", "--dataset", "folder", "--data_dir", image_data, "--ipc", 1, *checkpoint,
-                "--save_prototype_path", tmp_path).code == 0
-    assert here("distillation.gen_syn_image", "--dataset", "folder", "--prototype_path", tmp_path / "folder-ipc1-kmexpand1",
-                "--num_inference_steps", 3, *checkpoint, "--save_init_image_path", tmp_path).code == 0
-    folder = tmp_path / "folder_ipc1_1_s0.7_g8.0_kmexpand1"
-    assert len(read_distilled(folder)[1]) == 12
-    assert Image.open(next(folder.rglob("*.png"))).size == (SIZE, SIZE)
-
-
 def test_the_tokenizer_takes_any_text(tmp_path):
     tokenizer = byte_level_tokenizer(tmp_path)
     for text in ("a horse", "日本 naïve 😀", "ÀÉ\t x", "don't 12ab", ""):
@@ -354,6 +264,7 @@ def test_the_tokenizer_takes_any_text(tmp_path):
 
 
 def test_seeds_are_functions_of_their_place():
+    assert len({seed_for(0, "kmeans", label) for label in range(1000)}) == 1000
     assert seed_for(0, "image", 1, 11) != seed_for(0, "image", 11, 1) != seed_for(1, "image", 11, 1)
     a, b = (torch.randn(4, generator=generator_for(3, "x", 7)) for _ in range(2))
     assert torch.equal(a, b)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,10 @@ from safetensors.torch import load_file
 
 from distillation.datasets import decode, load_split
 from distillation.fine_tuning import add_lora, encode_split, fine_tune, load_source
-from distillation.ldm import diffusion_loss, draw_noising, encode_moments, new_scheduler, to_signed
-from distillation.ldm_training import warm_cosine
+from distillation.ldm import Recipe, diffusion_loss, draw_noising, encode_moments, new_scheduler, to_signed
 from scripts.cli import DIGITS_LDM, ROOT, InputError
 from scripts.randomness import generator_for
-from scripts.training import averaged
+from scripts.training import CURVES, averaged
 
 WEIGHTS = ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
            "text_encoder/model.safetensors"]
@@ -40,7 +40,7 @@ def test_stock_diffusers_loads_and_runs_the_folder(trained):
 
 
 def test_the_command_says_nothing_on_stderr_but_bars(trained):
-    assert [line for line in trained.err.splitlines() if line and "it/s]" not in line and "?" not in line] == []
+    assert [line for line in trained.err.splitlines() if line and "img/s" not in line and "?" not in line] == []
 
 
 def test_weights_are_half_precision(trained):
@@ -211,10 +211,11 @@ def test_lora_without_peft_names_the_package(monkeypatch):
 def test_parts_of_a_batch_sum_to_it_and_the_text_encoder_learns_when_asked(trained, image_data, tmp_path):
     """With and without activations computed twice."""
     split = load_split("folder", image_data, "train")
-    settings = {"steps": 2, "batch_size": 8, "learning_rate": 1e-3, "prompt_drop": 0.1, "ema_decay": 0.9, "seed": 0,
-                "save_seconds": 9, "state_path": tmp_path / "state.pt", "lora_rank": None, "with_text_encoder": True}
-    runs = [fine_tune(load_source(str(trained.folder), "cpu"), split, SIZE, tmp_path / str(parts), workers=1,
-                      accumulation=parts, recompute=parts > 1, **settings)[0] for parts in (1, 3)]
+    recipe = Recipe(steps=2, batch_size=8, learning_rate=1e-3, seed=0, state_path=tmp_path / "state.pt", save_seconds=9,
+                    ema_decay=0.9)
+    runs = [fine_tune(load_source(str(trained.folder), "cpu"), split, SIZE, tmp_path / str(parts),
+                      replace(recipe, accumulation=parts, recompute=parts > 1), lora_rank=None, with_text_encoder=True,
+                      workers=1)[0] for parts in (1, 3)]
     assert runs[0]["losses"] == pytest.approx(runs[1]["losses"], rel=1e-5)
     unet, _, text_encoder = WEIGHTS
     for name in (unet, text_encoder):
@@ -277,8 +278,8 @@ def test_the_average_of_weights_ends_up_slow_and_starts_fast():
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
-    rate = warm_cosine(1000)
-    assert rate(0) == pytest.approx(1 / 50, rel=1e-2) and rate(60) > 0.98 and rate(999) < 1e-4
+    rate = CURVES["short-warm-up"]
+    assert rate(0, 1000) == pytest.approx(1 / 50, rel=1e-2) and rate(60, 1000) > 0.98 and rate(999, 1000) < 1e-4
 
 
 def test_images_are_signed_as_stable_diffusion_has_them():
@@ -288,7 +289,7 @@ def test_images_are_signed_as_stable_diffusion_has_them():
 def test_the_shipped_checkpoint_is_small_half_precision_and_names_its_training():
     folder = ROOT / DIGITS_LDM
     if not (folder / "manifest.json").is_file():
-        pytest.skip(f"{DIGITS_LDM} is not there: train it with distillation/train_ldm_digits.sh")
+        pytest.skip(f"{DIGITS_LDM} is not there: train it with distillation/train_ldm.sh")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert sum((folder / name).stat().st_size for name in manifest["files"]) <= 10e6
     assert [entry["prompt"] for entry in manifest["classes"]] == \

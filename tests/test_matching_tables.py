@@ -1,32 +1,37 @@
 """The tables of misc/matching.md: which run ends in which cell, and what is computed from it."""
 
+import shutil
+
 import pytest
 
-from misc.report.matching_tables import cross, draw_storage, protocols, storage, storage_points
+from misc.report.figures import draw_label_bytes
+from misc.report.literature import architectures
+from misc.report.results import Results, Run, collect
+from misc.report.tables import Section, protocols, storage, storage_points
+from scripts.cli import ROOT
 
 CONFIG = {"epochs": 60, "stem": "imagenet", "input_size": 32, "mix_type": "cutmix", "min_scale_crops": 0.6, "flip": 0.0,
           "batch_size": 50, "temperature": 20.0, "lr_schedule": "cosine", "adamw_lr": 0.001, "arch": "resnet18"}
 
 
-def student(name: str, accuracy: float, steps: int = 60) -> dict:
-    return {"run": name, "kind": "student", "config": CONFIG, "seconds": {"train": 7.0},
-            "metrics": {"test_accuracy": accuracy, "steps": steps}}
+def student(name: str, accuracy: float, steps: int = 60) -> Run:
+    return Run(name, "student", CONFIG, {"test_accuracy": accuracy, "steps": steps}, {"train": 7.0})
 
 
-def labels(name: str, stored_bytes: int, logits: int, epochs: int) -> dict:
-    return {"run": name, "kind": "soft_labels", "config": {}, "seconds": {}, "metrics": {
-        "bytes": stored_bytes, "stored_epochs": epochs, "epochs": 60, "stored_logits": logits, "classes": 10,
-        "views": 100 * epochs}}
+def labels(name: str, stored_bytes: int, logits: int, epochs: int) -> Run:
+    return Run(name, "soft_labels", {}, {"bytes": stored_bytes, "stored_epochs": epochs, "epochs": 60, "stored_logits": logits,
+                                         "classes": 10, "views": 100 * epochs}, {})
 
 
-def row_of(table: str, *words: str) -> list[str]:
-    line = next(line for line in table.splitlines() if line.startswith("|") and all(word in line for word in words))
-    return [cell.strip() for cell in line.strip("|").split("|")]
+def row_of(made: list[Section], *words: str) -> list[str]:
+    (section,) = made
+    rows = map(list, (section.header, *section.rows))
+    return next(row for row in rows if all(any(word in cell for cell in row) for word in words))
 
 
 @pytest.fixture
-def result() -> dict:
-    runs = [{"run": "teacher", "kind": "teacher", "config": CONFIG, "seconds": {}, "metrics": {"test_accuracy": 0.975}}]
+def result() -> Results:
+    runs = [Run("teacher", "teacher", CONFIG, {"test_accuracy": 0.975}, {})]
     for seed, add in ((0, 0.0), (1, 0.02)):
         runs += [student(f"seed{seed}/students/protocols/distilled-resnet18-d4m-hard", 0.5 + add),
                  student(f"seed{seed}/students/protocols/distilled-resnet18-rded-soft", 0.7 + add, 120),
@@ -37,7 +42,7 @@ def result() -> dict:
                  labels(f"seed{seed}/soft-labels/storage-topk1", 200_000, 1, 60),
                  labels(f"seed{seed}/soft-labels/storage-topk2-epochs0.1", 20_000, 2, 6),
                  student(f"seed{seed}/students/cross/swin_t", 0.4 + add)]
-    return {"runs": runs}
+    return Results(runs)
 
 
 def test_protocols_have_a_column_for_each_kind_of_label_and_protocol(result):
@@ -45,7 +50,7 @@ def test_protocols_have_a_column_for_each_kind_of_label_and_protocol(result):
     assert row_of(table, "Student")[2:] == ["hard, d4m", "hard, rded", "soft, d4m", "soft, rded", "Seeds (n)"]
     assert row_of(table, "resnet18", "D4M") == ["resnet18", "D4M images", "51.0 ± 1.4", "not run", "not run", "71.0 ± 1.4", "2"]
     assert row_of(table, "resnet50", "random")[3] == "31.0 ± 1.4"
-    assert "resnet18 with 97.5 % after 60 epochs" in table and "d4m 60, rded 120" in table
+    assert "resnet18 with 97.5 % after 60 epochs" in table[0].says and "d4m 60, rded 120" in table[0].says
 
 
 def test_storage_says_how_many_times_smaller(result):
@@ -56,12 +61,15 @@ def test_storage_says_how_many_times_smaller(result):
 
 def test_the_figure_is_drawn_twice_alike(result, tmp_path):
     for name in ("a", "b"):
-        draw_storage(result, tmp_path / f"{name}.png")
+        draw_label_bytes(tmp_path / f"{name}.png", result)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_the_papers_figures_stand_below_ours(result):
-    table = cross(result)
+def test_the_papers_figures_stand_below_ours(result, tmp_path):
+    (tmp_path / "results").mkdir()
+    shutil.copy(ROOT / "misc" / "published.json", tmp_path)
+    collect(result, tmp_path / "results" / "matching_digits.jsonl")
+    table = architectures(tmp_path)
     place = row_of(table, "resnet18", "swin_t").index("swin_t")
     assert row_of(table, "this code")[place] == "41.0 ± 1.4" and row_of(table, "CVPR 2024")[place] == "58.1"
     assert row_of(table, "this code")[1] == "not run"

@@ -15,7 +15,7 @@ from distillation.datasets import decode, load_split
 from distillation.encoding import encode_classes
 from distillation.prototypes import LEAST_BATCH, cluster, find_prototypes, inliers, nearest_members, read_prototypes
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
-from scripts.randomness import generator_for, seed_for
+from scripts.randomness import generator_for
 
 
 def blobs(count: int, *place) -> torch.Tensor:
@@ -25,7 +25,7 @@ def blobs(count: int, *place) -> torch.Tensor:
     return centres[torch.randint(5, (count,), generator=draw)] + torch.randn(count, 4, 3, 3, generator=draw)
 
 
-@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("kmeans", ["full", "minibatch"])
 def test_kmeans_equals_scikit_learns_whatever_the_order(kmeans, order):
     latents = blobs(1300)[torch.randperm(1300, generator=generator_for(order))]
@@ -47,7 +47,7 @@ def test_the_order_of_the_latents_changes_nothing_where_clusters_are_clear():
     assert all(torch.allclose(each, sums[0], atol=1e-4) for each in sums)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("batch_size", [1, 7])
 def test_latents_and_prototypes_do_not_depend_on_the_batch_they_are_encoded_in(checkpoint, image_data, batch_size):
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
     split = load_split("folder", image_data, "train")
@@ -197,10 +197,6 @@ def test_a_resolution_the_autoencoder_cannot_halve_is_refused(here, prototypes, 
     assert answer.code == 2 and "--size: expected a multiple of 4" in answer.err and answer.err.count("\n") == 1
 
 
-def test_the_seed_of_a_class_does_not_depend_on_the_others():
-    assert len({seed_for(0, "kmeans", label) for label in range(1000)}) == 1000
-
-
 def test_damaged_images_end_the_run_or_are_left_out_and_listed(here, own_image_data, checkpoint, tmp_path):
     damaged = [own_image_data / "train" / "bear" / name for name in ("00.png", "07.png")]
     damaged[0].write_bytes(damaged[0].read_bytes()[:60])
@@ -230,7 +226,7 @@ def test_damaged_images_end_the_run_or_are_left_out_and_listed(here, own_image_d
     torch.testing.assert_close(latents, pipeline(decode(split, rows, SIZE), noise[readable]), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["random", "herding", "kcenter"])
+@pytest.mark.parametrize("method", ["random", "herding"])
 def test_real_images_are_chosen_among_the_readable(here, own_image_data, checkpoint, tmp_path, method):
     names = sorted(path.name for path in (own_image_data / "train" / "bear").iterdir())
     for name in names[:-4]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,18 +33,17 @@ def finished(tmp_path_factory):
 def test_every_stage_ran_and_the_report_names_its_files(finished):
     run, printed = finished
     assert [json.loads(line)["stage"] for line in (run / "stages.jsonl").read_text().splitlines()] == STAGES
-    for name in ("report.html", "report.md", "grid.png", "accuracy_vs_time.png", "result.json"):
+    for name in ("report.html", "grid.png", "accuracy_vs_time.png"):
         assert (run / name).stat().st_size > 500 and str(run / name) in printed
 
 
 def test_the_tables_are_complete(finished):
     run, _ = finished
-    result = json.loads((run / "result.json").read_text())
-    methods, sources = ("finetune", "joint", "er", "agem", "task_arithmetic"), ("real", "random", "distilled")
-    assert set(result["students"]) == {f"{arm}-{labels}" for arm in sources for labels in ("hard", "soft")}
-    assert set(result["continual"]) == {f"{method}-{source}" for method in methods for source in sources}
-    assert set(STAGES[:-1]) < set(result["seconds"])
-    assert not any("not run" in cell for part in result["tables"] for row in part["rows"] for cell in row)
+    page = (run / "report.html").read_text()
+    assert "not run" not in page and page.count("<img") >= 6
+    for name in ("Fine-tune", "Joint", "ER", "A-GEM", "Task Arithmetic"):
+        rows = re.findall(rf'<th scope="row" class="left">{name}[^<]*</th><td[^>]*>(real|random|distilled)</td>', page)
+        assert {"real", "random", "distilled"} <= set(rows), name
 
 
 def test_a_second_run_skips_what_is_finished_and_changes_nothing(finished):

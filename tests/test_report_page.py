@@ -5,24 +5,23 @@ import io
 import json
 import re
 import shutil
-import statistics
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from misc.report.collected import from_markdown
+from misc.report.figures import packed, unpacked
 from misc.report.page import html_section
-from misc.report.pictures import packed, unpacked
-from misc.report.sections import Section, markdown_table
-from scripts.artefact import read_json, write_json
+from misc.report.results import Results, collect, read_collected
+from misc.report.tables import Section
 from scripts.cli import ROOT
 from tests.test_report import CLASSES, SHADES, write_images, write_student
 
 KEPT = ROOT / "misc" / "results"
-FILES = ("quickstart", "matching_digits", "continual_digits_resnet18", "digits")
+FILES = ("quickstart", "matching_digits", "continual_digits_resnet50", "digits")
 VOID = {"meta", "link", "img"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MEASURE = """<script>addEventListener("load", () => { document.body.dataset.found = JSON.stringify({
@@ -63,8 +62,8 @@ def site(tmp_path_factory, command):
     folder = tmp_path_factory.mktemp("site")
     for name in FILES:
         (folder / "kept").mkdir(exist_ok=True)
-        shutil.copy(KEPT / f"{name}.json", folder / "kept")
-    answer = command("misc.report.report", folder / "kept", "--output", folder / "out")
+        shutil.copy(KEPT / f"{name}.jsonl", folder / "kept")
+    answer = command("misc.report", "run", folder / "kept", "--output", folder / "out")
     assert (answer.code, answer.err) == (0, "")
     assert [path.name for path in (folder / "out").iterdir()] == ["report.html"]
     return folder / "out" / "report.html"
@@ -111,7 +110,7 @@ def test_every_figure_decodes_and_says_what_it_is_and_what_made_it(text):
         shares = int(image["width"]) / decoded.width, int(image["height"]) / decoded.height
         assert min(decoded.size) > 100 and shares[0] == pytest.approx(shares[1], rel=0.01)
         assert len(image["alt"]) > 30 and len(codes) == 1 and "Made by" in figure
-        assert "Held equal: " in words(figure)
+        assert "qual: " in words(figure)
 
 
 def test_each_figure_wanted_is_there(page, text):
@@ -119,57 +118,7 @@ def test_each_figure_wanted_is_there(page, text):
     for title in ("Images", "D4M images beside random real ones", "Accuracy against training time", "Accuracy matrices",
                   "Accuracy against label bytes", "Accuracy against images per class"):
         part = text.split(f"<h3>{title}</h3>")[1].split("</section>")[0]
-        assert title in titles and "<img" in part and re.search(r"<code>sh scripts/\w+\.sh</code>", part), title
-
-
-def runs_of(name: str) -> list[dict]:
-    return read_json(KEPT / f"{name}.json")["runs"]
-
-
-def test_the_caption_of_label_bytes_is_true(text):
-    accuracy, size = {}, {}
-    for one in runs_of("matching_digits"):
-        if found := re.search(r"(students/storage/|soft-labels/storage-)(.+)$", one["run"]):
-            by_name, key = (accuracy, "test_accuracy") if "students" in found[1] else (size, "bytes")
-            by_name.setdefault(found[2], []).append(one["metrics"][key])
-    spread = {name: statistics.stdev(values) for name, values in accuracy.items()}
-    lost = {name: statistics.mean(accuracy["whole"]) - statistics.mean(values) for name, values in accuracy.items()}
-    enough = [name for name in accuracy if lost[name] <= (spread[name] ** 2 + spread["whole"] ** 2) ** 0.5]
-    fewest = min(enough, key=lambda name: statistics.mean(size[name]))
-    kilobytes = [statistics.mean(size[name]) / 1000 for name in ("whole", fewest)]
-    assert (f"All labels, {kilobytes[0]:.1f} kB, give {100 * statistics.mean(accuracy['whole']):.1f} ± "
-            f"{100 * spread['whole']:.1f} %; the smallest store within one standard deviation of the difference is "
-            f"{kilobytes[1]:.1f} kB, {kilobytes[0] / kilobytes[1]:.1f} times smaller") in words(text)
-
-
-def test_the_captions_of_continual_learning_are_true(text):
-    by_arm = {}
-    for one in runs_of("continual_digits_resnet18"):
-        if one["kind"] == "continual":
-            by_arm.setdefault((one["method"], one["stream"], one["labels"], one["steps"]), []).append(one)
-    left = [100 * np.mean([one["class_il"]["matrix"][-1][0] for one in row]) for arm, row in by_arm.items() if arm[0] == "agem"]
-    assert f"A-GEM {min(left):.0f} to {max(left):.0f}," in words(text)
-    acc, seconds = ({stream: np.mean([take(one) for one in by_arm["er", stream, "hard", steps]])
-                     for stream, steps in (("real", 210), ("distilled", 70))}
-                    for take in (lambda one: one["class_il"]["acc"], lambda one: one["seconds"]["train"]))
-    assert seconds["distilled"] < seconds["real"]
-    assert f"ER ({100 * (acc['distilled'] - acc['real']):+.1f} points)" in words(text)
-    assert "steps (210 for real; 70 for" in words(text)
-
-
-def test_where_distilled_images_are_better_is_counted(text):
-    said = words(text).split("by more than one standard deviation of the difference")[1].split(".")[0]
-    found = {}
-    for labels in ("hard", "soft"):
-        for ipc in (1, 2, 5, 10):
-            own, other = ([one["metrics"]["test_accuracy"] for one in runs_of("digits")
-                           if one["run"].endswith(f"students/{arm}-ipc{ipc}-{labels}")] for arm in ("d4m-s0.3", "random"))
-            by = statistics.mean(own) - statistics.mean(other)
-            if by > (statistics.stdev(own) ** 2 + statistics.stdev(other) ** 2) ** 0.5:
-                found.setdefault(labels, []).append(ipc)
-    hard, soft = said.split(", with soft labels")
-    assert [int(ipc) for ipc in re.findall(r"\d+", hard)] == found["hard"]
-    assert [int(ipc) for ipc in re.findall(r"\d+", soft)] == found.get("soft", [])
+        assert title in titles and "<img" in part and re.search(r"<code>[^<]*\bsh [\w/]+\.sh</code>", part), title
 
 
 # a browser
@@ -228,42 +177,43 @@ def test_a_study_of_ones_own_has_its_pictures_students_and_command(tmp_path, her
         write_images(tmp_path / "study" / "seed0", method)
     for seed, accuracy in enumerate((0.5, 0.7)):
         write_student(tmp_path / "study", "distilled", "hard", seed, accuracy)
-    kept, output = tmp_path / "kept" / "my_study.json", tmp_path / "out"
-    assert here("misc.report.collect", tmp_path / "study", kept, "--kind", "student", "--command", "sh my.sh <1>",
+    kept, output = tmp_path / "kept" / "my_study.jsonl", tmp_path / "out"
+    assert here("misc.report.__main__", "collect", tmp_path / "study", kept, "--kind", "student", "--command", "sh my.sh <1>",
                 "--pictures", tmp_path / "study" / "seed0").code == 0
-    assert here("misc.report.report", kept, "--output", output).code == 0
+    assert here("misc.report.__main__", "run", kept, "--output", output).code == 0
     text = (output / "report.html").read_text()
-    assert "<h2>My study</h2>" in text and text.count("<img") == 2 and "<nav" not in text
+    assert "<h1>Report of my_study.jsonl</h1>" in text and text.count("<img") == 2 and "<nav" not in text
     assert text.count("<code>sh my.sh &lt;1&gt;</code>") == 3
     assert '<th scope="row" class="left">distilled-hard</th><td>60.0 ± 14.1</td>' in text
-    assert f"a row per class ({len(CLASSES)} of 2)" in words(text).lower()
-    assert "the number of images (4 D4M and 4 random real in all)" in words(text)
-    answer = here("misc.report.collect", tmp_path / "study", kept, "--pictures", tmp_path / "study")
+    assert f"A row per class ({len(CLASSES)} of 2)" in words(text)
+    assert "the number of images (4 D4M and 4 random real)" in words(text)
+    answer = here("misc.report.__main__", "collect", tmp_path / "study", kept, "--pictures", tmp_path / "study")
     assert answer.code == 2 and "--pictures: expected a folder with D4M images" in answer.err
 
 
-def test_without_a_command_the_modules_are_named(tmp_path, here):
-    write_student(tmp_path / "study", "distilled", "hard", 0, 0.5)
-    assert here("misc.report.collect", tmp_path / "study", tmp_path / "own.json").code == 0
-    assert here("misc.report.report", tmp_path / "own.json", "--output", tmp_path / "out").code == 0
-    assert "<code>python -m validate.train_FKD " in (tmp_path / "out" / "report.html").read_text()
-    refused = here("misc.report.report", tmp_path / "own.json", "--output", tmp_path / "out", "--command", "sh my.sh")
-    assert refused.code == 2 and "--command: expected with the folder of a run alone" in refused.err
+def test_a_collected_file_gives_back_its_runs(tmp_path, here):
+    for seed, accuracy in enumerate((0.5, 0.7, 0.123456789)):
+        write_student(tmp_path / "study", "distilled", "hard", seed, accuracy)
+    assert here("misc.report.__main__", "collect", tmp_path / "study", tmp_path / "own.jsonl").code == 0
+    header, *lines = map(json.loads, (tmp_path / "own.jsonl").read_text().splitlines())
+    assert len(lines) == header["runs"] == 3 and header["config"]["student"]["arch"] == "resnet18"
+    assert all("config" not in line and "packages" not in line for line in lines)      # equal in all, so in the header
+    runs = read_collected(tmp_path / "own.jsonl").runs
+    assert [run.metrics["test_accuracy"] for run in runs] == [0.5, 0.7, 0.123456789]
+    assert all(run.config["epochs"] == 60 and run.made["packages"] for run in runs)
+    assert here("misc.report.__main__", "run", tmp_path / "own.jsonl", "--output", tmp_path / "out").code == 0
+    assert "<code>python -m validate.train_FKD</code>" in (tmp_path / "out" / "report.html").read_text()
+    (tmp_path / "own.jsonl").write_text((tmp_path / "own.jsonl").read_text().rpartition('{"run"')[0])      # a line lost
+    answer = here("misc.report.__main__", "run", tmp_path / "own.jsonl", "--output", tmp_path / "out")
+    assert answer.code == 2 and "with its header and all its runs" in answer.err
 
 
-def test_runs_that_do_not_make_rows_are_said_to(tmp_path, here):
-    one = next(one for one in runs_of("continual_digits_resnet18") if one["kind"] == "continual")
-    write_json(tmp_path / "mixed.json", {"runs": [one, {**one, "run": "other", "config": {**one["config"], "size": 64}}]})
-    answer = here("misc.report.report", tmp_path / "mixed.json", "--output", tmp_path / "out")
-    assert answer.code == 0
-    assert "Not drawn: " in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_tables_survive_markdown():
-    header, rows = ("", "a|b"), (("x", "1 ± 2"), ("", "not run"))
-    text = f"First.\n\nSecond.\n\n{markdown_table(header, rows)}\n\nLast."
-    assert from_markdown("T", text, "c") == [Section("T", "First.\n\nSecond.", header, rows, command="c"),
-                                             Section("T", "Last.", command="c")]
+def test_runs_that_do_not_make_rows_are_named(tmp_path, here):
+    one = read_collected(KEPT / "continual_digits_resnet50.jsonl").of_kind("continual")[0]
+    other = replace(one, name="other", config={**one.config, "size": 64})
+    collect(Results([one, other]), tmp_path / "mixed.jsonl")
+    answer = here("misc.report.__main__", "run", tmp_path / "mixed.jsonl", "--output", tmp_path / "out")
+    assert answer.code == 0 and "Not compared: " in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_figure_is_not_wider_than_printed_nor_much_narrower(tmp_path):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from misc.report.study_tables import student_targets
+from misc.report.results import Results, Run
+from misc.report.tables import targets
 from scripts.cli import ROOT
 
 TINY = {"SCALE": "small", "IPCS": "1", "MODELS": "convnet_d3_w128", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
@@ -50,12 +51,13 @@ def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
     assert json.loads((run / "judge.json").read_text())["kind"] == "judge"
     # what the page says is made of these results
     (misc / "results").mkdir(parents=True)
-    assert here("misc.report.collect", run, misc / "results" / "cifar10_small.json", "--command", "sh study.sh").code == 0
+    assert here("misc.report.__main__", "collect", run, misc / "results" / "cifar10_small.jsonl", "--command",
+                "sh study.sh").code == 0
     names = ("parts-cifar10", "students-cifar10", "claim-cifar10", "fairness-cifar10", "paired-cifar10",
              "targets-cifar10")
     (tmp_path / "README.md").write_text("")
     (misc / "page.md").write_text("\n\n".join(f"<!-- table: {name} -->" for name in names))
-    assert here("misc.report.tables", "--root", tmp_path).code == 0
+    assert here("misc.report.__main__", "tables", "--root", tmp_path).code == 0
     page = (misc / "page.md").read_text()
     assert "Minutes of `sh study.sh`" in page and "arms " in page and " in all." in page
     assert "convnet_d3_w128-distilled-ipc1-soft" in page and "| real, same steps |" in page
@@ -75,12 +77,11 @@ def test_bad_settings_are_named(ten_classes, tmp_path, changed):
 
 
 def test_a_target_is_met_only_beyond_two_standard_deviations():
-    def runs(distilled, random, ipc):
-        return [{"run": f"students/resnet18-{arm}-ipc{ipc}-soft-seed{seed}", "kind": "student", "seconds": {"train": 1.0},
-                 "metrics": {"test_accuracy": value, "train_images": 10, "steps": 1}}
+    def met(distilled, random, ipc):
+        runs = [Run(f"students/resnet18-{arm}-ipc{ipc}-soft-seed{seed}", "student", {},
+                    {"test_accuracy": value, "train_images": 10, "steps": 1}, {"train": 1.0})
                 for arm, values in (("distilled", distilled), ("random", random)) for seed, value in enumerate(values)]
-    def met(*given):
-        return [row[-1] for row in student_targets({"runs": runs(*given)})]
+        return [row[-1] for row in targets(Results(runs))[0].rows]
     assert met((0.70, 0.72), (0.60, 0.62), 10) == ["yes", "no", "no"]
     assert met((0.70, 0.72), (0.68, 0.70), 10)[0] == met((0.60, 0.62), (0.70, 0.72), 10)[0] == "no"
     assert met((0.70, 0.72), (0.60, 0.62), 50) == ["no", "yes", "yes"] and met((0.69, 0.70), (0.60, 0.62), 50)[2] == "no"

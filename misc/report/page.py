@@ -1,22 +1,39 @@
-"""A report's sections as one HTML page that needs nothing but itself."""
+"""Results as chapters of tables and figures, and these as one HTML page that needs nothing but itself."""
 
 import base64
 import io
+from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
-from misc.report.sections import NOT_RUN, Section, left_columns
+from misc.report import tables as made
+from misc.report.figures import picture_figures, pictures_of, stream_figures, student_figures, unpacked
+from misc.report.results import Results, continual_rows, read_collected, read_results
+from misc.report.tables import NOT_RUN, Section, left_columns
+from scripts.artefact import read_json
+from scripts.cli import InputError
 
-NARROWEST = 0.5     # of its printed size a figure is shown at least, so that its words can be read; it scrolls then
+Tables = dict[str, tuple[str, Callable]]    # name: result file, and what makes its sections
+TITLES = {"quickstart": "Quickstart: digits, one run", "digits": "Digits: students by images per class",
+          "matching_digits": "Digits: protocol, label bytes", "matching_cifar10": "CIFAR-10: protocol",
+          "cifar10_small": "CIFAR-10: from the prior to the tables, two cores",
+          "cifar10_arms": "CIFAR-10: ways to make the images",
+          "continual_digits_resnet18": "Digits: continual learning, ResNet-18",
+          "continual_digits_resnet50": "Digits: continual learning, ResNet-50",
+          "continual_digits_starts": "Digits: Task Arithmetic's common start"}    # in this order; others follow
+MODULES = {"prototypes": "distillation.gen_prototype", "distilled": "distillation.gen_syn_image",
+           "soft_labels": "matching.generate_soft_label", "student": "validate.train_FKD",
+           "continual": "continual.train_continual"}
+NARROWEST = 0.5     # of its printed size a figure has at least; it scrolls below that
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #59626d; --back: #ffffff; --line: #d5dae0; --stripe: #f5f7f9; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e4e8ec; --soft: #a2acb7; --back: #14181c; --line: #363e47; --stripe: #1c2228; } }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 62rem; background: var(--back); color: var(--text);
-  font: 16px/1.55 system-ui, sans-serif; }
+@media (prefers-color-scheme: dark) { :root { --text: #e4e8ec; --soft: #a2acb7; --back: #14181c; --line: #363e47; --stripe:
+#1c2228; } }
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 62rem; background: var(--back); color: var(--text); font:
+16px/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
-p { max-width: 46rem; margin: .4rem 0 .9rem; }
-.wide { overflow-x: auto; } .wide:focus-visible { outline: 2px solid #3b82c4; }
+p { max-width: 46rem; margin: .4rem 0 .9rem; } .wide { overflow-x: auto; } .wide:focus-visible { outline: 2px solid #3b82c4; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead th { white-space: normal; vertical-align: bottom; color: var(--soft); font-weight: 600; line-height: 1.3; }
@@ -25,23 +42,90 @@ tbody tr:nth-child(even), tbody tr:nth-child(even) th { background: var(--stripe
 @media (max-width: 40rem) { tbody th { white-space: normal; min-width: 6.5rem; } th, td { padding: .35rem .5rem; } }
 .left { text-align: left; } td.left { white-space: normal; } .absent { color: var(--soft); font-style: italic; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px;
-  box-sizing: border-box; }
+box-sizing: border-box; }
 figure { margin: 0; } figcaption { margin-top: .5rem; } figcaption p { margin: .2rem 0; }
 figcaption, .made { font-size: .875rem; color: var(--soft); }
 code { font: .95em ui-monospace, monospace; color: var(--text); overflow-wrap: anywhere; }
-nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none; }
-a { color: inherit; } h3 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; }
-section[id] { margin-top: 3rem; border-top: 1px solid var(--line); }
+nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none; } a { color: inherit; }
+h3 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; } section[id] { margin-top: 3rem; border-top: 1px solid var(--line); }
 """
 
 
-def page(title: str, chapters: dict[str, list[Section]], folder: Path) -> str:
-    """The report as one HTML page that refers to nothing outside itself; figures are read from `folder`.
+# chapters
 
-    Chapters are by name; a single one without a name has no heading of its own.
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return path.is_dir() and ((path / "stages.jsonl").exists() or any(path.rglob("result.json")))
+
+
+def chapters_of(paths: list[Path], tables: Tables, figures: Path, command: str = "") -> dict[str, list[Section]]:
+    """A chapter per run and collected file; figures are drawn into `figures`, those of several chapters into its folders.
+
+    Raises InputError where there is nothing to show.
     """
-    body = "\n".join([contents(chapters), *(html_chapter(place, name, sections, folder)
-                                            for place, (name, sections) in enumerate(chapters.items(), 1))])
+    found = {}
+    for path in paths:
+        files = [path] if path.is_file() or is_run(path) else sorted(path.glob("*.json*")) if path.is_dir() else []
+        found |= {file.stem if file.is_file() else file.resolve().name: file for file in files}
+    chapters = {}
+    for name in dict.fromkeys([*(name for name in TITLES if name in found), *found]):
+        folder = figures if len(found) == 1 else figures / name
+        sections = chapter(found[name], tables, folder, command)
+        if sections:
+            prefix = "" if folder == figures else f"{name}/"
+            chapters[TITLES.get(name, name.replace("_", " ").capitalize())] = [
+                replace(part, figure=part.figure and prefix + part.figure) for part in sections]
+    if not chapters:
+        seen = ", ".join(file.name for file in found.values()) or "none"
+        raise InputError(f"{', '.join(map(str, paths))}: expected results of a run (stages.jsonl, students/*/result.json, ...) "
+                         f"or files of `python -m misc.report collect`, found {seen}")
+    return chapters
+
+
+def chapter(path: Path, tables: Tables, folder: Path, command: str) -> list[Section]:
+    """The sections of a run's folder, of a collected file, or of another tool's JSON file; none where it is of no kind."""
+    makers = [make for file, make in tables.values() if file == path.name]
+    if path.suffix == ".json":
+        content = read_json(path)
+        known = {"benchmark": "python -m misc.benchmark", "judge": "python -m misc.judge", "plan": "python -m misc.plan"}
+        line = known.get(content.get("kind"), "") if isinstance(content, dict) else ""
+        return [replace(part, command=part.command or line) for make in makers for part in make(content)]
+    results = read_results(path) if path.is_dir() else read_collected(path)
+    pictures = pictures_of(path) if path.is_dir() else unpacked(results.pictures)
+    if path.is_dir():
+        sections = [made.run_students(results), *guarded(made.run_continual, results), *made.stages(results)]
+    else:
+        sections = [part for make in makers for part in make(results)] or [
+            *made.students_by_name(results), *(guarded(made.run_continual, results) if results.of_kind("continual") else [])]
+    folder.mkdir(parents=True, exist_ok=True)
+    sections += [*(picture_figures(folder, pictures) if pictures else []), *student_figures(folder, results)]
+    sections += guarded(lambda them: stream_figures(folder, continual_rows(them.runs)), results)
+    by = results.command or command or " && ".join(
+        f"python -m {MODULES[kind]}" for kind in dict.fromkeys(run.kind for run in results.runs) if kind in MODULES)
+    origin = tuple((what, made.made_with(results, what) or NOT_RUN) for what in ("hardware", "code", "packages"))
+    return [*(replace(part, command=by) for part in sections),
+            Section("Made with", "Hardware, commits and package versions from the result files.", ("What", "Found"), origin)]
+
+
+def guarded(make: Callable, results: Results) -> list[Section]:
+    """Sections of continual runs, or the reason why these runs do not make rows."""
+    try:
+        return make(results)
+    except InputError as error:
+        return [Section("Continual learning", f"Not compared: {error}.")]
+
+
+# HTML
+
+def page(title: str, chapters: dict[str, list[Section]], folder: Path) -> str:
+    """Chapters by name as one HTML page; figures are read from `folder`. A single chapter has no heading of its own."""
+    several = len(chapters) > 1
+    links = "\n".join(f'<li><a href="#chapter-{place}">{escape(name)}</a></li>' for place, name in enumerate(chapters, 1))
+    body = [f'<nav aria-label="Chapters">\n<ul>\n{links}\n</ul>\n</nav>'] if several else []
+    for place, (name, sections) in enumerate(chapters.items(), 1):
+        shown = "\n".join(html_section(section, folder, "h3" if several else "h2") for section in sections)
+        body.append(f'<section id="chapter-{place}">\n<h2>{escape(name)}</h2>\n{shown}\n</section>' if several else shown)
+    joined = "\n".join(body)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -54,60 +138,35 @@ def page(title: str, chapters: dict[str, list[Section]], folder: Path) -> str:
 <body>
 <main>
 <h1>{escape(title)}</h1>
-{body}
+{joined}
 </main>
 </body>
 </html>
 """
 
 
-def contents(chapters: dict[str, list[Section]]) -> str:
-    """Links to the chapters, where there are several."""
-    links = "\n".join(f'<li><a href="#chapter-{place}">{escape(name)}</a></li>' for place, name in enumerate(chapters, 1))
-    return f'<nav aria-label="Chapters">\n<ul>\n{links}\n</ul>\n</nav>' if len(chapters) > 1 else ""
-
-
-def html_chapter(place: int, name: str, sections: list[Section], folder: Path) -> str:
-    """A chapter with its sections."""
-    body = "\n".join(html_section(section, folder, "h3" if name else "h2") for section in sections)
-    return f'<section id="chapter-{place}">\n<h2>{escape(name)}</h2>\n{body}\n</section>' if name else body
-
-
 def html_section(section: Section, folder: Path, heading: str = "h2") -> str:
     """One section of the page."""
     parts = [f"<section>\n<{heading}>{escape(section.title)}</{heading}>"]
     parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.says.split("\n\n") if paragraph]
+    made = f'<p class="made">Made by <code>{escape(section.command)}</code></p>' if section.command else ""
     if section.rows:
         parts.append(html_table(section))
-    if section.figure:
-        parts.append(html_figure(section, folder))
-    elif section.command:
-        parts.append(made(section.command))
-    return "\n".join([*parts, "</section>"])
+    parts.append(html_figure(section, folder, made) if section.figure else made)
+    return "\n".join([*filter(None, parts), "</section>"])
 
 
-def html_figure(section: Section, folder: Path) -> str:
-    """A figure with what is held equal in it and what made its data; it scrolls sideways where the screen is narrow."""
+def html_figure(section: Section, folder: Path, made: str) -> str:
+    """A figure with what is equal in it and its command; it scrolls sideways where the screen is narrow."""
+    from PIL import Image
     data = (folder / section.figure).read_bytes()
-    image, (width, height) = base64.b64encode(data).decode(), printed_pixels(data)
+    image = Image.open(io.BytesIO(data))
+    width, height = (round(96 * pixels / image.info.get("dpi", (96, 96))[0]) for pixels in image.size)    # CSS: 96 to the inch
     held = f"<p>{escape(section.held)}</p>\n" if section.held else ""
     return (f'<figure>\n<div class="wide" tabindex="0" role="region" aria-label="Figure: {escape(section.title)}">\n'
-            f'<img alt="{escape(section.alt)}" src="data:image/png;base64,{image}" width="{width}" height="{height}" '
-            f'style="min-width: {round(NARROWEST * width)}px">\n</div>\n'
-            f"<figcaption>\n{held}{made(section.command) if section.command else ''}\n</figcaption>\n</figure>")
-
-
-def printed_pixels(data: bytes) -> tuple[int, int]:
-    """Width and height of a PNG at its printed size, in CSS pixels (96 to the inch)."""
-    from PIL import Image
-    image = Image.open(io.BytesIO(data))
-    dpi = image.info.get("dpi", (96, 96))[0]
-    return round(96 * image.width / dpi), round(96 * image.height / dpi)
-
-
-def made(command: str) -> str:
-    """The command that made a section's data."""
-    return f'<p class="made">Made by <code>{escape(command)}</code></p>'
+            f'<img alt="{escape(section.alt)}" src="data:image/png;base64,{base64.b64encode(data).decode()}" width="{width}" '
+            f'height="{height}" style="min-width: {round(NARROWEST * width)}px">\n</div>\n'
+            f"<figcaption>\n{held}{made}\n</figcaption>\n</figure>")
 
 
 def html_table(section: Section) -> str:
@@ -123,5 +182,3 @@ def html_table(section: Section) -> str:
                      for row in section.rows)
     return (f'<div class="wide" tabindex="0" role="region" aria-label="Table: {escape(section.title)}">\n<table>\n'
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>")
-
-

@@ -1,235 +1,529 @@
-"""Write the tables of README.md and misc/*.md, and figures of misc/, from the result files in misc/results/.
+"""Tables of results as sections of words and rows, and how they look as Markdown and as plain text."""
 
-    python -m misc.report.tables
-
-A table stands between `<!-- table: NAME -->` and `<!-- end: NAME -->`; what is between them is replaced, so running this twice
-changes nothing. A table whose result file is not there says so.
-"""
-
-import importlib
 import re
+import textwrap
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from scripts.cli import InputError, Parser, run
+from misc.report import statistics as stats
+from misc.report.results import METHODS, Results, Rows, Run, continual_rows
+from misc.report.statistics import CLAIMED, CLAIMED_KEPT, CLAIMED_SAVING, HOLDS, NUMBERS_ONLY, equal_and_not, measure
 
+NOT_RUN, NONE = "not run", "–"
 IPCS = (1, 2, 5, 10)
-NETWORKS = ("resnet18", "resnet50")   # of the continual study
-DIGITS_STRENGTH = 0.3   # the default of the digits scripts
+DIGITS_STRENGTH = 0.3   # the default of digits
+STUDENT = {"accuracy": "metrics.test_accuracy", "seconds": "seconds.train", "steps": "metrics.steps"}
 ARM = re.compile(r"seed(?P<seed>\d+)/students/(?P<arm>real|[a-z0-9.-]+?)(-ipc(?P<ipc>\d+))?-(?P<labels>hard|soft)$")
 ARM_NAMES = {"weights": "the same at 0.3, loss weighted by cluster size", "medoid": "the same at 0.3, from medoids",
              "lof": "the same at 0.3, outliers removed before k-means", "filter": "the same at 0.7, best of 4 by the teacher",
              "mode": "mode guidance, scale 0.1 for 10 of 20 steps", "prototype": "decoded prototypes (strength 0)",
              "noise": "images from pure noise", "random": "random real images", "herding": "real images by herding",
              "kcenter": "real images by k-center", "real": "real training split, whatever the IPC"}
+RUN_ARMS = {"real": "real, whole training split", "random": "real, drawn at random", "prototype": "decoded prototypes",
+            "distilled": "D4M images"}
+RUN_SETTINGS = {"network": "config.arch", "batch size": "config.batch_size", "epochs": "config.epochs",
+                "steps": "metrics.steps"}
+EXPECTED = ("joint", "finetune", "er", "agem", "task_arithmetic")    # a quickstart has them; others are shown where found
+COLUMNS = {"acc": ("ACC, Class-IL (%)", 100, 1), "task_il_acc": ("ACC, Task-IL (%)", 100, 1),
+           "average_incremental": ("Average incremental (%)", 100, 1), "forgetting": ("Forgetting (points)", 100, 1),
+           "bwt": ("Backward transfer (points)", 100, 1), "forward_transfer": ("Forward transfer, Task-IL (points)", 100, 1),
+           "steps": ("Steps", 1, 0), "images_seen": ("Images seen", 1, 0), "stream_images": ("Images of the stream", 1, 0),
+           "train_seconds": ("Training (s)", 1, 1), "flops": ("TFLOP", 1e-12, 2), "stream_bytes": ("Stream (MB)", 1e-6, 2),
+           "buffer_bytes": ("Buffer (MB)", 1e-6, 2), "teacher_bytes": ("Teacher (MB)", 1e-6, 1),
+           "peak_memory_bytes": ("Peak memory (MB)", 1e-6, 0), "time_saved": ("Time saved (%)", 100, 1),
+           "flops_saved": ("FLOPs saved (%)", 100, 1), "acc_kept": ("ACC kept (ratio)", 1, 3)}
+SHORT_COLUMNS = ("acc", "task_il_acc", "forgetting", "steps", "train_seconds", "time_saved", "flops_saved", "acc_kept")
+PAIRED_COLUMNS = {"acc": ("ACC, Class-IL (points)", 100), "task_il_acc": ("ACC, Task-IL (points)", 100),
+                  "average_incremental": ("Average incremental (points)", 100), "forgetting": ("Forgetting (points)", 100),
+                  "train_seconds": ("Training (s)", 1)}
+START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
+STARTS = {"random": "random", "task1": "the first task's expert", "distilled": "pre-trained on the distilled set"}
+PROTOCOLS, PROTOCOL_ARMS = ("d4m", "rded"), {"distilled": "D4M images", "random": "random real images"}
+PROTOCOL_RUN = re.compile(r"seed\d+/students/protocols/(?P<arm>\w+)-(?P<model>\w+)-(?P<protocol>\w+)-(?P<labels>hard|soft)$")
+STORAGE_RUN = re.compile(r"seed\d+/(students/storage/|soft-labels/storage-)(?P<kept>[\w.-]+)$")
+TARGET_RUN = re.compile(r"students/resnet18-(?P<arm>distilled|random)-ipc(?P<ipc>10|50)-soft-seed\d+$")
+ENOUGH = 0.7     # the aim of the CIFAR-10 study: accuracy of ResNet-18 with soft labels at IPC 50
 
 
-def parse_args():
-    parser = Parser(__doc__)
-    parser.add_argument("--root", default=".", help="folder with README.md and misc/")
-    return parser.parse_args()
+# sections
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: words, then a table or a figure (a file beside the report, with its alternative text).
+
+    `held` names what is equal in what a figure compares, `command` what made the data.
+    """
+
+    title: str
+    says: str
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    figure: str = ""
+    alt: str = ""
+    held: str = ""
+    command: str = ""
 
 
-def main(args):
-    from scripts.artefact import read_json, write_text
-    root = Path(args.root)
-    for page in [root / "README.md", *sorted((root / "misc").glob("*.md"))]:
-        text = page.read_text(encoding="utf-8")
-        for name in re.findall(r"<!-- table: ([a-z0-9-]+) -->", text):
-            text = fill(text, name, table(name, root / "misc", page))
-        write_text(page, text)
-        print(f"{page}: written")
-    for name, (file, draw) in FIGURES.items():
-        source = root / "misc" / "results" / file
-        if source.exists():
-            draw(read_json(source), root / "misc" / name)
-            print(f"{root / 'misc' / name}: drawn")
+def cell(numbers: dict | None, name: str, scale: float = 1, digits: int = 1) -> str:
+    """One number of a table, {"mean", "std"} or plain, with its standard deviation where there is one."""
+    if numbers is None:
+        return NOT_RUN
+    value = numbers[name] if isinstance(numbers[name], dict) else {"mean": numbers[name], "std": None}
+    if value["mean"] is None:
+        return NONE
+    spread = "" if value["std"] is None or digits == 0 else f" ± {scale * value['std']:.{digits}f}"
+    return f"{scale * value['mean']:.{digits}f}{spread}"
 
 
-def table(name: str, misc: Path, page: Path) -> str:
-    """The table `name`, from the result files below `misc`. Raises InputError naming the page where there is none."""
-    from misc.report import literature_tables
-    from scripts.artefact import read_json
-    if name in literature_tables.TABLES:
-        return literature_tables.TABLES[name](misc)
-    if name not in TABLES:
-        raise InputError(f"{page}: expected one of the tables {', '.join([*TABLES, *literature_tables.TABLES])}, found {name}")
-    file, make = TABLES[name]
-    source = misc / "results" / file
-    return make(read_json(source)) if source.exists() else f"Not run: misc/results/{file}."
+def interval_cell(found: dict | None, scale: float = 1, digits: int = 1) -> str:
+    """A mean difference with its interval: "+3.9 (1.2 to 6.6)"."""
+    if found is None or found["mean"] is None:
+        return NONE
+    bounds = NONE if found["low"] is None else f"{scale * found['low']:z.{digits}f} to {scale * found['high']:z.{digits}f}"
+    return f"{scale * found['mean']:+z.{digits}f} ({bounds})"
 
 
-def fill(text: str, name: str, table: str) -> str:
-    """Replace what stands between the marks of table `name`; the end mark is added where there is none."""
-    start, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
-    pattern = re.escape(start) + (rf".*?{re.escape(end)}" if end in text else "")
-    return re.sub(pattern, lambda _: f"{start}\n{table}\n{end}", text, flags=re.DOTALL)
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """A fraction in percent."""
+    return NONE if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
-def shown(result: dict, *titles: str) -> str:
-    """Tables of a report as it showed them."""
-    return "\n\n".join(with_table(part["says"], part["header"], part["rows"])
-                       for part in result["tables"] if part["title"] in titles)
+def counts(numbers) -> str:
+    """The numbers of seeds behind some cells."""
+    return " / ".join(map(str, sorted({one["n"] for one in numbers if one})))
 
 
-def with_table(says: str, header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header, rows) -> str:
+    """A Markdown table of texts; columns of numbers are right-aligned."""
+    marks = [":---" if left else "---:" for left in left_columns(header, rows)]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in (header, marks, *rows))
+
+
+def with_table(says: str, header, rows) -> str:
     """A text and, where there are rows, the table below it."""
-    from misc.report.sections import markdown_table
-    return f"{says}\n\n{markdown_table(header, rows)}" if rows else says
+    return "\n\n".join(filter(None, [says, rows and markdown_table(header, rows)]))
 
 
-def quickstart(result: dict) -> str:
-    """What the quickstart found, and how long it took."""
-    return (f"One run on {'; '.join(result['hardware'])}: {result['seconds']['total'] / 60:.1f} minutes.\n\n"
-            + shown(result, "What this says", "Students", "Continual learning"))
+def plain_table(header, rows) -> str:
+    """The same as aligned plain text; a header breaks between words where its column is narrower."""
+    widths = [max(map(len, (*name.split(), *column))) for name, column in zip(header, zip(*rows, strict=True), strict=True)]
+    heads = [textwrap.wrap(name, width) for name, width in zip(header, widths, strict=True)]
+    tall = max(map(len, heads))
+    above = zip(*([""] * (tall - len(head)) + head for head in heads), strict=True)
+    left = left_columns(header, rows)
+    return "\n".join("  ".join(text.ljust(width) if flush else text.rjust(width)
+                               for text, width, flush in zip(row, widths, left, strict=True)).rstrip()
+                     for row in (*above, ["-" * width for width in widths], *rows))
 
 
-def stages(result: dict) -> str:
-    """Seconds of the quickstart's stages, on one line."""
-    parts = [f"{name} {seconds:.0f}" for name, seconds in result["seconds"].items()]
-    return f"Seconds in the quickstart ({'; '.join(result['hardware'])}): {', '.join(parts)}."
+def left_columns(header, rows) -> list[bool]:
+    """Which columns hold words: those in which some cell is neither a number nor a mark of absence."""
+    def is_number(text):
+        return text in (NOT_RUN, NONE) or text.split(" ")[0].lstrip("-").replace(".", "", 1).isdigit()
+    return [not all(is_number(row[place]) for row in rows) for place in range(len(header))]
 
 
-def student_numbers(result: dict) -> dict:
-    """{(arm, ipc or None, labels): numbers over seeds} of a study's students."""
-    from misc.report.report import measure
-    groups = {}
-    for one in result["runs"]:
-        found = ARM.search(one["run"])
-        if found:
-            key = (found["arm"], found["ipc"] and int(found["ipc"]), found["labels"])
-            groups.setdefault(key, {})[one["run"]] = one
-    return measure(groups, {"accuracy": "metrics.test_accuracy", "seconds": "seconds.train", "steps": "metrics.steps"})
+def plain(sections: list[Section]) -> str:
+    """The words and tables of sections for the screen."""
+    def wrapped(text: str) -> list[str]:
+        return "\n\n".join(textwrap.fill(paragraph, 110) for paragraph in text.split("\n\n")).splitlines()
+    return "\n\n".join("\n".join([f"== {section.title}", *wrapped(section.says),
+                                  *([plain_table(section.header, section.rows)] if section.rows else [])])
+                       for section in sections)
 
 
-def digits(result: dict) -> str:
-    """Student accuracy by IPC and labels for the default and its simplest rivals."""
-    return student_table(student_numbers(result), [f"d4m-s{DIGITS_STRENGTH}", "weights", "prototype", "random", "herding",
-                                                    "real"], ("hard", "soft"))
+# continual learning
+
+def claim_section(rows: Rows) -> Section:
+    """The claim by method and distilled stream: what is saved and kept, and the intervals against the fair rivals."""
+    table = []
+    for one in stats.claims(rows):
+        random, same = (next((rival for rival in one["rivals"].values() if rival["source"] == source), {})
+                        for source in ("random", "real"))
+        seeds = dict.fromkeys(str(rival["acc"]["n"]) for rival in (random, same) if rival)
+        table.append((METHODS[one["method"]], one["arm"],
+                      *(cell(one, name, 100) for name in ("time_saved", "flops_saved", "steps_saved")),
+                      cell(one, "acc_kept", digits=3), cell(one, "real_acc", 100), cell(one, "start_acc", 100),
+                      *(interval_cell(rival.get(name), scale) for rival in (random, same)
+                        for name, scale in (("acc", 100), ("train_seconds", 1))), " / ".join(seeds) or NONE,
+                      one["verdict"] or NONE))
+    header = ("Method", "Source", "Time saved (%)", "FLOPs saved (%)", "Steps saved (%)", "ACC kept (ratio)", "ACC of real (%)",
+              "ACC of the start alone (%)", "ACC − random (points)", "Time − random (s)", "ACC − same steps (points)",
+              "Time − same steps (s)", "n", "Claim")
+    if not table:
+        return Section("The claim", f"The {percent(CLAIMED_SAVING, 0)} claim is {NOT_RUN}: it needs ER, A-GEM or Task "
+                       "Arithmetic on a distilled stream and on real images, with common seeds.")
+    return Section("The claim", f"The claim: {percent(CLAIMED_SAVING, 0)} of the training time saved at comparable accuracy. "
+                   f"`{HOLDS}`: at least that much of time and FLOPs saved, at least {CLAIMED_KEPT} of ACC kept, and distilled "
+                   f"images better than random ones and than real ones at the same steps. `{NUMBERS_ONLY}`: saved and kept, "
+                   "but not better than both, so fewer steps alone explain the saving. A dash: on real images too the method "
+                   "knows only its last task, so there is no accuracy to keep. Differences are distilled minus the other, with "
+                   "95 % intervals.", header, tuple(table))
 
 
-def sweep(result: dict) -> str:
-    """Hard-label accuracy by strength and IPC."""
-    numbers = student_numbers(result)
-    return student_table(numbers, ["prototype", *strengths(numbers), "random"], ("hard",))
+def runs_section(rows: Rows, wanted=tuple(COLUMNS), expected=()) -> Section:
+    """The fairness table, a row per method and source; `wanted` are names of COLUMNS, `expected` methods that are due."""
+    numbers = stats.summaries(rows)
+    shown = [(METHODS.get(method, method), arm.name, one) for method, arms in numbers.items() for arm, one in arms.items()]
+    columns = {name: COLUMNS[name] for name in wanted
+               if any((one[name]["mean"] if isinstance(one[name], dict) else one[name]) is not None for *_, one in shown)}
+    absent = [COLUMNS[name][0] for name in wanted if name not in columns]
+    found = {(method, source): one for method, source, one in shown}
+    due = [(METHODS[method], source) for method in expected for source in ("real", "random", "distilled")]
+    order = [*METHODS.values(), *(method for method, _ in found)]
+    keys = sorted(dict.fromkeys([*found, *due]), key=lambda key: order.index(key[0]))
+    text = ("Mean ± standard deviation over seeds (n), tested on real images after the last task. `real` takes its own epochs; "
+            "`real, same steps` takes as many steps as the small sets. Labels are hard and the memory is the stream's unless "
+            "named. Time saved and ACC kept are against `real`, over common seeds. "
+            + common_start(rows) + stats.equal_in_rows(rows)
+            + (f" Not in these results: {', '.join(absent)}." if absent else ""))
+    return Section("Runs", text, ("Method", "Source", *(head for head, _, _ in columns.values()), "n"),
+                   tuple((*key, *(cell(found.get(key), name, scale, digits) for name, (_, scale, digits) in columns.items()),
+                          str(found[key]["n"]) if key in found else NOT_RUN) for key in keys))
 
 
-def every_arm(labels: str):
-    """A table of every arm with labels of one kind."""
-    def make(result: dict) -> str:
-        numbers = student_numbers(result)
-        return student_table(numbers, [*strengths(numbers), *ARM_NAMES], (labels,))
-    return make
+def common_start(rows: Rows) -> str:
+    """The start of Task Arithmetic's experts, its own accuracy and its seconds; empty where runs do not name it."""
+    runs = [run for arms in rows.values() for row in arms.values() for run in row.values() if "start_note" in run.metrics]
+    if not runs:
+        return ""
+    notes, seconds = sorted({run.metrics["start_note"] for run in runs}), max(run.metrics["start_seconds"] for run in runs)
+    alone = sorted({f"{100 * run.metrics['start_acc']:.1f}" for run in runs if "start_acc" in run.metrics}, key=float)
+    reached = f", {' to '.join(dict.fromkeys((alone[0], alone[-1])))} % ACC alone" if alone else ""
+    shown = notes[0] if len(notes) == 1 else f"{len(notes)} starts"
+    return f"Task Arithmetic's common start: {shown}{reached}; its {seconds:.1f} s are not counted. "
+
+
+def paired_section(rows: Rows) -> Section:
+    """Paired differences with their intervals."""
+    paired = stats.differences(rows)
+    compared = {(one["method"], name) for one in paired for name in (one["arm"], one["against"])}
+    shown = {method: {arm: row for arm, row in arms.items() if (method, arm.name) in compared} for method, arms in rows.items()}
+    return Section("Paired differences", "Distilled minus the other, by seed over common seeds (n): mean and 95 % interval "
+                   "by Student's t. Random real images of the same count are the fair comparison. "
+                   + (stats.equal_in_rows({method: arms for method, arms in shown.items() if arms}) or "Nothing to compare."),
+                   ("Method", "Source", "Minus", *(head for head, _ in PAIRED_COLUMNS.values()), "n"),
+                   tuple((METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
+                          *(interval_cell(one[name], scale) for name, (_, scale) in PAIRED_COLUMNS.items()),
+                          str(one["acc"]["n"])) for one in paired))
+
+
+def payback_section(rows: Rows, costs: dict[str, float]) -> Section:
+    """The number of trainings after which distillation is paid back."""
+    title = "Cost of distillation"
+    if not costs:
+        return Section(title, "Not given (--cost-seconds or --cost-from).")
+    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in costs.items())
+    return Section(title, f"One distilled set took: {stages}. A teacher and soft labels count for soft labels alone. "
+                   "N* = C / (T_real - T_distilled) trainings pay it back: infinite where no time is saved, in doubt where the "
+                   "95 % interval of the seconds saved contains 0. The training of the checkpoint is not counted.",
+                   ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"),
+                   tuple((METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
+                          f"{one['cost_seconds']:.1f}", interval_cell(one["saved_seconds"]), trainings(one))
+                         for one in stats.paybacks(rows, costs)))
+
+
+def trainings(paid: dict) -> str:
+    """N* in a table."""
+    if paid["trainings"] == "infinite":
+        return "infinite"
+    doubtful = paid["saved_seconds"]["low"] is not None and paid["saved_seconds"]["low"] <= 0
+    return f"{paid['trainings']:.1f}{', in doubt' if doubtful else ''}"
+
+
+def continual(results: Results) -> list[Section]:
+    """The README's table: the methods of the claim, with few columns."""
+    rows = {method: arms for method, arms in continual_rows(results.runs).items() if method in CLAIMED}
+    return [claim_section(rows), runs_section(rows, SHORT_COLUMNS)]
+
+
+def starts(results: Results) -> list[Section]:
+    """Task Arithmetic by start, refitted head and stream."""
+    def best(run: Run) -> dict:     # after the last merge: the highest accuracy, and among equals the lowest loss
+        return max(run.metrics["scale_curves"][-1], key=lambda point: (point["accuracy"], -point["loss"]))
+    groups, streams = {}, {}
+    for run in results.of_kind("continual"):
+        found = START.match(run.name)
+        groups.setdefault((run.config["stream"], int(found["refit"]), found["start"]), []).append(run)
+        streams.setdefault((run.config["stream"],), []).append(run)
+    shown = sorted(groups.items(), key=lambda pair: (*pair[0][:2], list(STARTS).index(pair[0][2])))
+    rows = [(stream, STARTS[start], f"{refit} steps" if refit else "no",
+             *(cell({"a": stats.mean_std([run.get(f"metrics.{name}") for run in runs])}, "a", 100)
+               for name in ("acc", "task_il_acc", "forgetting", "start_acc")),
+             " / ".join(f"{scale:g}" for scale in sorted({best(run)["scale"] for run in runs})), str(len(runs)))
+            for (stream, refit, start), runs in shown]
+    header = ("Stream", "Common start", "Head refitted", "ACC, Class-IL (%)", "ACC, Task-IL (%)", "Forgetting (points)",
+              "ACC of the start alone (%)", "Scale chosen", "n")
+    return [Section("Common starts", f"Mean ± standard deviation over seeds (n). {equal_and_not(streams, 0, stats.SETTINGS)} "
+                    "Not equal besides: the start, and whether the head is refitted.", header, tuple(rows))]
+
+
+# students
+
+def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict[tuple, list[Run]]:
+    """Runs of one kind whose names fit a pattern, by its groups `names`."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in results.of_kind(kind):
+        if found := pattern.search(run.name):
+            groups.setdefault(tuple(found[name] for name in names), []).append(run)
+    return groups
+
+
+def student_numbers(results: Results) -> dict[tuple, dict]:
+    """Numbers over seeds of a study's students by (arm, ipc or None, labels)."""
+    groups = grouped(results, ARM, "student", "arm", "ipc", "labels")
+    return {(arm, ipc and int(ipc), labels): one for (arm, ipc, labels), one in measure(groups, STUDENT).items()}
 
 
 def strengths(numbers: dict) -> list[str]:
-    """The arms of D4M's own images, by strength."""
-    return sorted({arm for arm, _, _ in numbers if arm.startswith("d4m")})
+    """The arms of D4M images, by strength."""
+    return sorted({arm for arm, *_ in numbers if arm.startswith("d4m")})
 
 
-def student_table(numbers: dict, arms: list[str], labels: tuple[str, ...]) -> str:
-    """Rows are arms, columns IPC and labels; the real split, which has no IPC, stands in its own column's place."""
-    from misc.report.sections import cell, markdown_table
-    header = ["Trained on", *(f"IPC {ipc}, {kind}" for kind in labels for ipc in IPCS), "Seeds (n)"]
-    rows = []
-    for arm in arms:
+def student_table(title: str, arms: tuple[str, ...], labels: tuple[str, ...], results: Results) -> list[Section]:
+    """A row per arm, a column per kind of label and IPC; "d4m" stands for all strengths."""
+    numbers, rows = student_numbers(results), []
+    for arm in (one for name in arms for one in (strengths(numbers) if name == "d4m" else [name])):
         cells = [numbers.get((arm, None if arm == "real" else ipc, kind)) for kind in labels for ipc in IPCS]
         name = ARM_NAMES.get(arm) or f"D4M images, strength {arm.removeprefix('d4m-s')}"
-        seeds = sorted({one["n"] for one in cells if one})
-        rows.append([name, *(cell(one, "accuracy", 100) for one in cells), " / ".join(map(str, seeds))])
-    return ("Accuracy of a ResNet-18 on the real test digits, percent, mean ± standard deviation over seeds; the same teacher "
-            f"for all, the same steps for all of a column ({steps_taken(numbers)}).\n\n" + markdown_table(header, rows))
+        rows.append((name, *(cell(one, "accuracy", 100) for one in cells), counts(cells)))
+    steps = {ipc: sorted({round(one["steps"]["mean"]) for (_, of, _), one in numbers.items() if of == ipc})
+             for ipc in (*IPCS, None)}
+    taken = ", ".join(f"{'real split' if ipc is None else f'IPC {ipc}'}: {' to '.join(map(str, found))}"
+                      for ipc, found in steps.items() if found)
+    return [Section(title, "Accuracy of ResNet-18 on the real test digits in percent, mean ± standard deviation over seeds. "
+                    f"Equal: the teacher, and the steps of a column ({taken}).",
+                    ("Trained on", *(f"IPC {ipc}, {kind}" for kind in labels for ipc in IPCS), "Seeds (n)"), tuple(rows))]
 
 
-def steps_taken(numbers: dict) -> str:
-    """Optimiser steps by IPC, and those of the real split."""
-    steps = {ipc: sorted({round(one["steps"]["mean"]) for (_, of, _), one in numbers.items() if of == ipc}) for ipc in
-             (*IPCS, None)}
-    return ", ".join(f"{'real split' if ipc is None else f'IPC {ipc}'}: {' to '.join(map(str, found))}"
-                     for ipc, found in steps.items() if found)
+def run_students(results: Results) -> Section:
+    """The students of one run, `students/<arm>-<labels>[-seed<k>]`, by what they were trained on."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in results.of_kind("student"):
+        groups.setdefault((run.name.split("/")[-1].split("-")[0], run.need("config.labels")), []).append(run)
+    numbers = measure(groups, {**STUDENT, "images": "metrics.train_images"})
+    by_name, rows = {run.name: run for run in results.runs}, []
+    for arm, name in RUN_ARMS.items():
+        if arm == "prototype" and not any(key[0] == arm for key in numbers):
+            continue    # an extra, not one of the comparison's three
+        hard, soft = numbers.get((arm, "hard")), numbers.get((arm, "soft"))
+        stored = by_name.get(f"soft-labels/{arm}")
+        rows.append((name, cell(hard or soft, "images", digits=0), cell(hard, "accuracy", 100), cell(soft, "accuracy", 100),
+                     cell(hard, "seconds"), cell(soft, "seconds"),
+                     f"{stored.need('metrics.bytes') / 1e6:.2f}" if stored else NOT_RUN,
+                     " / ".join(dict.fromkeys(str(one["n"]) for one in (hard, soft) if one)) or NOT_RUN))
+    teacher = by_name.get("teacher")
+    reached = f"{100 * teacher.need('metrics.test_accuracy'):.1f} %" if teacher else NOT_RUN
+    return Section("Students", f"Accuracy on the real test images; teacher: {reached}. "
+                   + equal_and_not(groups, 0, RUN_SETTINGS),
+                   ("Trained on", "Images", "Hard labels, accuracy (%)", "Soft labels, accuracy (%)", "Training, hard (s)",
+                    "Training, soft (s)", "Soft labels (MB)", "Seeds (n)"), tuple(rows))
 
 
-def judge(result: dict) -> str:
+def made_with(results: Results, what: str) -> str:
+    """The hardware, code or packages that results name, each once."""
+    found = {run.made[what] if isinstance(run.made[what], str) else " ".join(f"{name} {version}" for name, version in
+             run.made[what].items()) for run in results.runs if what in run.made}
+    return "; ".join(sorted(found))
+
+
+def run_continual(results: Results) -> list[Section]:
+    """The claim and the fairness table of one run, with what was not run."""
+    rows = continual_rows(results.runs)
+    costs = stats.mean_costs(results)
+    return [claim_section(rows), runs_section(rows, SHORT_COLUMNS, EXPECTED),
+            *([payback_section(rows, costs)] if rows and costs else [])]
+
+
+def quickstart(results: Results) -> list[Section]:
+    """The tables of the quickstart."""
+    minutes = sum(results.seconds.values()) / 60
+    return [Section("Quickstart", f"One run on {made_with(results, 'hardware')}: {minutes:.1f} minutes."),
+            run_students(results), *run_continual(results)]
+
+
+def stages(results: Results) -> list[Section]:
+    """Seconds of the stages."""
+    rows = [*results.seconds.items(), ("total", sum(results.seconds.values()))]
+    return [Section("Stages", "Wall-clock seconds of each stage with the start of its processes; of a stage that ran again the "
+                    "longest run.", ("Stage", "Seconds"),
+                    tuple((name, f"{seconds:.0f}") for name, seconds in rows) if results.seconds else (("all", NOT_RUN),))]
+
+
+def students_by_name(results: Results) -> list[Section]:
+    """Students over seeds, a row per name."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in results.of_kind("student"):
+        name = re.sub(r"\bseed\d+/|-seed\d+$", "", run.name).replace("students/", "")
+        groups.setdefault((name,), []).append(run)
+    numbers = measure(groups, {**STUDENT, "images": "metrics.train_images"})
+    return [Section("Students", "Accuracy on the real test images, mean ± standard deviation over seeds.",
+                    ("Run", "Accuracy (%)", "Images", "Steps", "Training (s)", "Seeds (n)"),
+                    tuple((name, cell(one, "accuracy", 100), cell(one, "images", digits=0), cell(one, "steps", digits=0),
+                           cell(one, "seconds"), str(one["n"])) for (name,), one in numbers.items()))] if numbers else []
+
+
+def setting(runs: list[Run], *names: str) -> str:
+    """Settings of runs, equal or as a list."""
+    found = {name: sorted({str(run.config[name]) for run in runs}) for name in names}
+    return ", ".join(f"{name.replace('_', ' ')} {' or '.join(values)}" for name, values in found.items())
+
+
+def teachers(results: Results) -> str:
+    """The teachers, their accuracy and epochs."""
+    return " and ".join(f"{run.config['arch']} with {100 * run.metrics['test_accuracy']:.1f} % after {run.config['epochs']} "
+                        "epochs" for run in results.of_kind("teacher"))
+
+
+def protocols(results: Results) -> list[Section]:
+    """Students by architecture, images, labels and protocol."""
+    groups = grouped(results, PROTOCOL_RUN, "student", "arm", "model", "protocol", "labels")
+    numbers, rows = measure(groups, STUDENT), []
+    for model in dict.fromkeys(key[1] for key in numbers):
+        for arm, name in PROTOCOL_ARMS.items():
+            cells = [numbers.get((arm, model, protocol, labels)) for labels in ("hard", "soft") for protocol in PROTOCOLS]
+            rows.append((model, name, *(cell(one, "accuracy", 100) for one in cells), counts(cells)))
+    steps = {protocol: sorted({round(one["steps"]["mean"]) for key, one in numbers.items() if key[2] == protocol})
+             for protocol in PROTOCOLS}
+    taken = ", ".join(f"{protocol} {' or '.join(map(str, found))}" for protocol, found in steps.items() if found)
+    equal = setting(sum(groups.values(), []), "epochs", "stem", "input_size", "mix_type", "min_scale_crops", "flip")
+    return [Section("Protocols", "Accuracy on the real test images in percent, mean ± standard deviation over seeds. Teacher: "
+                    f"{teachers(results)}. Equal: {equal}. Not equal: steps ({taken}), batch size, learning-rate schedule, and "
+                    "with soft labels stored views against new ones.",
+                    ("Student", "Trained on", *(f"{labels}, {protocol}" for labels in ("hard", "soft")
+                                                for protocol in PROTOCOLS), "Seeds (n)"), tuple(rows))]
+
+
+def storage_points(results: Results) -> dict[str, dict]:
+    """By way to keep soft labels: bytes, logits and epochs stored, accuracy over seeds; the most bytes first."""
+    students = measure(grouped(results, STORAGE_RUN, "student", "kept"), STUDENT)
+    labels = measure(grouped(results, STORAGE_RUN, "soft_labels", "kept"), {
+        name: f"metrics.{name}" for name in ("bytes", "stored_epochs", "epochs", "stored_logits", "classes", "views")})
+    points = {kept: {**one, **students[kept,]} for (kept,), one in labels.items() if (kept,) in students}
+    return dict(sorted(points.items(), key=lambda item: -item[1]["bytes"]["mean"]))
+
+
+def storage(results: Results) -> list[Section]:
+    """Accuracy by bytes of labels."""
+    points = storage_points(results)
+    most = max((one["bytes"]["mean"] for one in points.values()), default=0)
+    rows = [(f"{one['stored_logits']['mean']:.0f} of {one['classes']['mean']:.0f}",
+             f"{one['stored_epochs']['mean']:.0f} of {one['epochs']['mean']:.0f}", f"{one['bytes']['mean'] / 1e3:.1f}",
+             f"{one['bytes']['mean'] / one['views']['mean']:.0f}", f"{most / one['bytes']['mean']:.1f}",
+             cell(one, "accuracy", 100), str(one["n"])) for one in points.values()]
+    runs = sum(grouped(results, STORAGE_RUN, "student", "kept").values(), [])
+    return [Section("Label bytes", "ResNet-18 on D4M images. Equal: "
+                    f"{setting(runs, 'epochs', 'batch_size', 'temperature', 'lr_schedule')}. Bytes are those of the files: "
+                    "logits as float16, and the draws of every view.",
+                    ("Logits stored", "Epochs stored", "Labels (kB)", "Bytes per view", "Times smaller", "Accuracy (%)",
+                     "Seeds (n)"), tuple(rows))]
+
+
+# the CIFAR-10 study
+
+def parts(results: Results) -> list[Section]:
+    """Minutes of the study's parts on one line."""
+    listed = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in results.seconds.items())
+    return [Section("Time", f"Minutes of `{results.command}` ({made_with(results, 'hardware')} a process): {listed}; "
+                    f"{sum(results.seconds.values()) / 60:.1f} in all.")]
+
+
+def targets(results: Results) -> list[Section]:
+    """The study's aims, what it reached, and whether that is enough.
+
+    ResNet-18 with soft labels: above random real images by more than two standard deviations, and at least ENOUGH. ER and Task
+    Arithmetic: the claim's numbers, and better than random real images.
+    """
+    numbers, rows = measure(grouped(results, TARGET_RUN, "student", "arm", "ipc"), STUDENT), []
+    for ipc in ("10", "50"):
+        pair, apart = [numbers.get((arm, ipc)) for arm in ("distilled", "random")], False
+        if all(pair):
+            (high, spread), (low, width) = ((one["accuracy"]["mean"], one["accuracy"]["std"]) for one in pair)
+            apart = None not in (spread, width) and high - low > 2 * max(spread, width)
+        rows.append((f"ResNet-18, soft labels, IPC {ipc}: above random real images by more than two standard deviations",
+                     " and ".join(f"{cell(one, 'accuracy', 100)} %" for one in pair) if all(pair) else NOT_RUN, apart))
+    own = numbers.get(("distilled", "50"))
+    rows.append((f"ResNet-18, soft labels, IPC 50: at least {percent(ENOUGH, 0)}",
+                 f"{cell(own, 'accuracy', 100)} %" if own else NOT_RUN, own and own["accuracy"]["mean"] >= ENOUGH))
+    for one in stats.claims(continual_rows(results.runs)):
+        if one["method"] in ("er", "task_arithmetic"):
+            rival = next((found["distilled_is"] for found in one["rivals"].values() if found["source"] == "random"), "unknown")
+            rows.append((f"{METHODS[one['method']]}, {one['arm']}: at least {percent(CLAIMED_SAVING, 0)} of time and FLOPs "
+                         f"saved, at least {CLAIMED_KEPT} of ACC kept, better than random real images",
+                         f"{percent(one['time_saved'])} of time and {percent(one['flops_saved'])} of FLOPs saved, "
+                         f"{cell(one, 'acc_kept', digits=3)} kept; against random: {rival}",
+                         one["verdict"] in (HOLDS, NUMBERS_ONLY) and rival == "better"))
+    return [Section("Aims", "", ("Aim", "Reached", "Met"),
+                    tuple((aim, reached, "yes" if met else "no") for aim, reached, met in rows))]
+
+
+# JSON objects of other tools
+
+def judge(result: dict) -> list[Section]:
     """What the judge recognised, precision and recall where they were measured, and distances to the training split."""
-    from misc.report.sections import NONE, markdown_table
-    distances, shares = result["nearest_training_image"], result.get("manifold", {})
+    distances, near = result["nearest_training_image"], result.get("manifold", {})
     recognised = {**result["recognised"],
                   "real test images": {"images": result["judge"]["test_images"], "share": result["judge"]["test_accuracy"]}}
     rows = []
-    for name in dict.fromkeys([*result["recognised"], *shares, "real test images"]):
-        found, apart, near = recognised.get(name), distances.get(name, {}), shares.get(name, {})
+    for name in dict.fromkeys([*result["recognised"], *near, "real test images"]):
+        found, apart, close = recognised.get(name), distances.get(name, {}), near.get(name, {})
         rows.append([name, *((str(found["images"]), f"{100 * found['share']:.1f}") if found else (NONE, NONE)),
-                     *(f"{100 * near[key]:.1f}" if near else NONE for key in ("precision", "recall")),
+                     *(f"{100 * close[key]:.1f}" if close else NONE for key in ("precision", "recall")),
                      *(f"{apart[key]:.3f}" if apart else NONE for key in ("minimum", "5 % quantile", "median"))])
     header = ["Images", "Number", "Recognised (%)", "Precision (%)", "Recall (%)", "Distance, minimum", "5 % quantile",
               "Median"]
     kept = [place for place in range(len(header)) if any(row[place] != NONE for row in rows)]
-    says = (f"A judge ({result['judge']['model']}, trained on the training split) names what the checkpoint draws; "
-            "root-mean-square pixel distance (0 to 1) to the nearest training image shows whether pictures are copies.")
-    if shares:
-        says += (" Precision is the share of drawn images near a real test image, recall that of real test images near a drawn "
-                 "one, in what the judge looks at, with as many real images as drawn ones.")
-    return says + "\n\n" + markdown_table([header[place] for place in kept], [[row[place] for place in kept] for row in rows])
+    says = (f"A judge ({result['judge']['model']}, trained on the training split) classifies what the checkpoint draws. "
+            "Distances are root-mean-square pixel distances (0 to 1) to the nearest training image; a copy has 0.")
+    if near:
+        says += (" Precision is the fraction of drawn images near a real test image, recall that of real test images near a "
+                 "drawn one, in the judge's features, with as many real images as drawn ones.")
+    return [Section("Judge", says, tuple(header[place] for place in kept),
+                    tuple(tuple(row[place] for place in kept) for row in rows))]
 
 
-def benchmark(name: str):
-    """The tables of `misc.benchmark NAME`."""
-    def make(result: dict) -> str:
-        report = importlib.import_module(f"misc.benchmark_{name}").report
-        return "\n\n".join(with_table(section.says, section.header, section.rows) for section in report(result))
-    return make
+def faults(result: dict) -> list[Section]:
+    """Kills by stage and processes; exit code and message on a full and on a read-only disk."""
+    kills, disks = result["kills"], result["disks"]
+    identical, recognised = sum(one["identical"] for one in kills), sum(one["recognised"] for one in disks)
+    keys = ("stage", "processes", "kills", "identical", "with_files", "mid_file")
+    return [Section("Kills", f"{identical} of {sum(one['kills'] for one in kills)} killed runs ended byte-identical to an "
+                    f"undisturbed run; {recognised} of {len(disks)} full and read-only disks were recognised "
+                    f"({result['hardware']}).",
+                    ("Stage", "Processes", "Kills", "Byte-identical after the resume", "Killed with files written",
+                     "Killed in mid-file", "Undisturbed (s)"),
+                    tuple((*(str(one[key]) for key in keys), f"{one['seconds']:.1f}") for one in kills)),
+            Section("Disks", "", ("Fault", "Stage", "Exit code", "Message", "The same command afterwards"),
+                    tuple((one["fault"], one["stage"], str(one["exit"]),
+                           one["message"].removeprefix("error: ").partition(";")[0],
+                           "byte-identical" if one["identical"] else "differs") for one in disks))]
 
 
-def later(module: str, name: str):
-    """The function `name` of misc.`module`, which is imported when it is called."""
-    def call(*given):
-        return getattr(importlib.import_module(f"misc.{module}"), name)(*given)
-    return call
-
-
-matching, continual, study, faults = (partial(later, module) for module in ("report.matching_tables", "report.continual_tables",
-                                                                           "report.study_tables", "faults"))
-
-
-def fuzz(result: dict) -> str:
-    """What became of damaged files, by reader."""
-    from misc.report.sections import markdown_table
-    limits, kinds = result["limits"], ("inputs", "read", "refused", "crashed", "died", "hung", "memory")
-    rows = [[name, *(f"{counts[kind]:,}" for kind in kinds), f"{counts['longest_seconds']:.2f}",
-             f"{counts['grown_bytes'] / 2 ** 20:.0f}"] for name, counts in result["readers"].items()]
-    total = {kind: sum(counts[kind] for counts in result["readers"].values()) for kind in kinds}
-    rows.append(["all", *(f"{total[kind]:,}" for kind in kinds),
-                 f"{max(counts['longest_seconds'] for counts in result['readers'].values()):.2f}",
-                 f"{max(counts['grown_bytes'] for counts in result['readers'].values()) / 2 ** 20:.0f}"])
-    return (f"{result['count']:,} inputs of seed {result['seed']} on {result['hardware']}. Crashed: another error than the "
-            f"documented one; died: the process with it; hung: more than {limits['seconds']:g} s of processor time; memory: "
-            f"grown by more than {limits['bytes'] / 2 ** 30:g} GiB.\n\n"
-            + markdown_table(["Damaged file", *(kind.capitalize() for kind in kinds), "Longest (s)", "Grown by (MiB)"], rows))
-
-
-FIGURES = {"label_bytes.png": ("matching_digits.json", matching("draw_storage")),
-           **{f"continual_{network}": (f"continual_digits_{network}.json", continual("draw")) for network in NETWORKS}}
-TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.json", stages),
-          "digits": ("digits.json", digits), "sweep": ("digits.json", sweep),
-          "arms-hard": ("digits.json", every_arm("hard")), "arms-soft": ("digits.json", every_arm("soft")),
-          "protocols": ("matching_digits.json", matching("protocols")),
-          "protocols-cifar10": ("matching_cifar10.json", matching("protocols")),
-          "storage": ("matching_digits.json", matching("storage")), "cross": ("matching_digits.json", matching("cross")),
+STUDENT_TABLES = {
+    "digits": ("Students", (f"d4m-s{DIGITS_STRENGTH}", "weights", "prototype", "random", "herding", "real"), ("hard", "soft")),
+    "sweep": ("By strength", ("prototype", "d4m", "random"), ("hard",)),
+    "arms-hard": ("Every arm, hard labels", ("d4m", *ARM_NAMES), ("hard",)),
+    "arms-soft": ("Every arm, soft labels", ("d4m", *ARM_NAMES), ("soft",))}
+COMPARISON = {name: lambda results, make=make: [make(continual_rows(results.runs))]
+              for name, make in (("claim", claim_section), ("fairness", runs_section), ("paired", paired_section))}
+COST = {"payback": lambda results: [payback_section(continual_rows(results.runs), stats.mean_costs(results))]}
+TABLES = {"quickstart": ("quickstart.jsonl", quickstart), "stages": ("quickstart.jsonl", stages),
+          **{name: ("digits.jsonl", partial(student_table, *what)) for name, what in STUDENT_TABLES.items()},
+          "protocols": ("matching_digits.jsonl", protocols), "protocols-cifar10": ("matching_cifar10.jsonl", protocols),
+          "storage": ("matching_digits.jsonl", storage),
           "judge": ("judge_digits.json", judge), "judge-cifar10": ("judge_cifar10.json", judge),
-          "judge-arms": ("judge_cifar10_arms.json", judge),
-          "fuzz": ("fuzz.json", fuzz), "plan": ("plan_imagenet.json", later("plan_table", "plan_table")),
-          "kills": ("faults.json", faults("kills_table")), "faults": ("faults.json", faults("cases_table")),
-          "continual": ("continual_digits_resnet18.json", continual("readme")),
-          **{f"{part}-{network}": (f"continual_digits_{network}.json", continual(part)) for network in NETWORKS
-             for part in ("claim", "fairness", "paired", "payback")},
-          "starts": ("continual_digits_starts.json", continual("starts")),
-          **{f"{part}-cifar10": ("cifar10_small.json", continual(part)) for part in ("claim", "fairness", "paired")},
-          **{f"{part}-cifar10": ("cifar10_small.json", study(part)) for part in ("parts", "students", "targets")},
-          "arms-cifar10": ("cifar10_arms.json", study("students")),
-          "benchmark-distillation": ("benchmark_distillation.json", benchmark("distillation")),
-          "benchmark-matching": ("benchmark_matching.json", benchmark("matching")),
-          "benchmark-continual": ("benchmark_continual.json", benchmark("continual"))}
+          "judge-arms": ("judge_cifar10_arms.json", judge), "faults": ("faults.json", faults),
+          "continual": ("continual_digits_resnet18.jsonl", continual),
+          **{f"{name}-{network}": (f"continual_digits_{network}.jsonl", make) for network in ("resnet18", "resnet50")
+             for name, make in (COMPARISON | COST).items()}, "starts": ("continual_digits_starts.jsonl", starts),
+          **{f"{name}-cifar10": ("cifar10_small.jsonl", make) for name, make in (
+              ("parts", parts), ("targets", targets), ("students", students_by_name), *COMPARISON.items())},
+          "arms-cifar10": ("cifar10_arms.jsonl", students_by_name)}
 
 
-if __name__ == "__main__":
-    run(parse_args, main)
+def fill(text: str, table_of) -> str:
+    """Replace what stands between the marks of each table; an end mark is added where there is none."""
+    def filled(found: re.Match) -> str:
+        table = "\n\n".join(with_table(part.says, part.header, part.rows) for part in table_of(found[1]))
+        return f"<!-- table: {found[1]} -->\n{table}\n<!-- end: {found[1]} -->"
+    return re.sub(r"<!-- table: ([a-z0-9-]+) -->(?:.*?<!-- end: \1 -->)?", filled, text, flags=re.DOTALL)

@@ -5,8 +5,8 @@
 # prior, a ResNet-18 teacher with ImageNet's stem, 10 images per class, short schedules (in each row's result), and streams
 # tested on 200 images of each class. PRIOR names a checkpoint and TEACHER a teacher that exist; without them both are trained,
 # side by side. PARTS runs a part; the same command resumes. Then:
-# python -m misc.report.collect runs/study-cifar10 misc/results/cifar10.json   (small: ...-small, cifar10_small.json)
-# python -m misc.report.tables
+# python -m misc.report collect runs/study-cifar10 misc/results/cifar10.jsonl   (small: ...-small, cifar10_small.jsonl)
+# python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
 

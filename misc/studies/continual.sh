@@ -5,10 +5,10 @@
 # the memory (START_SEEDS, the first network). Each seed has its own images. The schedule was chosen on seeds 0, 1, 10 and 11;
 # the published seeds are 20 and up. The same command resumes. Then:
 # for what in resnet18 resnet50 starts; do
-#     python -m misc.report.collect runs/study-continual misc/results/continual_digits_$what.json --only $what 'seed*' teacher \
-#         --command "sh misc/studies/continual.sh"
+#     python -m misc.report collect runs/study-continual misc/results/continual_digits_$what.jsonl \
+#         --only $what 'seed*' teacher --command "sh misc/studies/continual.sh"
 # done
-# python -m misc.report.tables
+# python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
 STUDY=${STUDY:-runs/study-continual}

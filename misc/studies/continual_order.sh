@@ -4,8 +4,8 @@
 # CIFAR10_JPEG is a folder with train/<class>/ and test/<class>/. Theirs are 50 epochs of batches of 32 + 32 and all test images
 # (EPOCHS=50 BATCH=32 TEST_PER_CLASS=1000 FLAGS=). The default takes two cores an hour and a quarter: one epoch of batches of
 # 16 + 16 in bfloat16 (twice as many steps as with 32), 200 test images of each class. The same command resumes. Then:
-# python -m misc.report.collect runs/study-order misc/results/continual_order_cifar10.json --kind continual
-# python -m misc.report.tables
+# python -m misc.report collect runs/study-order misc/results/continual_order_cifar10.jsonl --kind continual
+# python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
 CIFAR10_JPEG=${CIFAR10_JPEG:?expected a folder with train/<class>/ and test/<class>/}

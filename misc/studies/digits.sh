@@ -2,9 +2,9 @@
 # The digits tables: accuracy of ResNet-18 students at IPC 1, 2, 5, 10, trained on images made in every way of this repository,
 # on as many real images, and on the real training split, with hard and soft labels; one teacher, the same number of steps.
 # About 340 students; 80 minutes on 2 CPU cores. The same command resumes; SEEDS, IPCS and ARMS run a part of it. Then:
-# python -m misc.report.collect runs/study-digits misc/results/digits.json --kind teacher student \
+# python -m misc.report collect runs/study-digits misc/results/digits.jsonl --kind teacher student \
 #     --command "sh misc/studies/digits.sh"
-# python -m misc.report.tables
+# python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
 STUDY=${STUDY:-runs/study-digits}

@@ -5,9 +5,9 @@
 #   cross:     one teacher, many architectures (the layout of the paper's table 5)
 # EPOCHS instead of the 300 of both protocols, everything else as they say. PARTS, SEEDS and MODELS run a part of it; the same
 # command resumes. DATASET=folder DATA=... studies another set, from DISTILLED, RANDOM_REAL and TEACHER made before. Then:
-# python -m misc.report.collect runs/study-matching misc/results/matching_digits.json --kind teacher student soft_labels \
+# python -m misc.report collect runs/study-matching misc/results/matching_digits.jsonl --kind teacher student soft_labels \
 #     --command "sh misc/studies/matching.sh"
-# python -m misc.report.tables
+# python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
 STUDY=${STUDY:-runs/study-matching}

@@ -1,0 +1,282 @@
+"""Result files: one row type for the runs of every stage, read from folders and from collected files.
+
+A collected file (`misc/results/*.jsonl`) has a header line, then one line a run. The header holds the command, the date, the
+seconds of the stages, pictures, and what is equal in all runs: code, packages, hardware and, by kind, configuration.
+"""
+
+import json
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from scripts.artefact import read_json, write_text
+from scripts.cli import InputError
+
+METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
+           "task_arithmetic": "Task Arithmetic", "derpp": "DER++"}
+SMALL = ("random", "distilled")     # sources with as few images as the distilled set
+SAME_STEPS, SAME_SECONDS = "same steps", "same seconds"
+STREAM = {"method": "method", "stream": "stream", "buffer_source": "buffer_source", "labels": "labels", "schedule": "schedule",
+          "seed": "seed"}
+CONTINUAL = {"acc": "class_il.acc", "task_il_acc": "task_il.acc", "average_incremental": "class_il.average_incremental",
+             "forgetting": "class_il.forgetting", "bwt": "class_il.bwt", "forward_transfer": "task_il.forward_transfer",
+             "steps": "steps", "images_seen": "images_seen", "stream_images": "stream_images", "flops": "flops",
+             "stream_bytes": "bytes.stream", "buffer_bytes": "buffer.bytes", "teacher_bytes": "bytes.teacher",
+             "peak_memory_bytes": "peak_memory_bytes", "matrix": "class_il.matrix", "confusion": "confusion",
+             "scale_curves": "scale_curves", "start_acc": "start.class_il_acc", "start_seconds": "start.seconds",
+             "start_note": "start.note"}    # metric: its place in what continual.train_continual writes
+MADE = ("hardware", "code", "packages")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result. `config` and `metrics` are flat ({"recipe.lr": 0.001}); `made` has MADE."""
+
+    name: str
+    kind: str
+    config: dict
+    metrics: dict
+    seconds: dict[str, float]
+    made: dict = field(default_factory=dict)
+
+    def get(self, key: str, default=None):
+        """The value of "config.recipe.lr", "metrics.acc", "seconds.train" or "hardware"; `default` where there is none."""
+        part, _, name = key.partition(".")
+        return getattr(self, part).get(name, default) if name else self.made.get(part, default)
+
+    def need(self, key: str):
+        """The same; raises InputError where there is none."""
+        found = self.get(key, absent := object())
+        if found is absent:
+            raise InputError(f"{self.name}/result.json: expected the field {key}, found none")
+        return found
+
+
+@dataclass(frozen=True)
+class Results:
+    """The runs of a folder or of a collected file, the command behind them, seconds by stage, and pictures (packed)."""
+
+    runs: list[Run]
+    command: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    pictures: dict | None = None
+
+    def of_kind(self, kind: str) -> list[Run]:
+        return [run for run in self.runs if run.kind == kind]
+
+
+@dataclass(frozen=True, order=True)
+class Arm:
+    """Where the images of a continual run come from. `schedule` is empty where the stream takes its own epochs."""
+
+    stream: str
+    memory: str
+    labels: str
+    schedule: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name in tables, without hard labels and without a memory that is the stream's."""
+        memory = "" if self.memory == self.stream else f"memory {self.memory}"
+        labels = "" if self.labels == "hard" else f"{self.labels} labels"
+        return ", ".join(part for part in (self.stream, memory, labels, self.schedule) if part)
+
+    def of(self, source: str, **changes) -> "Arm":
+        """The arm with images of `source` in place of the distilled ones."""
+        sources = {name: source if getattr(self, name) == "distilled" else getattr(self, name) for name in ("stream", "memory")}
+        return replace(self, **sources, **changes)
+
+
+Rows = dict[str, dict[Arm, dict[int, Run]]]    # by method, arm and seed
+
+
+# reading
+
+def read_run(name: str, content) -> Run:
+    """A stage's result.json as a Run. Raises InputError where a field is missing that every result of its kind has."""
+    if not isinstance(content, dict) or "kind" not in content:
+        raise InputError(f"{name}/result.json: expected the field kind, found none")
+    config, metrics, seconds = (flat(content.get(part, {})) for part in ("config", "metrics", "seconds"))
+    if content["kind"] == "continual":
+        found = flat(content)
+        config |= {key: found[key] for key in STREAM if key in found}
+        metrics = {key: found[place] for key, place in CONTINUAL.items() if place in found}
+    run = Run(name, content["kind"], config, metrics, seconds, {key: content[key] for key in MADE if key in content})
+    for key in ("config.method", "config.stream", "config.seed", "metrics.steps", "metrics.acc", "seconds.train"):
+        if run.kind == "continual":
+            run.need(key)
+    return run
+
+
+def flat(nested: dict, before: str = "") -> dict:
+    """A dictionary without nesting: {"recipe.lr": 0.001}."""
+    found = {}
+    for key, one in nested.items():
+        found |= flat(one, f"{before}{key}.") if isinstance(one, dict) else {f"{before}{key}": one}
+    return found
+
+
+def read_results(path: Path) -> Results:
+    """The results of a folder, at any depth, or of a collected file."""
+    if path.suffix == ".jsonl":
+        return read_collected(path)
+    runs = []
+    for file in sorted(path.rglob("result.json")):
+        content = read_json(file)
+        if file.parent != path:
+            runs.append(read_run(file.parent.relative_to(path).as_posix(), content))
+        elif isinstance(content, dict) and content.get("kind") == "continual":
+            runs.append(read_run(path.name, content))
+    return Results(runs, seconds=read_stages(path / "stages.jsonl"))
+
+
+def read_stages(path: Path) -> dict[str, float]:
+    """Seconds by stage, in the order of first appearance; of a stage that ran again the longest run counts."""
+    stages = {}
+    for entry in read_lines(path, "stage", "seconds") if path.exists() else []:
+        stages[entry["stage"]] = max(entry["seconds"], stages.get(entry["stage"], 0))
+    return stages
+
+
+def read_lines(path: Path, *keys: str) -> list[dict]:
+    """The JSON objects of a file, one a line. Raises InputError where a line is none, or lacks one of `keys`."""
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            found.append({**entry, **{key: entry[key] for key in keys}})
+        except (ValueError, KeyError, TypeError):
+            fields = f" with {', '.join(keys)}" if keys else ""
+            raise InputError(f"{path}: expected a JSON object{fields} in line {number}, found {line[:80]!r}") from None
+    return found
+
+
+def read_collected(path: Path) -> Results:
+    """The results of a collected file."""
+    header, *lines = read_lines(path) or [{}]
+    if "runs" not in header or any(not {"run", "kind"} <= line.keys() for line in lines) or len(lines) != header["runs"]:
+        raise InputError(f"{path}: expected a file of `python -m misc.report collect`, with its header and all its runs")
+    made, common = ({key: header[key] for key in MADE if key in header}, header.get("config", {}))
+    runs = [Run(one["run"], one["kind"], common.get(one["kind"], {}) | one.get("config", {}), one.get("metrics", {}),
+                one.get("seconds", {}), made | {key: one[key] for key in MADE if key in one}) for one in lines]
+    return Results(runs, header.get("command", ""), header.get("seconds", {}), header.get("pictures"))
+
+
+# writing
+
+def collect(results: Results, path: Path, when: str | None = None) -> None:
+    """Write a collected file."""
+    runs = [replace(run, config=shortened(run.config)) for run in results.runs]
+    kinds = sorted({run.kind for run in runs})
+    common = {kind: common_part([run.config for run in runs if run.kind == kind]) for kind in kinds}
+    made = common_part([run.made for run in runs if run.made] or [{}])
+    header = {"command": results.command, "when": when or time.strftime("%Y-%m-%d"), "runs": len(runs), **made,
+              "seconds": results.seconds, "config": common, "pictures": results.pictures}
+    lines = [{"run": run.name, "kind": run.kind, "config": without(run.config, common[run.kind]),
+              **dict(zip(("metrics", "seconds"), kept(run), strict=True)), **without(run.made, made)} for run in runs]
+    entries = ({key: one for key, one in line.items() if one or one == 0} for line in (header, *lines))
+    write_text(path, "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in entries))
+
+
+def common_part(dictionaries: list[dict]) -> dict:
+    """The most common value of each key that all dictionaries have."""
+    first, *others = dictionaries
+    found = {}
+    for key in first:
+        if all(key in other for other in others):
+            counts = Counter(json.dumps(one[key]) for one in dictionaries)
+            found[key] = json.loads(max(counts, key=counts.get))
+    return found
+
+
+def without(own: dict, common: dict) -> dict:
+    """The entries that differ from the common ones."""
+    return {key: one for key, one in own.items() if key not in common or common[key] != one}
+
+
+def kept(run: Run) -> tuple[dict, dict]:
+    """Metrics and seconds that tables and figures use: of continual runs no phases, of others numbers alone."""
+    if run.kind != "continual":
+        return shortened({key: one for key, one in run.metrics.items() if isinstance(one, int | float)}), shortened(run.seconds)
+    last = {"scale_curves": run.metrics["scale_curves"][-1:]} if run.metrics.get("scale_curves") else {}    # the last merge
+    return shortened({**run.metrics, **last}), shortened({"train": run.seconds["train"]})
+
+
+def shortened(value, significant: int = 12):
+    """A value with its numbers rounded (those in lists, for figures, to 4 digits) and its digests cut to 12 characters."""
+    if isinstance(value, float):
+        return float(f"{value:.{significant}g}")
+    if isinstance(value, str) and DIGEST.fullmatch(value):
+        return value[:12]
+    if isinstance(value, list):
+        return [shortened(one, 4) for one in value]
+    return {key: shortened(one, significant) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+# grouping
+
+def continual_rows(runs: list[Run]) -> Rows:
+    """Sort continual runs into rows. Raises InputError where a row would mix settings, or test images differ.
+
+    A real stream with as few steps as the small sets is an arm of its own, `same steps`. Runs of a time budget are
+    `same seconds`. A result that is found twice counts once.
+    """
+    runs = [run for run in runs if run.kind == "continual"]
+    digests = {run.get("config.digests.test"): run.name for run in runs}
+    if len(digests) > 1:
+        first, second = list(digests.values())[:2]
+        raise InputError(f"{first} and {second}: expected runs tested on the same images, found other test images")
+    fewest: dict[str, int] = {}
+    for run in runs:
+        if run.config["stream"] in SMALL and run.get("config.schedule") != "budget":
+            method = run.config["method"]
+            fewest[method] = min(run.metrics["steps"], fewest.get(method, run.metrics["steps"]))
+    rows: Rows = {}
+    for run in runs:
+        method, seed, arm = run.config["method"], run.config["seed"], arm_of(run)
+        arm = replace(arm, schedule=schedule_of(run, arm, fewest.get(method)))
+        row = rows.setdefault(method, {}).setdefault(arm, {})
+        for other in row.values():
+            check_one_setting(f"{method}, {arm.name}", other, run)
+        row.setdefault(seed, run)
+    return {method: {arm: dict(sorted(row.items())) for arm, row in sorted(arms.items(), key=lambda pair: place_of(pair[0]))}
+            for method, arms in sorted(rows.items(), key=lambda pair: [*METHODS, pair[0]].index(pair[0]))}
+
+
+def arm_of(run: Run) -> Arm:
+    """The arm of a continual run, on its own epochs."""
+    stream = run.config["stream"]
+    return Arm(stream, run.get("config.buffer_source", stream), run.get("config.labels", "hard"))
+
+
+def place_of(arm: Arm) -> tuple:
+    """The place of an arm in a table: real before random before distilled."""
+    sources = ("real", *SMALL)
+    return arm.schedule == SAME_SECONDS, sources.index(arm.stream), sources.index(arm.memory), arm.labels, arm.schedule
+
+
+def schedule_of(run: Run, arm: Arm, fewest: int | None) -> str:
+    """The schedule of an arm; the small sets take `fewest` steps on their own epochs."""
+    steps = run.metrics["steps"]
+    if run.get("config.schedule") == "budget":
+        return SAME_SECONDS
+    if arm.stream in SMALL:
+        return "" if steps == fewest else f"{steps} steps"
+    return SAME_STEPS if steps == fewest else ""
+
+
+def check_one_setting(row: str, first: Run, second: Run) -> None:
+    """Raise InputError where two runs of a row differ in more than the seed, or a seed has two results."""
+    one, other = ({**run.config, "steps": run.metrics["steps"]} for run in (first, second))
+    same_seed = one["seed"] == other["seed"]
+    ignored = ("schedule", *(() if same_seed else ("seed", "digests.")))
+    ignored += ("steps",) if other.get("schedule") == "budget" else ()
+    differ = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and not key.startswith(ignored)]
+    if differ:
+        raise InputError(f"{first.name} and {second.name}: expected one setting in the row {row}, found other "
+                         f"{', '.join(sorted(differ))}")
+    if same_seed and first.metrics["acc"] != second.metrics["acc"]:
+        raise InputError(f"{first.name} and {second.name}: expected one result of {row}, seed {one['seed']}, found two")

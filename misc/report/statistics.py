@@ -1,0 +1,242 @@
+"""Numbers over runs: means, paired differences with their intervals, what distilled data saves, and what was equal."""
+
+import math
+import statistics
+
+from misc.report.results import CONTINUAL, SAME_SECONDS, SAME_STEPS, Arm, Results, Rows, Run
+
+MEASURES = {**{name: f"metrics.{name}" for name in CONTINUAL}, "train_seconds": "seconds.train"}
+SUMMARISED = tuple(name for name in MEASURES if name not in ("matrix", "confusion", "scale_curves", "start_note"))
+PAIRED = ("acc", "task_il_acc", "average_incremental", "forgetting", "train_seconds")
+CLAIMED_SAVING, CLAIMED_KEPT = 0.59, 0.95
+CLAIMED = ("er", "agem", "task_arithmetic")
+AT_CHANCE = 0.05    # a network that knows only its last task has an ACC of 1 / tasks, at most this much more
+HOLDS, NUMBERS_ONLY, FAILS = "holds", "numbers only", "no"
+SETTINGS = {"network": "config.arch", "stem": "config.stem", "pixels": "config.size", "tasks": "config.tasks",
+            "class order": "config.class_order", "optimiser": "config.recipe.optimizer", "learning rate": "config.recipe.lr",
+            "batch size": "config.recipe.batch_size", "buffer images": "config.buffer_size", "hardware": "hardware",
+            "steps": "metrics.steps", "images of the stream": "metrics.stream_images", "labels": "config.labels"}
+
+
+# over runs
+
+def mean_std(values: list[float]) -> dict[str, float | None]:
+    """Mean and sample standard deviation (ddof 1; None for a single value); both None where a value is None."""
+    if None in values:
+        return {"mean": None, "std": None}
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def measure(groups: dict[tuple, list[Run]], fields: dict[str, str]) -> dict[tuple, dict]:
+    """By group the number of runs `n`, and mean and standard deviation of each field."""
+    return {key: {"n": len(runs), **{short: mean_std([run.need(long) for run in runs]) for short, long in fields.items()}}
+            for key, runs in groups.items()}
+
+
+def interval(values: list[float], level: float = 0.95) -> dict:
+    """Mean and confidence interval of the mean by Student's t: mean +- t(n - 1) s / sqrt(n); no interval for n < 2."""
+    from scipy.stats import t
+    mean, low, high = (statistics.fmean(values) if values else None), None, None
+    if len(values) > 1:
+        half = float(t.ppf((1 + level) / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+        low, high = mean - half, mean + half
+    return {"mean": mean, "low": low, "high": high, "n": len(values)}
+
+
+# rows of continual runs: {seed: run}
+
+def measured(row: dict[int, Run], name: str) -> dict[int, float]:
+    """A measure by seed, None where a run does not have it."""
+    return {seed: run.get(MEASURES[name]) for seed, run in row.items()}
+
+
+def difference(own: dict[int, Run], other: dict[int, Run], name: str) -> dict:
+    """own - other, seed by seed over the seeds of both rows."""
+    ours, theirs = measured(own, name), measured(other, name)
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    return interval([first - second for first, second in pairs if None not in (first, second)])
+
+
+def ratio(own: dict[int, Run], other: dict[int, Run] | None, name: str) -> float | None:
+    """own / other by their means over the seeds of both rows; None where a run lacks the measure."""
+    common = sorted(own.keys() & (other or {}).keys())
+    ours, theirs = ([measured(row, name)[seed] for seed in common] for row in (own, other or {}))
+    if not common or None in ours + theirs or not sum(theirs):
+        return None
+    return statistics.fmean(ours) / statistics.fmean(theirs)
+
+
+def saved(own: dict[int, Run], real: dict[int, Run] | None, name: str = "train_seconds") -> float | None:
+    """The fraction of training time, or of another measure, that is saved."""
+    spent = ratio(own, real, name)
+    return None if spent is None else 1 - spent
+
+
+def kept(own: dict[int, Run], real: dict[int, Run] | None) -> float | None:
+    """The fraction of ACC that is kept; None where the method is at chance on real images too."""
+    return None if real and at_chance(real) else ratio(own, real, "acc")
+
+
+def at_chance(row: dict[int, Run]) -> bool:
+    """Whether a row's ACC is that of a network that knows its last task alone."""
+    least = statistics.fmean(1 / run.need("config.tasks") for run in row.values())
+    return statistics.fmean(measured(row, "acc").values()) < least + AT_CHANCE
+
+
+def summaries(rows: Rows) -> dict[str, dict[Arm, dict]]:
+    """By method and arm every measure over seeds, and what is saved and kept against real images."""
+    found = {method: {} for method in rows}
+    for method, arms in rows.items():
+        for arm, row in arms.items():
+            real = arms.get(real_of(arm, arms))
+            found[method][arm] = {
+                "n": len(row), **{name: mean_std(list(measured(row, name).values())) for name in SUMMARISED},
+                "time_saved": saved(row, real), "flops_saved": saved(row, real, "flops"), "acc_kept": kept(row, real)}
+    return found
+
+
+def counterparts(arm: Arm, arms) -> list[Arm]:
+    """What an arm with distilled images is compared with: random images, real ones at the same steps, real ones.
+
+    Soft labels are compared with soft labels where `arms` have them, otherwise with hard ones.
+    """
+    if "distilled" not in (arm.stream, arm.memory):
+        return []
+    found = []
+    for source, schedule in (("random", arm.schedule), ("real", SAME_STEPS), ("real", arm.schedule)):
+        options = [arm.of(source, schedule=schedule, labels=labels) for labels in dict.fromkeys((arm.labels, "hard"))]
+        found += [option for option in options if option in arms][:1]
+    return list(dict.fromkeys(other for other in found if other != arm))
+
+
+def real_of(arm: Arm, arms) -> Arm | None:
+    """The arm on real images against which time is saved: on its own epochs, or in the same seconds."""
+    plain = Arm("real", "real", "hard", SAME_SECONDS if arm.schedule == SAME_SECONDS else "")
+    return plain if plain in arms and plain != arm else None
+
+
+def differences(rows: Rows) -> list[dict]:
+    """Every paired difference of an arm with distilled images and a counterpart."""
+    return [{"method": method, "arm": arm.name, "against": other.name,
+             **{name: difference(arms[arm], arms[other], name) for name in PAIRED}}
+            for method, arms in rows.items() for arm in arms for other in counterparts(arm, arms)]
+
+
+# the claim: 59 % of the training time saved at comparable accuracy
+
+def claims(rows: Rows) -> list[dict]:
+    """The claim's numbers for each method of it and each distilled stream on its own epochs."""
+    return [claim(method, arm, rows[method]) for method in CLAIMED for arm in rows.get(method, {})
+            if arm.stream == "distilled" and not arm.schedule and (real := real_of(arm, rows[method]))
+            and rows[method][arm].keys() & rows[method][real].keys()]
+
+
+def claim(method: str, arm: Arm, arms: dict[Arm, dict[int, Run]]) -> dict:
+    """What an arm saves and keeps, and how it differs from random images and from real ones at the same steps.
+
+    Seconds depend on what else the machine did, so FLOPs, where they were counted, must be saved too. `verdict` is None at
+    chance; HOLDS needs the numbers and distilled images that are better than both counterparts.
+    """
+    own, real = arms[arm], arms[real_of(arm, arms)]
+    rivals = {other: (arms[other], compared(own, arms[other])) for other in counterparts(arm, arms) if arms[other] is not real}
+    found = {"method": method, "arm": arm.name, "time_saved": saved(own, real), "flops_saved": saved(own, real, "flops"),
+             "steps_saved": saved(own, real, "steps"), "acc_kept": kept(own, real),
+             "real_acc": statistics.fmean(measured(real, "acc").values()),
+             "start_acc": mean_std([run.get("metrics.start_acc") for row in (real, own) for run in row.values()])["mean"],
+             "rivals": {other.name: {"source": other.stream, **result} for other, (_, result) in rivals.items()}}
+    saving = min(fraction for fraction in (found["time_saved"], found["flops_saved"]) if fraction is not None)
+    numbers = saving >= CLAIMED_SAVING and (found["acc_kept"] or 0) >= CLAIMED_KEPT
+    better = {result["distilled_is"] for _, result in rivals.values()} == {"better"}
+    verdict = FAILS if not numbers else HOLDS if better else NUMBERS_ONLY
+    return {**found, "verdict": None if at_chance(real) else verdict}
+
+
+def compared(own: dict[int, Run], rival: dict[int, Run]) -> dict:
+    """own - rival in ACC and seconds, and what the intervals say: better, worse, not told apart or unknown (n < 2).
+
+    Better is more ACC, or fewer seconds at no less ACC, with the whole interval on that side; worse is less ACC.
+    """
+    acc, seconds = (difference(own, rival, name) for name in ("acc", "train_seconds"))
+    if acc["low"] is None:
+        verdict = "unknown"
+    elif acc["high"] < 0:
+        verdict = "worse"
+    else:
+        verdict = "better" if acc["low"] > 0 or seconds["high"] < 0 else "not told apart"
+    return {"acc": acc, "train_seconds": seconds, "distilled_is": verdict}
+
+
+# the cost of distillation
+
+def paybacks(rows: Rows, costs: dict[str, float]) -> list[dict]:
+    """N* of each arm with a distilled stream, against real images on their epochs and at the same steps.
+
+    `costs` are seconds of distillation by stage. JSON has no infinity: `trainings` is then "infinite".
+    """
+    found = []
+    for method, arms in rows.items() if costs else ():
+        for arm in (one for one in arms if one.stream == "distilled" and not one.schedule):
+            for other in (one for one in counterparts(arm, arms) if one.stream == "real"):
+                saving, cost = difference(arms[other], arms[arm], "train_seconds"), cost_of(arm, costs)
+                if saving["n"]:
+                    trainings = payback(cost, saving["mean"])
+                    found.append({"method": method, "arm": arm.name, "against": other.name, "cost_seconds": cost,
+                                  "saved_seconds": saving, "trainings": "infinite" if math.isinf(trainings) else trainings})
+    return found
+
+
+def payback(cost_seconds: float, saved_seconds: float) -> float:
+    """N* = C / (T_real - T_own): the number of trainings that pay the cost back; infinite when nothing is saved."""
+    return cost_seconds / saved_seconds if saved_seconds > 0 else math.inf
+
+
+def cost_of(arm: Arm, costs: dict[str, float]) -> float:
+    """Seconds of distillation behind an arm: a teacher and its labels count for soft labels alone."""
+    return sum(seconds for kind, seconds in costs.items() if arm.labels == "soft" or kind not in ("teacher", "soft_labels"))
+
+
+def mean_costs(results: Results) -> dict[str, float]:
+    """Mean seconds by stage of making one D4M set, its teacher and its soft labels; empty without D4M sets."""
+    found: dict[str, list[float]] = {}
+    for run in results.runs:
+        if run.kind in ("prototypes", "distilled", "teacher", "soft_labels") and run.get("config.method", "d4m") == "d4m":
+            found.setdefault(run.kind, []).append(sum(run.seconds.values()))
+    return {kind: statistics.fmean(seconds) for kind, seconds in found.items()} if "distilled" in found else {}
+
+
+# fairness
+
+def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, str]) -> str:
+    """What is equal in all runs and what is not, by the part `place` of a group's key."""
+    equal, differ = [], []
+    for label, key in fields.items():
+        arms: dict[str, set] = {}
+        for group_key, runs in groups.items():
+            arms.setdefault(group_key[place], set()).update(run.get(key, "not stated") for run in runs)
+        by_value: dict[str, list[str]] = {}
+        for arm, values in arms.items():
+            by_value.setdefault(" or ".join(sorted(map(str, values))), []).append(arm)
+        if set(by_value) == {"not stated"}:
+            continue
+        if len(by_value) == 1:
+            equal.append(f"{label} {next(iter(by_value))}")
+        else:
+            differ.append(f"{label} ({'; '.join(f'{value} for ' + ', '.join(of) for value, of in by_value.items())})")
+    return " ".join(f"{what}: {', '.join(names)}." for what, names in (("Equal", equal), ("Not equal", differ)) if names)
+
+
+def equal_in_rows(rows: Rows) -> str:
+    """The same for rows of continual runs, by arm; a common start that differs within a method is named."""
+    groups = {(method, arm.name): list(row.values()) for method, arms in rows.items() for arm, row in arms.items()}
+    return " ".join(filter(None, [equal_and_not(groups, 1, SETTINGS), *map(different_starts, rows.values())]))
+
+
+def different_starts(arms: dict[Arm, dict[int, Run]]) -> str:
+    """A sentence where arms began at different starts with the same seed; empty otherwise."""
+    starts: dict[int, dict[str, list[str]]] = {}
+    for arm, row in arms.items():
+        for seed, run in row.items():
+            starts.setdefault(seed, {}).setdefault(run.get("config.digests.start", ""), []).append(arm.name)
+    differ = next((found for found in starts.values() if len(found) > 1), None)
+    sides = " against ".join(", ".join(names) for names in (differ or {}).values())
+    return f"Not equal: the common start ({sides})." if differ else ""
