@@ -4,7 +4,6 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/set_up.sh
 
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # two processes of two threads wait for each other on two cores
-export OMP_NUM_THREADS
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"   # two processes of two threads wait for each other on two cores
 ruff check .
 python -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -185,7 +185,7 @@ def runs(tmp_path_factory) -> Path:
     for entry in rows:
         write_image(folder / "set", entry["file_name"], image())
     finish_distilled(folder / "set", [{"name": f"c{label}", "prompt": f"c{label}"} for label in range(4)], {}, rows)
-    settings = {"DATASET": "folder", "DATA_DIR": folder / "data", "DISTILLED": folder / "set", "OUTPUT_DIR": folder / "runs",
+    settings = {"DATASET": "folder", "DATA": folder / "data", "DISTILLED": folder / "set", "OUTPUT_DIR": folder / "runs",
                 "METHODS": "er", "SEEDS": "0 1", "SCHEDULE": "steps", "TASK_STEPS": "4 2 2", "SAME_STEPS": 2,
                 "TASKS": 2, "BUFFER_SIZE": 4, "BATCH_SIZE": 4, "REPLAY_BATCH_SIZE": 4}
     words = ["sh", "continual/continual.sh", "--size", "16"]

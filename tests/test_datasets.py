@@ -1,7 +1,6 @@
 """Real images: classes and prompts against torchvision's own lists, and folders as messy as people have them."""
 
 import hashlib
-import importlib
 import json
 import os
 import pickle
@@ -9,8 +8,6 @@ import random
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import unicodedata
 import zlib
 from pathlib import Path
@@ -27,7 +24,7 @@ from torchvision.models import ResNet18_Weights
 from distillation.datasets import PROMPTS, decode, decode_all, decode_readable, image_folder, load_split
 from distillation.images import BadImage, fit_image, open_image
 from matching.image_set import check_class_names, real_images
-from scripts.cli import ROOT, InputError
+from scripts.cli import InputError
 
 CATEGORIES = ResNet18_Weights.DEFAULT.meta["categories"]
 SEEN = {  # SHA-256 of the sorted wnids, a line each
@@ -586,27 +583,3 @@ def test_fits_keep_or_squash_the_aspect():
 def test_extreme_shapes(fit, size):
     assert np.array(fit_image(Image.new("RGB", size, (9, 8, 7)), 64, fit)).reshape(-1, 3).tolist() == [[9, 8, 7]] * 64 * 64
     assert fit_image(marked(5), 8, fit).tobytes() == marked(5).tobytes()
-
-
-# shell scripts
-
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "tinyimgnt", "folder"])
-def test_shell_scripts_give_flags_that_fit_together(tmp_path, monkeypatch, dataset):
-    """What each script would run, taken from the shell itself, suits its entry point; stage 2 reads what stage 1 writes."""
-    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
-    (tmp_path / "python").chmod(0o755)
-    asked = {}
-    for stage in ("gen_prototype", "gen_syn_image"):
-        done = subprocess.run(["sh", str(ROOT / "distillation" / f"{stage}_{dataset}.sh")], cwd=tmp_path, capture_output=True,
-                              text=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "IPC": "7"})
-        assert (done.returncode, done.stderr) == (0, "")
-        dash_m, module, *flags = done.stdout.splitlines()
-        assert (dash_m, module) == ("-m", f"distillation.{stage}")
-        monkeypatch.setattr(sys, "argv", [module, *flags])
-        asked[stage] = importlib.import_module(module).parse_args()
-    one, two = asked["gen_prototype"], asked["gen_syn_image"]
-    assert one.ipc == two.ipc == 7 and one.size == 512 and (two.strength, two.guidance_scale) == (0.7, 8)
-    assert two.prototype_path == f"{one.save_prototype_path}/{one.dataset}-ipc7-kmexpand1"
-    assert one.dataset == two.dataset and one.diffusion_checkpoints_path == two.diffusion_checkpoints_path
-    assert one.prompt_template is None
-    assert two.image_size == {"cifar10": 32, "cifar100": 32, "tinyimgnt": 64, "folder": 224}[dataset]

@@ -1,4 +1,4 @@
-"""The Slurm examples: the same stage scripts, started on every node; the nodes are processes on this machine."""
+"""The Slurm job: the same stage scripts, started on every node; the nodes are processes on this machine."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from misc.studies.batch import free_port
 from scripts.cli import ROOT
 
-SBATCH = sorted((ROOT / "scripts" / "slurm").glob("*.sbatch"))
+SBATCH = ROOT / "scripts" / "slurm" / "stage.sbatch"
 NODES = 2
 SRUN = f"""#!/bin/sh
 for node in $(seq 0 {NODES - 1}); do
@@ -40,7 +40,7 @@ def cluster(tmp_path):
 
 def test_two_nodes_write_what_one_process_writes(cluster, tmp_path):
     for name, launch in (("one", {}), ("nodes", {"LAUNCH": "srun sh scripts/slurm/launch.sh"})):
-        done = subprocess.run(["sh", "distillation/gen_prototype_digits.sh"], cwd=ROOT, capture_output=True, text=True,
+        done = subprocess.run(["sh", "distillation/gen_prototype.sh"], cwd=ROOT, capture_output=True, text=True,
                               env={**cluster, **launch, "RUN": str(tmp_path / name)})
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("10 prototypes") == 1
@@ -48,25 +48,41 @@ def test_two_nodes_write_what_one_process_writes(cluster, tmp_path):
     assert files_of(one) == files_of(nodes)
 
 
-@pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.name)
-def test_a_job_runs_a_stage_script_with_the_command_that_srun_starts(path, cluster, tmp_path):
+@pytest.fixture
+def job(cluster, tmp_path):
     """Everything of the job but its GPUs: what it would start on each node is printed instead."""
     command = tmp_path / "bin" / "python"
-    command.write_text('#!/bin/sh\necho "$SLURM_NODEID" "$@"\n')
+    command.write_text('#!/bin/sh\n[ $# = 1 ] || echo "$SLURM_NODEID" "$@"\n')
     command.chmod(0o755)
-    done = subprocess.run(["sh", str(path)], cwd=ROOT, capture_output=True, text=True, env=cluster)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = sorted(done.stdout.splitlines())
+
+    def lines(**env: str) -> list[str]:
+        done = subprocess.run(["sh", SBATCH], cwd=ROOT, capture_output=True, text=True, env={**cluster, **env})
+        assert (done.returncode, done.stderr) == (0, "")
+        return sorted(done.stdout.splitlines())
+    return lines
+
+
+@pytest.mark.parametrize("stage, module", [
+    ("distillation/gen_prototype.sh", "distillation.gen_prototype"), ("matching/matching.sh", "matching.generate_soft_label"),
+    ("validate/train_FKD.sh", "validate.train_FKD"), ("continual/continual.sh", "continual.train_continual")])
+def test_a_job_starts_its_stage_on_every_node(job, stage, module):
+    lines = job(STAGE=stage, DATASET="imagenet", COMPARISON="")
     assert [line.split()[0] for line in lines] == ["0", "1"]
-    module = re.search(r"-m ((?:distillation|matching|validate|continual)\.\w+)", lines[0])[1]
-    assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists()
-    if "launch.sh" in path.read_text():
-        assert "--node-rank 0" in lines[0] and "--node-rank 1" in lines[1] and "--master-addr 127.0.0.1" in lines[1]
-        assert f"--nnodes {NODES}" in lines[0]
+    for rank, line in enumerate(lines):
+        assert f"--nnodes {NODES} --node-rank {rank}" in line and "--master-addr 127.0.0.1" in line
+        assert f" -m {module} " in line and "--dataset imagenet" in line
 
 
-@pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.name)
-def test_a_job_leaves_time_to_stop(path):
+def test_an_array_gives_each_task_its_value(job):
+    (line, _) = job(STAGE="distillation/gen_prototype.sh", SLURM_ARRAY_TASK_ID="3")
+    assert "--seed 3 " in line
+    (line, _) = job(STAGE="validate/train_FKD.sh", SLURM_ARRAY_TASK_ID="1", VARY="MODEL", VALUES="resnet18 resnet50")
+    assert "--model resnet50 " in line and "--seed 0 " in line
+
+
+def test_a_job_leaves_time_to_stop_and_asks_for_its_stage(cluster):
     """SIGTERM comes a minute before the limit, to the steps, and commands end within 30 seconds of it."""
-    asked = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", path.read_text()))
-    assert asked["signal"] == "TERM@60" and asked["job-name"] == path.stem
+    asked = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", SBATCH.read_text()))
+    assert asked["signal"] == "TERM@60" and asked["job-name"] == "stage"
+    refused = subprocess.run(["sh", SBATCH], cwd=ROOT, capture_output=True, text=True, env=cluster)
+    assert refused.returncode and "STAGE: expected a stage script" in refused.stderr

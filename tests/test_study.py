@@ -15,9 +15,10 @@ from misc.report.tables import targets
 from scripts.cli import ROOT
 
 TINY = {"SCALE": "small", "IPCS": "1", "MODELS": "convnet_d3_w128", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
-        "VAE_CHANNELS": "8 8 8", "UNET_CHANNELS": "16 16", "VAE_STEPS": "2", "UNET_STEPS": "2", "BATCH": "8", "JUDGED": "20",
-        "JUDGE_STEPS": "2", "REAL_STEPS": "2", "SMALL_STEPS": "1", "CONTINUAL_IPC": "1", "START_STEPS": "1", "METHODS": "er",
-        "TEST_PER_CLASS": "2", "ARMS": "s0.3 noise autoencoder", "PARTS": "models sets judge students continual arms"}
+        "VAE_CHANNELS": "8 8 8", "UNET_CHANNELS": "16 16", "VAE_STEPS": "2", "UNET_STEPS": "2", "LDM_BATCH": "8",
+        "JUDGED": "20", "JUDGE_STEPS": "2", "REAL_STEPS": "2", "SMALL_STEPS": "1", "CONTINUAL_IPC": "1", "START_STEPS": "1",
+        "METHODS": "er", "TEST_PER_CLASS": "2", "ARMS": "s0.3 noise autoencoder",
+        "PARTS": "models sets judge students continual arms"}
 
 
 @pytest.fixture(scope="module")

@@ -1,95 +1,70 @@
 #!/bin/sh
 # CIFAR-10 from the prior to the tables: a latent diffusion model of our own, prototypes and images, a teacher and its soft
-# labels, students, continual learning; every arm beside random real images of the same count. DATA is a folder with
-# train/<class>/* and test/<class>/* (PNG or JPEG). SCALE=full is for one GPU of an H200's class and has not been run;
-# SCALE=small is for an hour of two cores, with a smaller prior, a ResNet-18 teacher with ImageNet's stem, 10 images per
-# class, short schedules (each row's result says what it had), and streams tested on 200 images of each class. A checkpoint
-# made before is named by PRIOR, a teacher by TEACHER; what is not there is trained, both side by side. PARTS runs a part of
-# it; the same command resumes. Then:
-# python -m misc.report collect runs/study-cifar10 misc/results/cifar10.jsonl   (small: runs/study-cifar10-small, cifar10_small.jsonl)
+# labels, students, continual learning; every set beside as many random real images. DATA has train/<class>/* and test/<class>/*
+# (PNG or JPEG). SCALE=full is for one GPU like an H200 and has not been run; SCALE=small takes two cores an hour: a smaller
+# prior, a ResNet-18 teacher with ImageNet's stem, 10 images per class, short schedules (in each row's result), and streams
+# tested on 200 images of each class. PRIOR names a checkpoint and TEACHER a teacher that exist; without them both are trained,
+# side by side. PARTS runs a part; the same command resumes. Then:
+# python -m misc.report collect runs/study-cifar10 misc/results/cifar10.jsonl   (small: ...-small, cifar10_small.jsonl)
 # python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
-. scripts/set_up.sh
-. misc/studies/fewer_tests.sh
 
-SCALE=${SCALE:-full}
-DATA=${DATA:-${CIFAR10_JPEG:-data/cifar10}}
+SCALE=${SCALE:-full} DATA=${DATA:-${CIFAR10_JPEG:-data/cifar10}}
 PARTS=${PARTS:-models sets judge students continual}     # and arms: other ways to make the images
 ARMS=${ARMS:-s0.3 s0.7 prototype noise medoid autoencoder}
 SEEDS=${SEEDS:-0 1 2}            # of students and streams; one distilled and one random set serve all
-STRENGTH=${STRENGTH:-0.5}
-GUIDANCE=${GUIDANCE:-2}
-METHODS=${METHODS:-finetune joint er agem derpp}
+STRENGTH=${STRENGTH:-0.5} GUIDANCE=${GUIDANCE:-2} METHODS=${METHODS:-finetune joint er agem derpp}
 CLAIMED=${CLAIMED:-er agem task_arithmetic}     # with soft labels too, and on real images with no more steps than on few
 case $SCALE in
 full)
-    STUDY=${STUDY:-runs/study-cifar10}
-    IPCS=${IPCS:-10 50 500} MODELS=${MODELS:-resnet18 resnet50 convnet_d3_w128}
-    EPOCHS=${EPOCHS:-300} STEM=${STEM:-cifar} TEACHER_EPOCHS=${TEACHER_EPOCHS:-60}
-    BUFFER=${BUFFER:-500} REAL_STEPS=${REAL_STEPS:-3125} SMALL_STEPS=${SMALL_STEPS:-1200} CONTINUAL_IPC=${CONTINUAL_IPC:-500}
-    START_STEPS=${START_STEPS:-400} TEST_PER_CLASS=${TEST_PER_CLASS:-all} JUDGED=${JUDGED:-2000} JUDGE_STEPS=${JUDGE_STEPS:-50}
-    JOBS=${JOBS:-4} ;;
+    STUDY=${STUDY:-runs/study-cifar10} IPCS=${IPCS:-10 50 500} MODELS=${MODELS:-resnet18 resnet50 convnet_d3_w128}
+    EPOCHS=${EPOCHS:-300} STEM=${STEM:-cifar} TEACHER_EPOCHS=${TEACHER_EPOCHS:-60} BUFFER=${BUFFER:-500}
+    REAL_STEPS=${REAL_STEPS:-3125} SMALL_STEPS=${SMALL_STEPS:-1200} CONTINUAL_IPC=${CONTINUAL_IPC:-500}
+    START_STEPS=${START_STEPS:-400} TEST_PER_CLASS=${TEST_PER_CLASS:-all} JUDGED=${JUDGED:-2000}
+    JUDGE_STEPS=${JUDGE_STEPS:-50} JOBS=${JOBS:-4} OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} ;;
 small)
-    STUDY=${STUDY:-runs/study-cifar10-small}
-    IPCS=${IPCS:-10} MODELS=${MODELS:-resnet18 convnet_d3_w128}
-    EPOCHS=${EPOCHS:-100} STEM=${STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10}
-    BUFFER=${BUFFER:-200} REAL_STEPS=${REAL_STEPS:-48} SMALL_STEPS=${SMALL_STEPS:-18} CONTINUAL_IPC=${CONTINUAL_IPC:-10}
-    START_STEPS=${START_STEPS:-100} TEST_PER_CLASS=${TEST_PER_CLASS:-200} JUDGED=${JUDGED:-500} JUDGE_STEPS=${JUDGE_STEPS:-20}
-    JOBS=${JOBS:-2}
-    export VAE_CHANNELS="${VAE_CHANNELS:-24 48 64}" UNET_CHANNELS="${UNET_CHANNELS:-64 128}" BATCH="${BATCH:-64}"
-    export VAE_STEPS="${VAE_STEPS:-400}" UNET_STEPS="${UNET_STEPS:-900}"
-    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    export OMP_NUM_THREADS ;;
-*)
-    echo "SCALE: expected full or small, found $SCALE" >&2
-    exit 2 ;;
+    STUDY=${STUDY:-runs/study-cifar10-small} IPCS=${IPCS:-10} MODELS=${MODELS:-resnet18 convnet_d3_w128}
+    EPOCHS=${EPOCHS:-100} STEM=${STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10} BUFFER=${BUFFER:-200}
+    REAL_STEPS=${REAL_STEPS:-48} SMALL_STEPS=${SMALL_STEPS:-18} CONTINUAL_IPC=${CONTINUAL_IPC:-10}
+    START_STEPS=${START_STEPS:-100} TEST_PER_CLASS=${TEST_PER_CLASS:-200} JUDGED=${JUDGED:-500}
+    export VAE_CHANNELS="${VAE_CHANNELS:-24 48 64}" UNET_CHANNELS="${UNET_CHANNELS:-64 128}" LDM_BATCH="${LDM_BATCH:-64}"
+    export VAE_STEPS="${VAE_STEPS:-400}" UNET_STEPS="${UNET_STEPS:-900}" JUDGE_STEPS="${JUDGE_STEPS:-20}" ;;
+*) echo "SCALE: expected full or small, found $SCALE" >&2; exit 2 ;;
 esac
-PRIOR=${PRIOR:-$STUDY/cifar10-ldm}
-TEACHER=${TEACHER:-$STUDY/teacher}
-SOURCE="--dataset folder --data_dir $DATA"
-VIEWS="--input-size 32 --min-scale-crops 0.2"
-mkdir -p "$STUDY"
-
-block() {                        # the commands of a part, side by side where an empty line parts them
-    "$1" > "$STUDY/$1.txt"
-    python -m misc.studies.batch "$STUDY/$1.txt" --jobs "$JOBS"
-}
+. misc/studies/common.sh
+PRIOR=${PRIOR:-$STUDY/cifar10-ldm} TEACHER=${TEACHER:-$STUDY/teacher}
+SOURCE="--dataset folder --data_dir $DATA" VIEWS="--input-size 32 --min-scale-crops 0.2"
 
 centroids() { echo "$STUDY/prototypes/folder-ipc$1-kmexpand1"; }
 one_place() { awk "BEGIN{printf \"%.1f\", $1}"; }
 distilled() { echo "$STUDY/distilled/folder_ipc$1_$1_s${STRENGTH}_g$(one_place "$GUIDANCE")_kmexpand1"; }
 random() { echo "$STUDY/distilled/folder_random_ipc$1"; }
 
-models() {
-    pending=
-    [ -f "$TEACHER/manifest.json" ] || { block teacher & pending=$!; }
-    [ -d "$PRIOR/unet" ] || DATASET=folder DATA=$DATA OUTPUT_DIR=$PRIOR sh distillation/train_ldm_cifar10.sh
-    [ -z "$pending" ] || wait "$pending"
+models() {                       # with the settings of cifar10.sh
+    export DATASET=cifar10 DATA TEACHER TEACHER_EPOCHS TEACHER_STEM="$STEM" LDM="$PRIOR"
+    { [ -f "$TEACHER/manifest.json" ] || sh matching/train_teacher.sh --dataset folder; } & teacher=$!
+    [ -d "$PRIOR/unet" ] || sh distillation/train_ldm.sh --dataset folder
+    wait "$teacher"
 }
 
-teacher() {
-    echo "matching.train_teacher $SOURCE --arch resnet18 --stem $STEM --input-size 32 --crop pad --cutout 16" \
-        "--optimizer sgd --batch-size 512 -lr 0.4 --weight-decay 5e-4 --lr-schedule triangle --label-smoothing 0.1 --bf16" \
-        "--epochs $TEACHER_EPOCHS --output-dir $TEACHER"
-}
-
-prototypes() {                   # images per class, flags ...
-    ipc=$1; shift
-    echo "distillation.gen_prototype $SOURCE --diffusion_checkpoints_path $PRIOR --size 32 --ipc $ipc --kmeans full" \
+prototypes() {                   # flags ...
+    echo "distillation.gen_prototype $SOURCE --diffusion_checkpoints_path $PRIOR --size 32 --ipc $IPC --kmeans full" \
         "--save_prototype_path $STUDY/prototypes $*"
 }
 
-images() {                       # images per class, prototypes
-    echo "distillation.gen_syn_image $SOURCE --diffusion_checkpoints_path $PRIOR --image_size 32 --ipc $1 --prototype_path $2" \
-        "--guidance_scale $GUIDANCE --num_inference_steps 50 --negative_prompt '' --save_init_image_path $STUDY/distilled"
+images() {                       # prototypes, flags ...
+    start=$1; shift
+    echo "distillation.gen_syn_image $SOURCE --diffusion_checkpoints_path $PRIOR --image_size 32 --ipc $IPC" \
+        "--prototype_path $start --guidance_scale $GUIDANCE --num_inference_steps 50 --negative_prompt ''" \
+        "--save_init_image_path $STUDY/distilled $*"
 }
 
 sets() {
     for IPC in $IPCS; do
-        prototypes "$IPC"
-        echo "$(images "$IPC" "$(centroids "$IPC")") --strength $STRENGTH"
-        echo "$(images "$IPC" "$(centroids "$IPC")") --method prototype"
+        prototypes
+        images "$(centroids "$IPC")" --strength "$STRENGTH"
+        images "$(centroids "$IPC")" --method prototype
         echo "distillation.gen_syn_image $SOURCE --method random --image_size 32 --ipc $IPC" \
             "--save_init_image_path $STUDY/distilled"
         echo
@@ -97,35 +72,30 @@ sets() {
 }
 
 judge() {
-    IPC=${IPCS##* }
     echo "misc.judge $SOURCE --diffusion_checkpoints_path $PRIOR --teacher $TEACHER --images $JUDGED --batch_size 250" \
-        "--guidance_scale $GUIDANCE --num_inference_steps $JUDGE_STEPS --distilled $(distilled "$IPC")" \
+        "--guidance_scale $GUIDANCE --num_inference_steps $JUDGE_STEPS --distilled $(distilled "${IPCS##* }")" \
         "--output $STUDY/judge.json"
 }
 
-taught() {                       # arm, its images
+soft_labels() {                  # arm, its images
     echo "matching.generate_soft_label --data $2 --teacher $TEACHER --epochs $EPOCHS --fkd-seed 42 $VIEWS --mix-type cutmix" \
         "--use-fp16 --fkd-path $STUDY/soft-labels/$1-ipc$IPC"
 }
 
 student() {                      # labels, arm, its images
-    case $1 in
-    soft) HOW="--fkd-path $STUDY/soft-labels/$2-ipc$IPC" ;;
-    hard) HOW="--labels hard $VIEWS" ;;
-    esac
+    case $1 in soft) FROM="--fkd-path $STUDY/soft-labels/$2-ipc$IPC" ;; *) FROM="--labels hard $VIEWS" ;; esac
     echo "validate.train_FKD $SOURCE --protocol d4m --train-dir $3 --model $MODEL --stem $STEM --batch-size 50" \
         "--gradient-accumulation-steps 1 --epochs $EPOCHS --bf16 --seed $SEED" \
-        "--output-dir $STUDY/students/$MODEL-$2-ipc$IPC-$1-seed$SEED $HOW"
+        "--output-dir $STUDY/students/$MODEL-$2-ipc$IPC-$1-seed$SEED $FROM"
 }
 
 students() {
     for IPC in $IPCS; do
         for ARM in distilled random; do
-            taught "$ARM" "$($ARM "$IPC")"
+            soft_labels "$ARM" "$($ARM "$IPC")"
             for MODEL in $MODELS; do
-                for LABELS in soft hard; do
-                    for SEED in $SEEDS; do student "$LABELS" "$ARM" "$($ARM "$IPC")"; done
-                done
+                for SEED in $SEEDS; do student soft "$ARM" "$($ARM "$IPC")"; done
+                for SEED in $SEEDS; do student hard "$ARM" "$($ARM "$IPC")"; done
             done
             echo
         done
@@ -138,17 +108,15 @@ arms() {                         # other ways to make the images, for the first 
         START=$(centroids "$IPC")
         case $ARM in
         s0.*) HOW="--strength ${ARM#s}" NAME=folder_ipc${IPC}_${IPC}_${ARM}_g$(one_place "$GUIDANCE")_kmexpand1 ;;
-        medoid)
-            START=$START-medoid HOW="--strength $STRENGTH" NAME=$(basename "$(distilled "$IPC")")_medoid
-            prototypes "$IPC" --prototype medoid ;;
-        autoencoder)             # random real images, encoded and decoded
-            START=$START-random HOW="--method prototype" NAME=folder_prototype_ipc${IPC}_random
-            prototypes "$IPC" --prototype random ;;
+        medoid) START=$START-medoid HOW="--strength $STRENGTH" NAME=$(basename "$(distilled "$IPC")")_medoid
+            prototypes --prototype medoid ;;
+        autoencoder) START=$START-random HOW="--method prototype" NAME=folder_prototype_ipc${IPC}_random
+            prototypes --prototype random ;;     # random real images, encoded and decoded
         prototype | noise) HOW="--method $ARM" NAME=folder_${ARM}_ipc$IPC ;;
         *) echo "ARMS: expected s0.3 and the like, prototype, noise, medoid or autoencoder, found $ARM" >&2; exit 2 ;;
         esac
-        echo "$(images "$IPC" "$START") $HOW"
-        taught "$ARM" "$STUDY/distilled/$NAME"
+        images "$START" "$HOW"
+        soft_labels "$ARM" "$STUDY/distilled/$NAME"
         for SEED in $SEEDS; do student soft "$ARM" "$STUDY/distilled/$NAME"; done
         echo
     done
@@ -173,20 +141,15 @@ continual() {                    # Task Arithmetic from a start that was trained
     done
 }
 
-part() {
-    case $1 in
-    models) models ;;
-    sets | judge | students | arms) block "$1" ;;
-    continual)
-        STREAMS=$DATA
-        [ "$TEST_PER_CLASS" = all ] || { STREAMS=$STUDY/streams; fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"; }
-        block continual ;;
-    *) echo "PARTS: expected models, sets, judge, students, continual or arms, found $1" >&2; exit 2 ;;
-    esac
-}
-
 for PART in $PARTS; do
     started=$(date +%s)
-    part "$PART"
+    case $PART in
+    models) models ;;
+    sets | judge | students | arms) batch "$PART" ;;
+    continual) STREAMS=$DATA
+        [ "$TEST_PER_CLASS" = all ] || { STREAMS=$STUDY/streams; fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"; }
+        batch continual ;;
+    *) echo "PARTS: expected models, sets, judge, students, continual or arms, found $PART" >&2; exit 2 ;;
+    esac
     printf '{"stage": "%s", "seconds": %d}\n' "$PART" "$(($(date +%s) - started))" >> "$STUDY/stages.jsonl"
 done

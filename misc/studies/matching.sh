@@ -1,46 +1,23 @@
 #!/bin/sh
-# What the protocol, the labels and the student's architecture do, on digits: 10 images per class, distilled and random real ones.
+# What the protocol, the labels and the student's architecture do, on digits: 10 images per class, distilled and random real.
 #   protocols: ResNet-18 and ResNet-50 x {distilled, random} x {hard, soft} x {d4m, rded}
 #   storage:   ResNet-18 on whole soft labels, on their leading logits, on a share of their epochs
 #   cross:     one teacher, many architectures (the layout of the paper's table 5)
 # EPOCHS instead of the 300 of both protocols, everything else as they say. PARTS, SEEDS and MODELS run a part of it; the same
-# command resumes. DATASET=folder DATA_DIR=... studies another set, from DISTILLED, RANDOM_REAL and TEACHER made before. Then:
+# command resumes. DATASET=folder DATA=... studies another set, from DISTILLED, RANDOM_REAL and TEACHER made before. Then:
 # python -m misc.report collect runs/study-matching misc/results/matching_digits.jsonl --kind teacher student soft_labels \
 #     --command "sh misc/studies/matching.sh"
 # python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
-. scripts/set_up.sh
-
 STUDY=${STUDY:-runs/study-matching}
-PARTS=${PARTS:-protocols storage cross}
-SEEDS=${SEEDS:-0 1 2}
-EPOCHS=${EPOCHS:-60}
-JOBS=${JOBS:-2}                  # single-threaded processes at once
-DATASET=${DATASET:-digits}
-DATA_DIR=${DATA_DIR:-data}
+. misc/studies/common.sh
+
+PARTS=${PARTS:-protocols storage cross} SEEDS=${SEEDS:-0 1 2} EPOCHS=${EPOCHS:-60} MODELS=${MODELS:-resnet18 resnet50}
+DATASET=${DATASET:-digits} DATA=${DATA:-data} TEACHER=${TEACHER:-$STUDY/teacher}
 VIEWS=${VIEWS:---min-scale-crops 0.6 --flip 0}      # digits are not symmetric
-MODELS=${MODELS:-resnet18 resnet50}
 STUDENTS=${STUDENTS:-resnet18 resnet50 mobilenet_v2 efficientnet_b0 swin_t vit_b_16 convnet_d3_w128}
-TEACHER=${TEACHER:-$STUDY/teacher}
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-export OMP_NUM_THREADS
-
-if [ "$DATASET" = digits ]; then
-    RUN=$STUDY SEED=0 EPOCHS=10 sh matching/train_teacher_digits.sh
-fi
-
-images() {                       # the arms of one seed; given folders serve every seed
-    P=$STUDY/seed$SEED
-    DISTILLED_OF=${DISTILLED:-$P/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1}
-    RANDOM_OF=${RANDOM_REAL:-$P/distilled/digits_random_ipc10}
-    [ "$DATASET" = digits ] || return 0
-    echo "distillation.gen_prototype --dataset digits --ipc 10 --kmeans full --seed $SEED --save_prototype_path $P/prototypes"
-    SYN="distillation.gen_syn_image --dataset digits --ipc 10 --guidance_scale 2 --num_inference_steps 20 --negative_prompt ''"
-    echo "$SYN --seed $SEED --prototype_path $P/prototypes/digits-ipc10-kmexpand1 --strength 0.3 --save_init_image_path" \
-        "$P/distilled"
-    echo "$SYN --seed $SEED --method random --save_init_image_path $P/distilled"
-}
+SMALL="--protocol d4m --batch-size 50 --gradient-accumulation-steps 1"      # one batch of the protocol is too few steps
 
 labels() {                       # name, folder of the images, flags ...
     name=$1 data=$2; shift 2
@@ -50,54 +27,54 @@ labels() {                       # name, folder of the images, flags ...
 
 student() {                      # name, folder of the images, flags ...
     name=$1 data=$2; shift 2
-    echo "validate.train_FKD --train-dir $data --dataset $DATASET --data_dir $DATA_DIR --epochs $EPOCHS --seed $SEED --bf16" \
+    echo "validate.train_FKD --train-dir $data --dataset $DATASET --data_dir $DATA --epochs $EPOCHS --seed $SEED --bf16" \
         "--output-dir $P/students/$name $*"
 }
 
 protocols() {
     for ARM in distilled random; do
-        case $ARM in distilled) DATA=$DISTILLED_OF ;; *) DATA=$RANDOM_OF ;; esac
-        labels "$ARM" "$DATA"
+        case $ARM in distilled) SET=$DISTILLED_OF ;; *) SET=$RANDOM_OF ;; esac
+        labels "$ARM" "$SET"
         for MODEL in $MODELS; do
             for PROTOCOL in d4m rded; do
-                NAME=protocols/$ARM-$MODEL-$PROTOCOL
-                student "$NAME-hard" "$DATA" --protocol $PROTOCOL --labels hard --model "$MODEL" --input-size 32 "$VIEWS"
+                NAME=protocols/$ARM-$MODEL-$PROTOCOL HOW="--protocol $PROTOCOL --model $MODEL"
+                student "$NAME-hard" "$SET" "$HOW" --labels hard --input-size 32 "$VIEWS"
                 case $PROTOCOL in
-                d4m) student "$NAME-soft" "$DATA" --protocol d4m --fkd-path "$P/soft-labels/$ARM" --model "$MODEL" ;;
-                rded) student "$NAME-soft" "$DATA" --protocol rded --teacher "$TEACHER" --model "$MODEL" --input-size 32 \
-                    "$VIEWS" ;;
+                d4m) student "$NAME-soft" "$SET" "$HOW" --fkd-path "$P/soft-labels/$ARM" ;;
+                rded) student "$NAME-soft" "$SET" "$HOW" --teacher "$TEACHER" --input-size 32 "$VIEWS" ;;
                 esac
             done
         done
     done
 }
 
-storage() {                      # the d4m protocol in batches of 50: in one batch a small set has too few steps
+storage() {
     for KEPT in whole topk1 topk2 topk3 topk5 epochs0.5 epochs0.2 epochs0.1 epochs0.05 topk2-epochs0.1; do
         FLAGS=$(echo "-$KEPT" | sed -e 's/-whole//' -e 's/-topk/ --keep-topk /' -e 's/-epochs/ --keep-epochs /')
         labels "storage-$KEPT" "$DISTILLED_OF" "$FLAGS"
-        student "storage/$KEPT" "$DISTILLED_OF" --protocol d4m --batch-size 50 --gradient-accumulation-steps 1 \
-            --fkd-path "$P/soft-labels/storage-$KEPT"
+        student "storage/$KEPT" "$DISTILLED_OF" "$SMALL" --fkd-path "$P/soft-labels/storage-$KEPT"
     done
 }
 
 cross() {
     labels distilled "$DISTILLED_OF"
     for MODEL in $STUDENTS; do
-        student "cross/$MODEL" "$DISTILLED_OF" --protocol d4m --batch-size 50 --gradient-accumulation-steps 1 \
-            --fkd-path "$P/soft-labels/distilled" --model "$MODEL"
+        student "cross/$MODEL" "$DISTILLED_OF" "$SMALL" --fkd-path "$P/soft-labels/distilled" --model "$MODEL"
     done
 }
 
 commands() {
     for PART in $PARTS; do
         for SEED in $SEEDS; do
-            images
+            P=$STUDY/seed$SEED   # images of its own, unless folders are given
+            DISTILLED_OF=${DISTILLED:-$P/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1}
+            RANDOM_OF=${RANDOM_REAL:-$P/distilled/digits_random_ipc10}
+            [ "$DATASET" != digits ] || digits_sets
             $PART
             echo
         done
     done
 }
 
-commands > "$STUDY/commands.txt"
-python -m misc.studies.batch "$STUDY/commands.txt" --jobs "$JOBS"
+[ "$DATASET" != digits ] || digits_teacher
+batch commands

@@ -12,11 +12,8 @@ PORT=${PORT:-$((20000 + SLURM_JOB_ID % 10000))}          # jobs on one node must
     trap '' TERM
     exec python -m torch.distributed.run \
         --signals-to-handle SIGINT,SIGHUP,SIGQUIT \
-        --nnodes "$SLURM_JOB_NUM_NODES" \
-        --node-rank "$SLURM_NODEID" \
-        --nproc-per-node "$GPUS" \
-        --master-addr "$HEAD" \
-        --master-port "$PORT" \
+        --nnodes "$SLURM_JOB_NUM_NODES" --node-rank "$SLURM_NODEID" --nproc-per-node "$GPUS" \
+        --master-addr "$HEAD" --master-port "$PORT" \
         "$@"
 ) &
 LAUNCHER=$!

@@ -1,0 +1,217 @@
+"""The shell scripts: what they would run for each data set, how stages find each other, and ImageNet's from end to end."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distillation import gen_syn_image, prototypes
+from scripts.cli import ROOT
+
+FOLDERS = ("scripts", "distillation", "matching", "validate", "continual", "misc")
+SHELL = sorted(path for folder in FOLDERS
+               for path in [*(ROOT / folder).rglob("*.sh"), *(ROOT / folder).rglob("*.sbatch")])
+DATASETS = sorted(path.stem for path in (ROOT / "scripts" / "settings").glob("*.sh"))
+CHAIN = ("distillation/gen_prototype", "distillation/gen_syn_image", "matching/train_teacher", "matching/matching",
+         "validate/train_FKD")
+MODULES = {"matching/matching": "matching.generate_soft_label"}
+STUDENTS = 6    # of cross_architecture.sh
+PRINTS = "#!/bin/sh\n[ $# = 1 ] || printf '%s\\n' BEGIN \"$@\"\n"     # set-up's check of the requirements is the one argument
+
+
+def distilled_name(images, ipc: int) -> str:
+    """What gen_syn_image calls its folder."""
+    return gen_syn_image.folder_name(images, images.ipc, {"ipc": ipc})
+
+
+def run(script: str, *words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **env}
+    return subprocess.run(["sh", script, *words], cwd=cwd, capture_output=True, text=True, env=env)
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Parsed flags of the Python commands that a script would start."""
+    python = executable(tmp_path / "bin" / "python", PRINTS)
+
+    def commands(script: str, *words: str, cwd: Path = ROOT, **env: str) -> list:
+        done = run(str(ROOT / f"{script}.sh"), *words, cwd=cwd, PATH=f"{python.parent}:{os.environ['PATH']}", **env)
+        assert (done.returncode, done.stderr) == (0, "")
+        found = []
+        for part in done.stdout.split("BEGIN\n")[1:]:
+            dash_m, module, *flags = part.splitlines()
+            assert (dash_m, module) == ("-m", MODULES.get(script, module))
+            monkeypatch.setattr(sys, "argv", [module, *flags])
+            found.append(importlib.import_module(module).parse_args())
+        return found
+    return commands
+
+
+# the files
+
+def test_shellcheck_finds_nothing():
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed")
+    command = [shellcheck, "-s", "sh", "-x", "--extended-analysis=false", *SHELL]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert SHELL and done.stdout + done.stderr == ""
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_scripts_are_posix_and_strict_and_call_modules_that_exist(path):
+    text = path.read_text()
+    lines = text.splitlines()
+    sourced = path.parent.name == "settings" or any(f". {path.relative_to(ROOT)}" in other.read_text() for other in SHELL)
+    assert sourced or lines[0] == "#!/bin/sh" and ("set -eu" in lines or len(lines) == 2)
+    assert not lines[-1].endswith("\\") and max(map(len, lines)) <= 128
+    done = subprocess.run([shutil.which("dash") or "sh", "-n", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for module in re.findall(rf"(?:python|\$LAUNCH) -m ((?:{'|'.join(FOLDERS)})\.[\w.]+)", text):
+        found = ROOT / module.replace(".", "/")
+        assert found.with_suffix(".py").exists() or (found / "__main__.py").exists(), module
+
+
+# what they would run
+
+@pytest.mark.parametrize("changed", [{}, {"IPC": "7", "STRENGTH": ".25", "GUIDANCE": "7.5", "KM_EXPAND": "2", "SEED": "3"}],
+                         ids=["default", "changed"])
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_stage_reads_what_the_one_before_writes(asked, dataset, changed):
+    centroids, images, teacher, labels, student = (asked(stage, DATASET=dataset, **changed)[0] for stage in CHAIN)
+    assert {one.dataset for one in (centroids, images, teacher, labels, student)} == {dataset}
+    assert len({one.data_dir for one in (centroids, images, teacher, labels, student)}) == 1
+    assert centroids.diffusion_checkpoints_path == images.diffusion_checkpoints_path
+    named = prototypes.folder_name(dataset, centroids.ipc, centroids.km_expand)
+    assert images.prototype_path == f"{centroids.save_prototype_path}/{named}"
+    made = f"{images.save_init_image_path}/{distilled_name(images, centroids.ipc)}"
+    assert made == labels.data == student.train_dir and labels.epochs == student.epochs
+    assert labels.fkd_path == student.fkd_path and f"ipc{images.ipc}-" in student.output_dir
+    assert labels.teacher == (None if dataset == "imagenet" else teacher.output_dir) and labels.weights == "IMAGENET1K_V1"
+    if changed:
+        assert (images.ipc, images.strength, images.guidance_scale, images.seed) == (7, 0.25, 7.5, 3)
+        assert labels.fkd_path.endswith("distilled_s0.25_g7.5_kmexpand2-ipc7") and student.output_dir.endswith("-seed3")
+    elif dataset != "digits":       # the paper's
+        assert (images.strength, images.guidance_scale, images.num_inference_steps, centroids.size) == (0.7, 8, 50, 512)
+        assert images.image_size == {"cifar10": 32, "cifar100": 32, "tiny_imagenet": 64, "folder": 224}.get(dataset)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_other_stages_have_commands_too(asked, dataset):
+    (streams,), (ldm,) = (asked(stage, "--seed", "5", DATASET=dataset, COMPARISON="")
+                          for stage in ("continual/continual", "distillation/train_ldm"))
+    (images,) = asked("distillation/gen_syn_image", DATASET=dataset)
+    assert streams.distilled == f"{images.save_init_image_path}/{distilled_name(images, images.ipc)}"
+    assert streams.seed == [5] and ldm.seed == 5
+    assert (ldm.init is None) == (dataset in ("digits", "cifar10"))
+    crossed = asked("validate/cross_architecture", DATASET=dataset, SEED="4")
+    assert len({one.output_dir for one in crossed}) == STUDENTS
+    assert {(one.seed, one.protocol) for one in crossed} == {(4, "d4m")}
+
+
+def test_variables_choose_baselines_labels_and_teachers(asked):
+    (images,) = asked("distillation/gen_syn_image", METHOD="random", IPC="3")
+    (student,) = asked("validate/train_FKD", METHOD="random", IPC="3", LABELS="hard")
+    assert student.train_dir == f"{images.save_init_image_path}/digits_random_ipc3"
+    assert (student.labels, student.cluster_weights, student.input_size, student.cos) == ("hard", True, 32, True)
+    (student,) = asked("validate/train_FKD", DISTILLED="")
+    assert student.train_dir is None and student.fkd_path == "runs/digits/soft-labels/real"
+    (student,) = asked("validate/train_FKD", DATASET="imagenet", PROTOCOL="rded")
+    assert (student.teacher_arch, student.weights, student.fkd_path) == ("resnet18", "IMAGENET1K_V1", None)
+    (student,) = asked("validate/train_FKD", DATASET="imagenet", PROTOCOL="rded", TEACHER="/made/here")
+    assert student.teacher == "/made/here"
+    (teacher,), (labels,) = (asked(stage, TEACHER_ARCH="resnet50") for stage in CHAIN[2:4])
+    assert (teacher.arch, teacher.output_dir, labels.teacher) == ("resnet50", *2 * ("runs/digits/teacher-resnet50",))
+
+
+def test_a_relative_path_means_the_folder_where_the_user_stands(asked, tmp_path):
+    (tmp_path / "own-ldm").mkdir()
+    given = {"DATA": "images", "RUN": "run", "CHECKPOINT": "own-ldm"}
+    (found,) = asked("distillation/gen_prototype", cwd=tmp_path, DATASET="folder", **given)
+    assert found.data_dir == f"{tmp_path}/images" and found.save_prototype_path == f"{tmp_path}/run/prototypes"
+    assert found.diffusion_checkpoints_path == f"{tmp_path}/own-ldm"
+    (found,) = asked("distillation/gen_prototype", cwd=tmp_path, DATASET="folder", CHECKPOINT="name/on-the-hub", DATA="/data")
+    assert (found.diffusion_checkpoints_path, found.data_dir) == ("name/on-the-hub", "/data")
+    (found,) = asked("distillation/gen_prototype", DATASET="folder", **given)
+    assert found.data_dir == "images"
+
+
+def test_the_original_names_are_imagenet(asked):
+    for stage in CHAIN[:2]:
+        (found,) = asked(f"{stage}_imgnt", "--seed", "4", IPC="50")
+        assert (found.dataset, found.seed, found.ipc) == ("imagenet", 4, 50)
+
+
+def test_an_unknown_data_set_is_refused_in_one_line():
+    done = run("distillation/gen_prototype.sh", DATASET="mnist")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "digits" in done.stderr and "mnist" in done.stderr
+
+
+def test_python3_is_enough_and_the_environment_of_set_up_is_found(tmp_path):
+    for name in ("scripts/settings.sh", "scripts/settings", "distillation/gen_prototype.sh"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, tmp_path / name)
+    tools = tmp_path / "bin"
+    executable(tools / "python3", PRINTS.replace("BEGIN", "python3"))
+    for name in ("sh", "dirname", "basename", "awk"):
+        (tools / name).symlink_to(shutil.which(name))
+    assert run("distillation/gen_prototype.sh", cwd=tmp_path, PATH=str(tools)).stdout.startswith("python3\n-m\n")
+    executable(tmp_path / ".venv" / "bin" / "python", PRINTS.replace("BEGIN", ".venv"))
+    assert run("distillation/gen_prototype.sh", cwd=tmp_path, PATH=str(tools)).stdout.startswith(".venv\n-m\n")
+    executable(tools / "python", PRINTS.replace("BEGIN", "active"))
+    assert run("distillation/gen_prototype.sh", cwd=tmp_path, PATH=str(tools)).stdout.startswith("active\n-m\n")
+
+
+# from end to end
+
+EXPORTS = """set -eu
+export DATASET=imagenet WEIGHTS= SIZE=32 STRENGTH=0.3 GUIDANCE=2 STEPS=4 IPC=2 INPUT_SIZE=32 EPOCHS=2 BATCH=4 TEACHER_EPOCHS=1
+export TEACHER_BATCH=4 BF16= TEACHER_RECIPE="--optimizer adamw" CHECKPOINT=../distillation/checkpoints/digits-ldm
+cd distillation
+sh gen_prototype_imgnt.sh
+sh gen_syn_image_imgnt.sh --seed 3
+cd ../matching
+sh train_teacher.sh
+sh matching.sh
+cd ../validate
+LAUNCH="accelerate launch" sh train_FKD.sh
+"""
+
+
+def test_imagenet_from_end_to_end_with_values_given_once(tmp_path):
+    rng = np.random.default_rng(0)
+    for wnid in ("n01440764", "n01443537"):
+        for part, count in (("train", 4), ("val", 2)):
+            (tmp_path / "data" / part / wnid).mkdir(parents=True)
+            for place in range(count):
+                image = Image.fromarray(rng.integers(0, 256, (40, 32, 3), dtype=np.uint8))
+                image.save(tmp_path / "data" / part / wnid / f"{wnid}_{place}.JPEG")
+    start = executable(tmp_path / "all.sh", EXPORTS)
+    folders = {name: os.path.relpath(tmp_path / name.lower(), ROOT / "distillation") for name in ("DATA", "RUN")}
+    done = run(str(start), ACCELERATE_USE_CPU="1", **folders)
+    assert done.returncode == 0, done.stderr[-2000:]
+    run_folder = tmp_path / "run"
+    distilled = json.loads((run_folder / "distilled" / "imagenet_ipc2_2_s0.3_g2.0_kmexpand1" / "manifest.json").read_text())
+    assert (distilled["config"]["seed"], len(distilled["rows"])) == (3, 4)      # "$@" reaches Python
+    assert [one["prompt"] for one in distilled["classes"]] == ["tench", "goldfish"]
+    labels = json.loads((run_folder / "soft-labels" / "distilled_s0.3_g2.0_kmexpand1-ipc2" / "manifest.json").read_text())
+    assert labels["config"]["images"] == "imagenet_ipc2_2_s0.3_g2.0_kmexpand1"
+    student = run_folder / "students" / "distilled_s0.3_g2.0_kmexpand1-ipc2-resnet18-d4m-soft-seed0" / "result.json"
+    found = json.loads(student.read_text())
+    assert (found["config"]["dataset"], found["config"]["protocol"], found["metrics"]["train_images"]) == ("imagenet", "d4m", 4)
