@@ -16,7 +16,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import artefact
-from fault_campaign import launched
 from test_resume import manifest_of
 from tiny_continual import RECIPE, tiny, write_data
 
