@@ -17,7 +17,7 @@ from matching import augmentation
 from matching.augmentation import crop_resize, draw_crops, draw_epoch, mix
 from matching.file_images import FileImages
 from matching.image_set import ImageSet, distilled_images, image_set, real_images
-from misc.benchmark_matching import photograph_patches
+from misc.benchmark import photograph_patches
 from scripts.cli import InputError
 from scripts.networks import STD, normalise
 

@@ -172,10 +172,10 @@ def judge(result: dict) -> str:
     return says + "\n\n" + markdown_table([header[place] for place in kept], [[row[place] for place in kept] for row in rows])
 
 
-def benchmark(name: str):
-    """The tables of `misc.benchmark NAME`."""
+def reported(module: str):
+    """The table that misc.`module` makes of its result."""
     def make(result: dict) -> str:
-        report = importlib.import_module(f"misc.benchmark_{name}").report
+        report = importlib.import_module(f"misc.{module}").report
         return "\n\n".join(with_table(section.says, section.header, section.rows) for section in report(result))
     return make
 
@@ -217,7 +217,7 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
           "storage": ("matching_digits.json", matching("storage")), "cross": ("matching_digits.json", matching("cross")),
           "judge": ("judge_digits.json", judge), "judge-cifar10": ("judge_cifar10.json", judge),
           "judge-arms": ("judge_cifar10_arms.json", judge),
-          "fuzz": ("fuzz.json", fuzz), "plan": ("plan_imagenet.json", later("plan_table", "plan_table")),
+          "fuzz": ("fuzz.json", fuzz), "plan": ("plan_imagenet.json", reported("plan")),
           "kills": ("faults.json", faults("kills_table")), "faults": ("faults.json", faults("cases_table")),
           "continual": ("continual_digits_resnet18.json", continual("readme")),
           **{f"{part}-{network}": (f"continual_digits_{network}.json", continual(part)) for network in NETWORKS
@@ -226,9 +226,9 @@ TABLES = {"quickstart": ("quickstart.json", quickstart), "stages": ("quickstart.
           **{f"{part}-cifar10": ("cifar10_small.json", continual(part)) for part in ("claim", "fairness", "paired")},
           **{f"{part}-cifar10": ("cifar10_small.json", study(part)) for part in ("parts", "students", "targets")},
           "arms-cifar10": ("cifar10_arms.json", study("students")),
-          "benchmark-distillation": ("benchmark_distillation.json", benchmark("distillation")),
-          "benchmark-matching": ("benchmark_matching.json", benchmark("matching")),
-          "benchmark-continual": ("benchmark_continual.json", benchmark("continual"))}
+          "benchmark-distillation": ("benchmark_distillation.json", reported("benchmark")),
+          "benchmark-matching": ("benchmark_matching.json", reported("benchmark")),
+          "benchmark-continual": ("benchmark_continual.json", reported("benchmark"))}
 
 
 if __name__ == "__main__":
