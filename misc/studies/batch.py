@@ -22,7 +22,7 @@ LOADED = ("accelerate", "diffusers", "sklearn.cluster", "torch", "torchvision", 
 def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("commands", help="file of commands")
-    parser.add_argument("--jobs", default=2, type=int, help="blocks that run in parallel; OMP_NUM_THREADS is the threads of each")
+    parser.add_argument("--jobs", default=2, type=int, help="blocks that run in parallel, with OMP_NUM_THREADS threads each")
     args = parser.parse_args()
     check_range("--jobs", args.jobs, 1)
     return args
