@@ -255,7 +255,8 @@ def stable_diffusion(scratch: Path, device, repetitions: int) -> Iterator[tuple[
                           "--data_dir", photos, "--diffusion_checkpoints_path", checkpoint)
     rows = compare_synthesis(scratch, device, repetitions, checkpoint, prototypes, "float16", sizes, 2, PAPER)
     yield from ((f"stable_diffusion_{size}", row) for size, row in rows.items())
-    yield "stable_diffusion_memory", {"here": rows[32]["device_bytes"] / 1e9}
+    if rows[32]["device_bytes"]:
+        yield "stable_diffusion_memory", {"here": rows[32]["device_bytes"] / 1e9}
 
 
 def compare_synthesis(scratch: Path, device, repetitions: int, checkpoint: str, prototypes: Path, dtype: str,
@@ -478,24 +479,23 @@ def training(scratch: Path, device, repetitions: int, always: bool = False, arch
 def steps(scratch: Path, device, repetitions: int, batch_size: int, size: int, tasks: int = 5,
           count: int = 4) -> Iterator[tuple[str, dict]]:
     """Runs of each method on tasks of 100 images and `count` steps; all numbers come from their result files."""
-    from scripts.artefact import read_json
     noise = write_photos(write_photos(scratch / "stream", 10, 50, size), 10, 1, size, "test")
-    methods, results = ("finetune", "er", "agem", "derpp"), {}
+    methods, runs = ("finetune", "er", "agem", "derpp"), {}
 
     def way(method: str) -> float:
-        folder, seconds = stage(scratch, "continual.train_continual", "--output-dir", "--method", method, "--dataset", "folder",
+        _, seconds = stage(scratch, "continual.train_continual", "--output-dir", "--method", method, "--dataset", "folder",
                                 "--data_dir", noise, "--size", size, "--batch-size", batch_size, "--replay-batch-size",
                                 batch_size, "--buffer-size", max(2 * batch_size, tasks), "--tasks", tasks, "--steps", count)
-        results.setdefault(method, []).append({**seconds, "steps": read_json(folder / "result.json")["steps"]})
+        runs.setdefault(method, []).append(seconds)
         return seconds["train"]
     seconds = interleaved({method: partial(way, method) for method in methods}, repetitions, "steps")
-    own = results["er"][1:]
-    network = [sum(run[phase] for phase in ("forward", "backward", "update")) / run["train"] for run in own]
+    network = [sum(run[phase] for phase in ("forward", "backward", "update")) / run["train"] for run in runs["er"][1:]]
     yield "overhead", {"here": 100 * (1 - statistics.median(network)), "seconds": seconds["er"]}
     times = {method: median_ratio(spent, seconds["finetune"]) for method, spent in seconds.items()}
     yield "agem", {"here": (tasks * times["agem"] - 1) / (tasks - 1), "seconds": seconds["agem"]}  # task 1 is fine-tuning
     yield "derpp", {"here": times["derpp"], "seconds": seconds["derpp"]}
-    yield "pixels", {"here": 1e3 * statistics.median((run["augment"] + run["buffer"]) / run["steps"] for run in own)}
+    others = statistics.median(run["augment"] + run["buffer"] for run in runs["er"][1:])
+    yield "pixels", {"here": 1e3 * others / (tasks * count)}
 
 
 SECTIONS = {"distillation": {"synthesis": synthesis, "encoding": encoding, "memory": memory,
