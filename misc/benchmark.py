@@ -1,64 +1,507 @@
-"""Speed and memory of a stage against the plain way to the same result, both measured in one run on this machine.
+"""Speed and memory of the stages, compared with the plain way to the same result.
 
     python -m misc.benchmark distillation
     python -m misc.benchmark matching
     python -m misc.benchmark continual
 
-Variants take turns, so that a busy machine slows all of them; the tables show ratios, the result file has every timing too.
-`python -m misc.report tables` makes the table of misc/benchmark.md from it.
+Variants take turns in one run, so other work on the machine slows all of them. Compare the ratios; the result file has every
+timing. `python -m misc.report tables` writes the tables of misc/benchmark.md from the result files.
 """
 
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from scripts.cli import Parser, check_range, run
+from scripts.cli import DIGITS_LDM, ROOT, Parser, Progress, check_range, run
+
+# key of a measurement: (what is measured, what it is compared with, aim); rows with * need an accelerator
+ROWS = {
+    "distillation": {
+        "synthesis": ("Digits made, images/s", "one by one, diffusers' pipeline", "at least 3 on 2 cores"),
+        "encoding": ("Files encoded, digits-ldm, images/s", "decoding and encoding in turn", ""),
+        "waiting": ("Time waiting for files, digits-ldm (%)", "", "below 10 on an accelerator"),
+        "memory": ("Peak memory of gen_prototype, 10,000 images (MB)", "1,000 images", "below 1.10"),
+        **{f"stable_diffusion_{size}": (f"* Stable Diffusion v1.5's architecture, float16, batch {size}, images/s",
+                                        "one by one, diffusers' pipeline", "") for size in (8, 16, 32)},
+        "stable_diffusion_memory": ("* The same, device memory at batch 32 (GB)", "", ""),
+        "encoding_large": ("* Files encoded, Stable Diffusion's autoencoder, images/s", "decoding and encoding in turn", ""),
+        "waiting_large": ("* Time waiting for files, Stable Diffusion's autoencoder (%)", "", "below 10")},
+    "matching": {
+        **{f"views_{size}_{mix}": (f"Views of {size} pixels, {name}, images/s of one core",
+                                   "torchvision's functions on Pillow images", "at least 4")
+           for size in (224, 32) for mix, name in (("cutmix", "CutMix"), ("none", "no mixing"))},
+        "training": ("* Relabelling and an epoch of ResNet-18, 224 pixels, images/s", "files and Pillow, 8 workers",
+                     "at least 3")},
+    "continual": {
+        "overhead": ("ER step beside forward, backward and optimiser (%)", "", "at most 10"),
+        "agem": ("A-GEM step, times a fine-tune step", "", "at most 2.1"),
+        "derpp": ("DER++ step, times a fine-tune step", "", "at most 3.1"),
+        "pixels": ("Augmentation and buffer of an ER step (ms)", "", "at most 1")}}
+PAPER = ("--strength", 0.7, "--num_inference_steps", 50, "--guidance_scale", 8, "--image_size", 224)
+DIGITS = ("--strength", 0.7, "--num_inference_steps", 20, "--guidance_scale", 2, "--negative_prompt", "")
+SMALL_PARENT = """
+import os, subprocess, sys
+command = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(command.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""  # a process's peak counts the memory of its parent at the start, so a small process starts the command
 
 
 def parse_args():
     parser = Parser(__doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
-    distillation = add_benchmark(benchmarks, "distillation", ("synthesis", "stable_diffusion", "encoding", "memory"))
-    distillation.add_argument("--compile", dest="compiled", action="store_true",
-                              help="stable_diffusion: also with the UNet compiled")
-    add_benchmark(benchmarks, "matching", ("augmentation", "small_batch", "labels", "training"))
-    continual = add_benchmark(benchmarks, "continual", ("overhead", "steps", "pixels", "start"))
-    continual.add_argument("--batch-size", default=32, type=int, help="stream images a step, and as many memory images")
-    continual.add_argument("--size", default=32, type=int, help="pixels")
+    for name, sections in SECTIONS.items():
+        listed = ", ".join(sections)
+        own = benchmarks.add_parser(name, help=listed)
+        own.add_argument("--only", nargs="+", default=list(sections), choices=sections, metavar="NAME", help=f"of {listed}")
+        own.add_argument("--repetitions", default=5, type=int, help="rounds, after one warm-up round (memory: one)")
+        own.add_argument("--output", default=f"misc/results/benchmark_{name}.json", help="result file")
+        if name == "continual":
+            own.add_argument("--batch-size", default=32, type=int, help="stream images a step, and as many buffer images")
+            own.add_argument("--size", default=32, type=int, help="pixels")
     args = parser.parse_args()
     check_range("--repetitions", args.repetitions, 1)
     return args
 
 
-def add_benchmark(benchmarks, name: str, sections: tuple[str, ...]):
-    """The sub-command of the benchmark that misc/benchmark_<name>.py measures."""
-    listed = ", ".join(sections)
-    parser = benchmarks.add_parser(name, help=listed)
-    parser.add_argument("--only", nargs="+", default=sections, choices=sections, metavar="NAME", help=f"of {listed}")
-    parser.add_argument("--repetitions", default=5, type=int, help="rounds that count, after one that does not (memory: one)")
-    parser.add_argument("--output", default=f"misc/results/benchmark_{name}.json", help="result file")
-    return parser
-
-
 def main(args):
-    import importlib
-
     from accelerate import Accelerator
 
-    from misc.measuring import conditions
     from misc.report.tables import plain
     from scripts.artefact import code_version, package_versions, write_json
     from scripts.parallel import require_one_process
-
     accelerator = Accelerator()
     require_one_process(accelerator, "benchmark")
-    benchmark = importlib.import_module(f"misc.benchmark_{args.benchmark}")
-    options = {name: value for name, value in vars(args).items() if name not in ("benchmark", "output")}
-    began = conditions()
-    sections = benchmark.measure(accelerator.device, **options)
-    result = {"kind": "benchmark", "benchmark": args.benchmark, "options": options, "sections": sections, **began,
+    options = {name: value for name, value in vars(args).items() if name not in ("benchmark", "output", "only")}
+    before, rows = conditions(), {}
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+        for name in args.only:
+            rows.update(SECTIONS[args.benchmark][name](Path(scratch), accelerator.device, **options))
+    result = {"kind": "benchmark", "benchmark": args.benchmark, "options": options, "rows": rows, **before,
               "load_at_end": conditions()["load"], "code": code_version(), "packages": package_versions()}
     write_json(Path(args.output), result)
-    print(plain(benchmark.report(result)))
+    print(plain(report(result)))
     print(f"written to {args.output}")
+
+
+def report(result: dict) -> list:
+    """The table of a result, with a row for each measurement that was not run."""
+    from misc.report.tables import NONE, NOT_RUN, Section
+    rows, measured = [], result["rows"]
+    for key, (what, other, aim) in ROWS[result["benchmark"]].items():
+        found = measured.get(key)
+        cells = [NOT_RUN] * 3 if found is None else [NONE if found.get(name) is None else number(found[name])
+                                                     for name in ("here", "other", "ratio")]
+        rows.append((what, cells[0], f"{cells[1]}, {other}" if other and found else other or NONE, cells[2] if other else NONE,
+                     aim or NONE))
+    says = (f"One run on {result['hardware']}, {result['cores']} cores, load {result['load']:.1f} before and "
+            f"{result['load_at_end']:.1f} after it; medians of {result['options']['repetitions']} rounds in which variants "
+            "take turns. A run fails where the results of both ways differ. Rows with * need an accelerator.")
+    return [Section(f"Speed and memory: {result['benchmark']}", says, ("What", "Here", "Compared with", "Ratio", "Aim"),
+                    tuple(rows))]
+
+
+def number(value: float) -> str:
+    """About three digits."""
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def conditions() -> dict:
+    """The machine, the number of threads, and the load."""
+    import torch
+
+    from scripts.artefact import hardware
+    return {"hardware": hardware(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "load": round(os.getloadavg()[0], 2)}
+
+
+# timing
+
+def interleaved(variants: dict[str, Callable[[], float | None]], repetitions: int, title: str,
+                clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
+    """Seconds of each variant, run in turn, after a warm-up round. A variant that returns a number has measured itself."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    with Progress(total=(repetitions + 1) * len(variants), desc=title, unit="run") as bar:
+        for repetition in range(repetitions + 1):
+            for name, work in variants.items():
+                spent = seconds_of(work, clock)
+                if repetition:
+                    seconds[name].append(spent)
+                bar.update()
+    return seconds
+
+
+def seconds_of(work: Callable[[], float | None], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of `work` and of what it left to the accelerator; or the seconds that it returns."""
+    import torch
+    wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
+    wait()
+    began = clock()
+    own = work()
+    wait()
+    return clock() - began if own is None else own
+
+
+def compared(seconds: dict[str, list[float]], here: int, other: int, **facts) -> dict:
+    """A row: images per second of "here" and "other", and the median over rounds of the ratio."""
+    each = {"here": [spent / here for spent in seconds["here"]], "other": [spent / other for spent in seconds["other"]]}
+    return {**{name: 1 / statistics.median(spent) for name, spent in each.items()},
+            "ratio": median_ratio(each["other"], each["here"]),
+            "seconds": {name: [round(spent, 4) for spent in seconds[name]] for name in each}, **facts}
+
+
+def median_ratio(first: list[float], second: list[float]) -> float:
+    """The median over rounds of first / second."""
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
+
+
+@contextmanager
+def one_thread():
+    """Let torch use one core."""
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_close(name: str, here, other, limit: float) -> float:
+    """The largest difference of two tensors or arrays; raises RuntimeError above `limit`: both ways have to make the same."""
+    found = float(abs(here - other).max())
+    if not found <= limit:
+        raise RuntimeError(f"{name}: expected the same results, at most {limit} apart, found {found:.4g}")
+    return found
+
+
+# stages
+
+def stage(scratch: Path, module: str, output_flag: str, *flags) -> tuple[Path, dict]:
+    """Run a stage in this process, in a new folder; returns its artefact and the seconds in its `result.json`."""
+    import importlib
+    import io
+    from contextlib import redirect_stdout
+
+    from scripts.artefact import read_json
+    entry, root = importlib.import_module(module), Path(tempfile.mkdtemp(dir=scratch))
+    before, sys.argv = sys.argv, [module, *map(str, flags), output_flag, str(root)]
+    try:
+        with redirect_stdout(io.StringIO()):
+            entry.main(entry.parse_args())
+    finally:
+        sys.argv = before
+    folder = next(root.rglob("manifest.json")).parent
+    return folder, read_json(folder / "result.json")["seconds"]
+
+
+def write_photos(root: Path, classes: int, per_class: int, side: int, part: str = "train") -> Path:
+    """Write JPEG files, coarse noise under fine, below root/part/<class>; returns `root`."""
+    import numpy as np
+    from PIL import Image
+    for label in range(classes):
+        folder = root / part / f"class{label:03d}"
+        folder.mkdir(parents=True)
+        for index in range(per_class):
+            rng = np.random.default_rng([label, index])
+            coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((side, side), Image.BICUBIC)
+            fine = rng.integers(-8, 9, (side, side, 1))
+            Image.fromarray(np.clip(np.asarray(coarse) + fine, 0, 255).astype(np.uint8)).save(folder / f"{index:05d}.jpg")
+    return root
+
+
+def write_stable_diffusion(scratch: Path) -> str:
+    """A checkpoint of Stable Diffusion v1.5's architecture with random weights in half precision (2 GB)."""
+    import torch
+
+    from distillation.ldm import byte_level_tokenizer, new_scheduler, stable_diffusion_v15
+    from distillation.ldm_folder import write_checkpoint
+    folder = scratch / "stable-diffusion"
+    if not folder.exists():
+        torch.manual_seed(0)
+        vae, unet, text_encoder = (part.half() for part in stable_diffusion_v15())
+        write_checkpoint(folder, vae=vae, unet=unet, text_encoder=text_encoder, scheduler=new_scheduler("epsilon"),
+                         tokenizer=byte_level_tokenizer(folder / "tokenizer"))
+    return str(folder)
+
+
+# distillation
+
+def synthesis(scratch: Path, device, repetitions: int, checkpoint: str = DIGITS_LDM, how: tuple = DIGITS, ipc: int = 6,
+              stock_images: int = 12) -> Iterator[tuple[str, dict]]:
+    """All images in one batch against some of them one by one, in float32."""
+    import torch
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        prototypes, _ = stage(scratch, "distillation.gen_prototype", "--save_prototype_path", "--ipc", ipc,
+                              "--diffusion_checkpoints_path", checkpoint)
+        (row,) = compare_synthesis(scratch, device, repetitions, checkpoint, prototypes, "float32", (10 * ipc,), stock_images,
+                                   how).values()
+        yield "synthesis", row
+
+
+def stable_diffusion(scratch: Path, device, repetitions: int) -> Iterator[tuple[str, dict]]:
+    """The paper's setting by batch size; needs an accelerator."""
+    if device.type == "cpu":
+        return
+    checkpoint, photos, sizes = write_stable_diffusion(scratch), write_photos(scratch / "large", 4, 40, 512), (8, 16, 32)
+    prototypes, _ = stage(scratch, "distillation.gen_prototype", "--save_prototype_path", "--ipc", 8, "--dataset", "folder",
+                          "--data_dir", photos, "--diffusion_checkpoints_path", checkpoint)
+    rows = compare_synthesis(scratch, device, repetitions, checkpoint, prototypes, "float16", sizes, 2, PAPER)
+    yield from ((f"stable_diffusion_{size}", row) for size, row in rows.items())
+    if rows[32]["device_bytes"]:
+        yield "stable_diffusion_memory", {"here": rows[32]["device_bytes"] / 1e9}
+
+
+def compare_synthesis(scratch: Path, device, repetitions: int, checkpoint: str, prototypes: Path, dtype: str,
+                      sizes: tuple[int, ...], stock_images: int, how: tuple) -> dict[int, dict]:
+    """A row for each batch size: gen_syn_image against diffusers' pipeline one by one, on the same prototypes."""
+    import torch
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    from scripts.artefact import read_json
+    flags = ("--prototype_path", prototypes, "--diffusion_checkpoints_path", checkpoint, "--dtype", dtype, *how)
+    made = {}
+
+    def here(size: int) -> float:
+        made[size], seconds = stage(scratch, "distillation.gen_syn_image", "--save_init_image_path", "--batch_size", size,
+                                    *flags)
+        return seconds["synthesise"]
+    memory = {size: peak_device_bytes(partial(here, size)) for size in sizes}  # before the other pipeline takes its share
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
+        checkpoint, dtype=getattr(torch, dtype), safety_checker=None, requires_safety_checker=False).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    stock = partial(make_stock, pipeline, prototypes, made[sizes[0]], scratch / "stock", stock_images)
+    seconds = interleaved({"other": stock, **{size: partial(here, size) for size in sizes}}, repetitions,
+                          f"synthesis, {dtype}")
+    images = len(read_json(made[sizes[0]] / "manifest.json")["rows"])
+    limit = 1 if dtype == "float32" else 255
+    apart = max(check_close("synthesis", pixels(made[sizes[0]] / path.relative_to(scratch / "stock")), pixels(path), limit)
+                for path in (scratch / "stock").rglob("*.png"))
+    return {size: compared({"here": seconds[size], "other": seconds["other"]}, images, stock_images, apart=f"{apart:.0f}/255",
+                           device_bytes=memory[size]) for size in sizes}
+
+
+def make_stock(pipeline, prototypes: Path, made: Path, output: Path, count: int) -> None:
+    """Make and write the first images of a distilled set one by one with diffusers' own pipeline, as D4M's released code."""
+    from PIL import Image
+
+    from distillation.prototypes import read_prototypes
+    from scripts.artefact import read_manifest
+    from scripts.randomness import generator_for
+    manifest, (classes, found, _) = read_manifest(made, "distilled"), read_prototypes(prototypes)
+    config = manifest["config"]
+    how = {name: config[name] for name in ("negative_prompt", "strength", "num_inference_steps", "guidance_scale")}
+    side = config["image_size"]
+    for row in manifest["rows"][:count]:
+        index = [row[name] for name in ("label", "prototype", "repeat")]
+        image = pipeline(prompt=classes[index[0]]["prompt"], image=found[index[0]].centroids[index[1]][None],
+                         generator=generator_for(config["seed"], "image", *index), **how).images[0]
+        (output / row["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+        (image if image.size == (side, side) else image.resize((side, side), Image.BICUBIC)).save(output / row["file_name"])
+
+
+def pixels(path: Path):
+    """The pixels of an image as integers."""
+    import numpy as np
+    from PIL import Image
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+def peak_device_bytes(work: Callable[[], object]) -> int | None:
+    """The largest sum of tensors on the GPU during `work`; None without CUDA."""
+    import torch
+    if not torch.cuda.is_available():
+        work()
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    return torch.cuda.max_memory_allocated()
+
+
+def encoding(scratch: Path, device, repetitions: int, checkpoint: str = DIGITS_LDM, files: int = 512, side: int = 256,
+             ending: str = "") -> Iterator[tuple[str, dict]]:
+    """Files to latents: decoded ahead in four threads against decoding and encoding in turn, 64 at once."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from distillation.checkpoints import load_pipeline
+    from distillation.datasets import load_split
+    from distillation.encoding import encode_classes
+    from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
+    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, checkpoint, device)
+    split = load_split("folder", write_photos(scratch / f"photos-{side}-{files}", 4, files // 4, side), "train")
+    size, vae, latents, waits = pipeline.size_pixels, pipeline.vae, {}, []
+
+    def here():
+        waits.append({})
+        latents["here"] = torch.cat([each.latents for each in encode_classes(
+            pipeline, split, list(range(4)), size, seed=0, latent="mean", seconds=waits[-1])])
+
+    @torch.inference_mode()
+    def other():
+        parts = []
+        for rows in np.arange(files).reshape(4, -1):
+            for part in np.array_split(rows, -(-len(rows) // 64)):
+                images = np.stack([np.asarray(split.read(int(row)).resize((size, size), Image.BILINEAR)) for row in part])
+                signed = torch.from_numpy(images).permute(0, 3, 1, 2).to(vae.device, vae.dtype) / 127.5 - 1
+                parts.append(vae.encode(signed).latent_dist.mean.float().cpu() * vae.config.scaling_factor)
+        latents["other"] = torch.cat(parts)
+    seconds = interleaved({"here": here, "other": other}, repetitions, f"encoding, {Path(checkpoint).name}")
+    spread = latents["other"].std()
+    apart = check_close("encoding", latents["here"] / spread, latents["other"] / spread, 0.01)
+    yield f"encoding{ending}", compared(seconds, files, files, apart=f"{apart:.0e} standard deviations")
+    yield f"waiting{ending}", {"here": 100 * statistics.median(spent["wait"] / spent["encode"] for spent in waits[1:])}
+
+
+def encoding_large(scratch: Path, device, repetitions: int) -> Iterator[tuple[str, dict]]:
+    """The same with Stable Diffusion's autoencoder at 512 pixels; needs an accelerator."""
+    if device.type != "cpu":
+        yield from encoding(scratch, device, repetitions, write_stable_diffusion(scratch), side=500, ending="_large")
+
+
+def memory(scratch: Path, device, repetitions: int, classes: tuple[int, int] = (10, 100), per_class: int = 100,
+           checkpoint: str = DIGITS_LDM) -> Iterator[tuple[str, dict]]:
+    """Peak memory of gen_prototype on few and on many classes of small files."""
+    peaks = []
+    for count in classes:
+        root = write_photos(scratch / f"classes-{count}", count, per_class, 32)
+        peaks.append(peak_memory_bytes([
+            sys.executable, "-m", "distillation.gen_prototype", "--dataset", "folder", "--data_dir", str(root), "--ipc", "10",
+            "--diffusion_checkpoints_path", str(checkpoint), "--save_prototype_path", str(root / "prototypes")]))
+    yield "memory", {"here": peaks[1] / 1e6, "other": peaks[0] / 1e6, "ratio": peaks[1] / peaks[0]}
+
+
+def peak_memory_bytes(command: list[str]) -> int:
+    """The largest resident set of a command run from the repository's root; raises RuntimeError when it fails."""
+    import subprocess
+    done = subprocess.run([sys.executable, "-c", SMALL_PARENT, *command], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: expected exit code 0, found {done.returncode}: {done.stderr[-2000:]}")
+    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+
+
+# matching
+
+def views(scratch: Path, device, repetitions: int, images: int = 256, batch_size: int = 64) -> Iterator[tuple[str, dict]]:
+    """Views of decoded images on one core, in batches against torchvision's functions on Pillow images, from equal draws."""
+    import numpy as np
+    import torch
+    from torchvision.transforms.functional import to_pil_image
+
+    from matching.augmentation import draw_epoch
+    from matching.image_set import image_set
+    from scripts.networks import STD
+    scale = 255 * torch.tensor(STD)[:, None, None]
+    for size in (224, 32):
+        decoded = image_set("photographs", [{"name": "patch", "prompt": "patch"}], photograph_patches(images, size),
+                            torch.zeros(images))
+        pictures = [to_pil_image(image) for image in decoded.images]
+        for mix in ("cutmix", "none"):
+            drawn = draw_epoch(images, decoded.source, size, np.random.default_rng(0), mix=mix)
+            parts = drawn.order.long().split(batch_size)
+            ways = {"here": partial(decoded.views, drawn, size=size), "other": partial(stock_views, pictures, drawn, size)}
+            apart = check_close("views", *(scale * way(rows=parts[0]) for way in ways.values()), limit=1.5)
+            with one_thread():
+                seconds = interleaved({name: partial(every, way, parts) for name, way in ways.items()}, repetitions,
+                                      f"views, {size} pixels, {mix}", time.process_time)
+            yield f"views_{size}_{mix}", compared(seconds, images, images, apart=f"{apart:.1f}/255")
+
+
+def every(way: Callable, parts) -> None:
+    """Make the views of each part."""
+    for part in parts:
+        way(rows=part)
+
+
+def photograph_patches(count: int, size: int):
+    """uint8 [count, 3, size, size] cut from scikit-learn's two sample photographs (427 x 640 pixels), in turn."""
+    import numpy as np
+    import torch
+    from sklearn.datasets import load_sample_images
+    photographs, rng, patches = load_sample_images().images, np.random.default_rng(0), []
+    for index in range(count):
+        photograph = photographs[index % len(photographs)]
+        top, left = (rng.integers(0, side - size + 1) for side in photograph.shape[:2])
+        patches.append(photograph[top:top + size, left:left + size].transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(patches))
+
+
+def stock_views(pictures: list, drawn, size: int, rows):
+    """Normalised views [B, 3, S, S] made one after another by torchvision's functions, as in the worker of a data loader."""
+    import torch
+    from torchvision.transforms import functional as TF
+
+    from scripts.networks import MEAN, STD
+
+    def crop(row: int):
+        view = TF.resized_crop(pictures[row], *drawn.crop[row].tolist(), [size, size], TF.InterpolationMode.BILINEAR)
+        return TF.hflip(view) if drawn.flip[row] else view
+    made = []
+    for row in rows.tolist():
+        view, (top, left, bottom, right) = crop(row), drawn.box[row].tolist()
+        if bottom > top and right > left:
+            view.paste(crop(int(drawn.partner[row])).crop((left, top, right, bottom)), (left, top))
+        made.append(TF.normalize(TF.to_tensor(view), MEAN, STD))
+    return torch.stack(made)
+
+
+def training(scratch: Path, device, repetitions: int, always: bool = False, arch: str = "resnet18", size: int = 224,
+             images: int = 4096, batch_size: int = 256) -> Iterator[tuple[str, dict]]:
+    """Relabelling and one epoch of a student in bfloat16: images decoded on the device against JPEG files and Pillow."""
+    if device.type == "cpu" and not always:
+        return
+    photos = write_photos(write_photos(scratch / "training", 8, images // 8, size), 8, 2, size, "test")
+    data = ("--dataset", "folder", "--data_dir", photos, "--input-size", size, "--batch-size", batch_size)
+    teacher, _ = stage(scratch, "matching.train_teacher", "--output-dir", *data, "--arch", arch, "--epochs", 1)
+
+    def way(data_path: str) -> float:
+        own = (*data, "--data-path", data_path, "--workers", 8)
+        labels, first = stage(scratch, "matching.generate_soft_label", "--fkd-path", *own, "--teacher", teacher, "--epochs", 1,
+                              "--mix-type", "cutmix")
+        _, second = stage(scratch, "validate.train_FKD", "--output-dir", *own, "--fkd-path", labels, "--model", arch,
+                          "--epochs", 1, "--bf16")
+        return first["relabel"] + second["train"]
+    seconds = interleaved({"here": partial(way, "device"), "other": partial(way, "pil")}, repetitions, "training")
+    yield "training", compared(seconds, images, images)
+
+
+# continual
+
+def steps(scratch: Path, device, repetitions: int, batch_size: int, size: int, tasks: int = 5,
+          count: int = 4) -> Iterator[tuple[str, dict]]:
+    """Runs of each method on tasks of 100 images and `count` steps; all numbers come from their result files."""
+    noise = write_photos(write_photos(scratch / "stream", 10, 50, size), 10, 1, size, "test")
+    methods, runs = ("finetune", "er", "agem", "derpp"), {}
+
+    def way(method: str) -> float:
+        _, seconds = stage(scratch, "continual.train_continual", "--output-dir", "--method", method, "--dataset", "folder",
+                                "--data_dir", noise, "--size", size, "--batch-size", batch_size, "--replay-batch-size",
+                                batch_size, "--buffer-size", max(2 * batch_size, tasks), "--tasks", tasks, "--steps", count)
+        runs.setdefault(method, []).append(seconds)
+        return seconds["train"]
+    seconds = interleaved({method: partial(way, method) for method in methods}, repetitions, "steps")
+    network = [sum(run[phase] for phase in ("forward", "backward", "update")) / run["train"] for run in runs["er"][1:]]
+    yield "overhead", {"here": 100 * (1 - statistics.median(network)), "seconds": seconds["er"]}
+    times = {method: median_ratio(spent, seconds["finetune"]) for method, spent in seconds.items()}
+    yield "agem", {"here": (tasks * times["agem"] - 1) / (tasks - 1), "seconds": seconds["agem"]}  # task 1 is fine-tuning
+    yield "derpp", {"here": times["derpp"], "seconds": seconds["derpp"]}
+    others = statistics.median(run["augment"] + run["buffer"] for run in runs["er"][1:])
+    yield "pixels", {"here": 1e3 * others / (tasks * count)}
+
+
+SECTIONS = {"distillation": {"synthesis": synthesis, "encoding": encoding, "memory": memory,
+                             "stable_diffusion": stable_diffusion, "encoding_large": encoding_large},
+            "matching": {"views": views, "training": training},
+            "continual": {"steps": steps}}
 
 
 if __name__ == "__main__":

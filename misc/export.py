@@ -1,22 +1,19 @@
-"""A finished distilled set as others read it: a folder for a hub, with its soft labels, or for DD-Ranking.
+"""Export a distilled set: a folder for a hub, with its soft labels, or for DD-Ranking.
 
     python -m misc.export runs/digits/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1 --to hub \\
         --soft-labels runs/digits/soft-labels/distilled --output runs/digits/export
     python -m misc.export DIR --to ddranking --benchmark CIFAR10 --output OUT
 
---to hub writes README.md (the card), images/ (the set as it is) and soft_labels/ (as they are). `datasets.load_dataset(OUT)`
-reads the images with their columns, torchvision's ImageFolder reads OUT/images, matching.soft_labels.SoftLabels
-OUT/soft_labels; `hf upload OWNER/NAME OUT --repo-type dataset` publishes it. A set without soft labels can be pushed as it is.
+--to hub writes README.md (the card), images/ and soft_labels/. Readers: `datasets.load_dataset(OUT)`, torchvision's ImageFolder
+(OUT/images), matching.soft_labels.SoftLabels (OUT/soft_labels). `hf upload OWNER/NAME OUT --repo-type dataset` publishes it.
 
---to ddranking writes images/<class>/*, which DD-Ranking 0.2.0 reads by `compute_metrics(image_path="OUT/images")`, with hard
-labels, and with soft ones where its own teacher is asked for every batch (soft_label_mode "M"). Its option custom_train_trans
-must make tensors and normalise them; OUT/README.md has the lines. With --teacher there are also images.pt, float32 [N, 3, H, W]
-normalised as DD-Ranking does, and soft_labels.pt, float32 [N, classes], the teacher's logits for the unchanged images. They are
-what `compute_metrics(image_tensor=..., soft_labels=...)` takes (soft_label_mode "S"), sorted by class, the whole set in memory,
-opened by `torch.load(..., weights_only=True)`. Assumed, and checked: as many images in every class; as many classes as the
-benchmark has, in sorted order, which is DD-Ranking's. Not exported: stored views (it draws its own) and the images' weights.
+--to ddranking writes images/<class>/* for DD-Ranking 0.2.0, `compute_metrics(image_path="OUT/images")`: hard labels, or soft
+ones of its own teacher (soft_label_mode "M"). With --teacher it also writes images.pt, float32 [N, 3, H, W] normalised as
+DD-Ranking does, and soft_labels.pt, float32 [N, classes], the teacher's logits for the images, sorted by class, for
+`compute_metrics(image_tensor=..., soft_labels=...)` (soft_label_mode "S"). OUT/README.md has the lines. The set needs as many
+images in each class and the benchmark's classes in sorted order. Stored views and the images' weights are not exported.
 
-Files are hard links where the file system allows, else copies. The same command resumes.
+Files are hard links where possible, else copies. The same command resumes.
 """
 
 from pathlib import Path
@@ -33,8 +30,8 @@ OWN_NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny_imagenet": "Tin
 def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("distilled", metavar="DIR", help="distilled set: a finished folder of gen_syn_image")
-    parser.add_argument("--to", required=True, choices=("hub", "ddranking"), help="who is to read it")
-    parser.add_argument("--output", required=True, metavar="OUT", help="folder to write; new, or this command's own")
+    parser.add_argument("--to", required=True, choices=("hub", "ddranking"), help="reader of the folder")
+    parser.add_argument("--output", required=True, metavar="OUT", help="folder to write: new, or of this command")
     parser.add_argument("--soft-labels", default=None, metavar="DIR",
                         help="hub: the set's labels, a folder of generate_soft_label")
     parser.add_argument("--benchmark", default=None, choices=tuple(BENCHMARKS),
@@ -45,10 +42,10 @@ def parse_args():
     for flag, value, reader in (("--soft-labels", args.soft_labels, "hub"), ("--benchmark", args.benchmark, "ddranking"),
                                 ("--teacher", args.teacher, "ddranking")):
         if value and args.to != reader:
-            raise InputError(f"{flag}: expected only with --to {reader}, found --to {args.to}")
+            raise InputError(f"{flag} needs --to {reader} (got --to {args.to})")
     if args.to == "hub" and not args.soft_labels:
-        raise InputError("--soft-labels: expected a folder of generate_soft_label, found nothing; without soft labels "
-                         f"{args.distilled} can be pushed as it is: hf upload OWNER/NAME {args.distilled} --repo-type dataset")
+        raise InputError("--to hub needs --soft-labels; a set without them can be published as it is: "
+                         f"hf upload OWNER/NAME {args.distilled} --repo-type dataset")
     return args
 
 
@@ -70,7 +67,7 @@ def export_hub(folder: Path, manifest: dict, labels_folder: Path, output: Path) 
     from scripts.artefact import finish, identity, write_text
     labels = SoftLabels(labels_folder, distilled_images(folder, data_path="pil")).manifest
     config = {"to": "hub", "distilled": identity(folder), "soft_labels": identity(labels_folder)}
-    if claimed(output, config):
+    if complete(output, config):
         return
     files = ["README.md", *(f"images/{name}" for name in place_files(folder, whole(manifest), output / "images")),
              *(f"soft_labels/{name}" for name in place_files(labels_folder, whole(labels), output / "soft_labels"))]
@@ -82,28 +79,29 @@ def export_hub(folder: Path, manifest: dict, labels_folder: Path, output: Path) 
 
 def export_ddranking(folder: Path, manifest: dict, benchmark: str | None, teacher: str | None, output: Path) -> None:
     """An image folder, and with a teacher tensors with one soft label per image."""
-    from scripts.artefact import finish, identity, write_text
+    from distillation.images import open_image
+    from scripts.artefact import finish, identity, write_state, write_text
     benchmark = benchmark or OWN_NAMES.get(manifest["config"].get("dataset"))
     ipc = check_fits(folder, manifest, benchmark)
     config = {"to": "ddranking", "distilled": identity(folder), "benchmark": benchmark,
               "teacher": identity(Path(teacher)) if teacher else None}
     pictures = {entry["file_name"]: manifest["files"][entry["file_name"]] for entry in manifest["rows"]}
-    tensors, classes = labelled(folder, teacher, *BENCHMARKS[benchmark][1:]) if teacher else {}, manifest["classes"]
-    if claimed(output, config):
+    tensors, classes = label(folder, teacher, *BENCHMARKS[benchmark][1:]) if teacher else {}, manifest["classes"]
+    if complete(output, config):
         return
     files = ["README.md", *(f"images/{name}" for name in place_files(folder, pictures, output / "images")),
              *(f"{name}.pt" for name in tensors)]
     for name, tensor in tensors.items():
-        write_tensor(output / f"{name}.pt", tensor)
-    size = size_of(folder / next(iter(pictures)))
+        write_state(output / f"{name}.pt", tensor.clone())
+    size = open_image(folder / next(iter(pictures))).height
     write_text(output / "README.md", ddranking_page(folder.resolve().name, benchmark, ipc, size, bool(tensors)))
     finish(output, "export", classes, config, files)
     print(f"{output}: {len(pictures)} images of {len(classes)} classes for DD-Ranking's {benchmark}"
           + (", with one soft label each" if tensors else ""))
 
 
-def claimed(output: Path, config: dict) -> bool:
-    """Claim the output folder; True where it is complete. Raises InputError where it holds something else."""
+def complete(output: Path, config: dict) -> bool:
+    """Begin the output folder; True when it is complete. Raises InputError when it has other files."""
     from scripts.artefact import begin
     if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
         raise InputError(f"{output}: expected a new folder or one of this command, found other files")
@@ -114,12 +112,12 @@ def claimed(output: Path, config: dict) -> bool:
 
 
 def whole(manifest: dict) -> dict[str, str | None]:
-    """The files of an artefact with their digests, and those that describe it, which have none."""
+    """The files of an artefact with their digests; config and manifest have none."""
     return {**manifest["files"], "config.json": None, "manifest.json": None}
 
 
 def place_files(folder: Path, files: dict[str, str | None], output: Path) -> list[str]:
-    """Link or copy files of `folder` to `output`; their names. Raises InputError for a file that has changed."""
+    """Link or copy files of `folder` to `output`; returns their names. Raises InputError for a changed file."""
     import os
     import shutil
 
@@ -139,10 +137,10 @@ def place_files(folder: Path, files: dict[str, str | None], output: Path) -> lis
 
 
 def check_fits(folder: Path, manifest: dict, benchmark: str | None) -> int:
-    """Images per class. Raises InputError where DD-Ranking would read something else than was meant."""
+    """Images per class. Raises InputError for classes or counts that DD-Ranking would read wrongly."""
     from collections import Counter
     if benchmark is None:
-        raise InputError(f"--benchmark: expected one of {', '.join(BENCHMARKS)}, found none, and {folder} is of the data set "
+        raise InputError(f"--benchmark: expected one of {', '.join(BENCHMARKS)} for a set of the data set "
                          f"{manifest['config'].get('dataset')}")
     names, classes = [entry["name"] for entry in manifest["classes"]], BENCHMARKS[benchmark][0]
     if len(names) != classes:
@@ -158,7 +156,7 @@ def check_fits(folder: Path, manifest: dict, benchmark: str | None) -> int:
     return counts[0]
 
 
-def labelled(folder: Path, teacher: str, mean, std) -> dict:
+def label(folder: Path, teacher: str, mean, std) -> dict:
     """Images [N, 3, H, W] as DD-Ranking normalises them, and a teacher's logits [N, classes] for them, sorted by class."""
     import torch
 
@@ -175,23 +173,8 @@ def labelled(folder: Path, teacher: str, mean, std) -> dict:
     return {"images": (pixels - mean) / std, "soft_labels": logits.float()}
 
 
-def write_tensor(path: Path, tensor) -> None:
-    """Write one tensor as `torch.load(path, weights_only=True)` reads it, atomically."""
-    import torch
-
-    from scripts.artefact import atomic_path
-    with atomic_path(path) as partial:
-        torch.save(tensor.clone(), partial)
-
-
-def size_of(path: Path) -> int:
-    """The side of an image in pixels."""
-    from distillation.images import open_image
-    return open_image(path).height
-
-
 def ddranking_page(name: str, benchmark: str, ipc: int, size: int, tensors: bool) -> str:
-    """How DD-Ranking is called on the folder."""
+    """A page with the lines that call DD-Ranking on the folder."""
     _, mean, std = BENCHMARKS[benchmark]
     lines = [f"# {name} for DD-Ranking", f"Images of {benchmark}, {ipc} per class, {size} pixels. With DD-Ranking 0.2.0:", "",
              "```python", "from ddranking.metrics import LabelRobustScoreSoft",

@@ -1,12 +1,12 @@
-"""Does the model draw what it is asked for, and does it only replay what it has seen?
+"""Are a checkpoint's images recognised as their class, and are they more than copies of training images?
 
     python -m misc.judge --distilled runs/quickstart/distilled/digits_ipc10_10_s0.7_g2.0_kmexpand1 \\
         --output misc/results/judge_digits.json
 
-A support-vector classifier of the training split, or with --teacher a network, names images drawn from pure noise under each
-class's prompt, and the images of distilled sets. Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991) are the
-shares of drawn images near a real one, and of real test images near a drawn one, in the features the classifier looks at.
-Distances to the nearest training image, beside those of real test images, show whether pictures are copies.
+A classifier of the training split (a support-vector machine, or the network of --teacher) labels images generated from pure
+noise under each class's prompt, and the images of distilled sets. Precision is the share of generated images near a real one,
+recall that of real test images near a generated one, in the classifier's features (Kynkaanniemi et al. 2019, arXiv 1904.06991).
+Copies show in the distances to the nearest training image, compared with those of real test images.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from scripts.cli import Parser, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
 
-PIXELS = 16  # side at which the support-vector classifier looks and distances are measured
-NEAR = 3     # an image is near another within that one's distance to its third neighbour
+PIXELS = 16  # side of the grey images for the support-vector machine and for distances
+NEAR = 3     # an image is near another within the other's distance to its third neighbour
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What names images uint8 [N, 3, H, W] as labels [N], and the features [N, D] it looks at, both as arrays."""
+    """A classifier: functions from images uint8 [N, 3, H, W] to arrays of labels [N] and of features [N, D]."""
 
     model: str
     names: Callable
@@ -32,8 +32,8 @@ def parse_args():
     parser = Parser(__doc__)
     add_dataset_flags(parser)
     add_checkpoint_flags(parser)
-    parser.add_argument("--teacher", default=None, metavar="DIR", help="folder of train_teacher, to be the classifier")
-    parser.add_argument("--images", default=500, type=int, help="images drawn from pure noise, in equal parts per class")
+    parser.add_argument("--teacher", default=None, metavar="DIR", help="folder of train_teacher: the classifier")
+    parser.add_argument("--images", default=500, type=int, help="images generated from pure noise, over all classes")
     parser.add_argument("--guidance_scale", "-g", default=2, type=float)
     parser.add_argument("--num_inference_steps", default=20, type=int)
     parser.add_argument("--batch_size", default=50, type=int)
@@ -52,8 +52,7 @@ def main(args):
     from matching.image_set import distilled_images, real_images
     from scripts.artefact import code_version, hardware, package_versions, write_json
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    train, test = (real_images(load_split(split=part, **dataset_flags(args)), 32)
-                   for part in ("train", "test"))
+    train, test = (real_images(load_split(split=part, **dataset_flags(args)), 32) for part in ("train", "test"))
     judge = network_judge(args.teacher, train, device) if args.teacher else fit_judge(train)
     images, labels = draw(args, train.classes, device)
     sets = {"pure noise": (images, labels)}
@@ -87,20 +86,20 @@ def main(args):
 
 
 def small(images):
-    """uint8 [N, 3, H, W] -> grey float [N, 16 * 16] in [0, 1]."""
+    """uint8 [N, 3, H, W] -> grey float array [N, 16 * 16] in [0, 1]."""
     import torch.nn.functional as F
     return F.adaptive_avg_pool2d(images.float().mean(1, keepdim=True) / 255, PIXELS).flatten(1).numpy()
 
 
 def fit_judge(train) -> Judge:
-    """A support-vector classifier of the training split."""
+    """Fit a support-vector machine to the training split."""
     from sklearn.svm import SVC
     model = SVC(C=10, gamma="scale").fit(small(train.images), train.labels.cpu().numpy())
     return Judge("scikit-learn SVC, RBF kernel", lambda images: model.predict(small(images)), small)
 
 
 def network_judge(folder: str, train, device) -> Judge:
-    """A teacher's network; its features are what its last linear layer takes."""
+    """A teacher's network; its features are the inputs of its last linear layer."""
     import torch
 
     from matching.teachers import load_teacher
@@ -114,18 +113,18 @@ def network_judge(folder: str, train, device) -> Judge:
         return predict(network, images.to(device)).argmax(1).cpu().numpy()
 
     def features(images):
-        seen = []
-        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+        found = []
+        handle = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu()))
         try:
             predict(network, images.to(device))
         finally:
             handle.remove()
-        return torch.cat(seen).numpy()
+        return torch.cat(found).numpy()
     return Judge(f"{read_manifest(folder, 'teacher')['config']['arch']} of matching.train_teacher", names, features)
 
 
 def score(judge: Judge, images, labels) -> float:
-    """Share of `images` the judge names as `labels`."""
+    """Share of `images` whose label is right."""
     return float((judge.names(images) == labels.cpu().numpy()).mean())
 
 
@@ -138,12 +137,12 @@ def some_of(images, count: int, seed: int):
 
 
 def manifold(drawn, real) -> dict[str, float]:
-    """Precision and recall of features `drawn` [N, D] against `real` [M, D]."""
+    """Precision and recall of generated features [N, D] against real ones [M, D]."""
     return {"precision": share_near(drawn, real), "recall": share_near(real, drawn)}
 
 
 def share_near(points, others) -> float:
-    """The share of `points` that lie near any of `others`: no farther than that one's own neighbour number NEAR."""
+    """The share of `points` within the distance of any of `others` to its own neighbour number NEAR."""
     from sklearn.metrics import pairwise_distances_chunked
     from sklearn.neighbors import NearestNeighbors
     reach = NearestNeighbors(n_neighbors=NEAR).fit(others).kneighbors()[0][:, -1]   # a point is not its own neighbour
@@ -151,12 +150,12 @@ def share_near(points, others) -> float:
 
 
 def draw(args, classes, device):
-    """Images uint8 [N, 3, H, W] drawn from pure noise and the labels they were asked for."""
+    """Images uint8 [N, 3, H, W] generated from pure noise, and their labels."""
     import torch
-    from tqdm import tqdm
 
     from distillation.checkpoints import load_pipeline
     from distillation.synthesis import Denoising, latent_shape, synthesize
+    from scripts.cli import Progress
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, device,
                              revision=args.revision)
@@ -164,7 +163,7 @@ def draw(args, classes, device):
     prompts, negative = pipeline.embed([entry["prompt"] for entry in classes]), pipeline.embed([""])
     labels = torch.arange(args.images) % len(classes)
     images = []
-    for part in tqdm(torch.arange(args.images).split(args.batch_size), desc="draw", unit="batch", disable=None):
+    for part in Progress(torch.arange(args.images).split(args.batch_size), desc="generate", unit="batch"):
         images.append(synthesize(pipeline, torch.zeros(len(part), *latent_shape(pipeline)), prompts[labels[part]], negative,
                                  [("judge", int(place)) for place in part], args.seed,
                                  Denoising(1.0, args.guidance_scale, args.num_inference_steps)))

@@ -1,174 +1,249 @@
-"""What a whole run would take, before it is begun: time, disk and memory of each stage.
+"""Time, disk and memory of every stage, before a run: units of work divided by rates.
 
-    python -m misc.plan --dataset imagenet --ipc 50 --gpus 8
-    python -m misc.plan --dataset digits --against runs/quickstart/result.json
+    python -m misc.plan --dataset digits --from runs/quickstart
+    IPC=50 python -m misc.plan --dataset imagenet --gpus 8 --tflops 20
 
-Settings are those of the data set's shell scripts (of digits: of scripts/quickstart.sh), read from what the scripts would
-start; their variables (QUICK=1) and the flags below change them. Seconds of one unit of each kind of work are measured here by
-doing a few, or read from a file; for GPUs that are not here they are computed from counted operations at --tflops. With
---against, a measured run stands beside the plan, and a stage that differs by more than --tolerance ends it with exit code 1.
+Settings come from scripts/settings/<dataset>.sh and from the environment, as for the scripts. Rates are units per second of
+one process: measured in a finished run, which may be short; given in a file {"unit": rate}; or --tflops divided by operations.
 """
 
+import math
+import os
+import subprocess
+from collections import Counter
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, check_range, run
+from scripts.cli import ROOT, InputError, Parser, check_range, run
 
-NAMES = {"imagenet": "imgnt", "tiny_imagenet": "tinyimgnt", "cifar10": "cifar10", "cifar100": "cifar100"}
-SETTINGS = {"ipc": (int, "images per class"), "strength": (float, "of the images"),
-            "num_inference_steps": (int, "of the images"), "epochs": (int, "of soft labels and students"),
-            "input_size": (int, "pixels of a view"), "arch": (str, "the teacher"),
-            "keep_topk": (int, "logits stored of a view"), "keep_epochs": (float, "share of epochs stored")}
-HIGHEST = {"strength": 1, "keep_epochs": 1}
-EPOCHS_OF = ("matching.generate_soft_label", "validate.train_FKD")  # the teacher's are its own
-FEW_SECONDS = 5  # stages below are not judged
+# classes, training images, test images, pixels; ImageNet's images vary
+SIZES = {"fashion_mnist": (10, 60_000, 10_000, 28), "cifar10": (10, 50_000, 10_000, 32), "cifar100": (100, 50_000, 10_000, 32),
+         "tiny_imagenet": (200, 100_000, 10_000, 64), "imagenet": (1000, 1_281_167, 50_000, 224)}
+METHODS = "finetune joint er agem derpp task_arithmetic"  # as in continual/continual.sh; METHODS= (empty) leaves the stage out
 
 
 def parse_args():
     parser = Parser(__doc__)
-    parser.add_argument("--dataset", default="digits", choices=("digits", *NAMES))
-    # settings, as in the stages' own commands (default: what the scripts say)
-    for name, (kind, text) in SETTINGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", f"--{name}", type=kind, help=text)
-    parser.add_argument("--model", nargs="+", help="one or more students")
-    # the machine
-    parser.add_argument("--gpus", type=int, default=None, help="processes with a GPU each; 0: the CPU (default: what is here, "
-                        "but for ImageNet and the like at least one)")
-    parser.add_argument("--tflops", type=float, default=20.0,
-                        help="of GPUs that are not here: the TFLOP/s that one of them sustains; an assumption (default: 20)")
-    parser.add_argument("--rates", default=None, help="file of measured rates, instead of measuring")
-    parser.add_argument("--save-rates", default=None, help="file to write measured rates to")
-    parser.add_argument("--clock", default="wall", choices=("wall", "processor"),
-                        help="processor: time of the process alone, for a machine busy with other work")
-    # what comes of it
-    parser.add_argument("--output", default=None, help="result file")
-    parser.add_argument("--against", default=None, help="result.json of a quickstart to compare with")
-    parser.add_argument("--tolerance", type=float, default=1.5, help="with --against: largest ratio either way")
+    parser.add_argument("--dataset", default="digits", choices=("digits", "folder", *SIZES))
+    parser.add_argument("--gpus", type=int, default=1, help="processes that share a stage")
+    rates = parser.add_mutually_exclusive_group(required=True)
+    rates.add_argument("--from", dest="finished", metavar="RUN", help="folder of a finished run: rates of its result files")
+    rates.add_argument("--rates", metavar="FILE", help="JSON file of rates")
+    rates.add_argument("--tflops", type=float, help="TFLOP/s that a GPU sustains; an assumption")
+    parser.add_argument("--json", default=None, metavar="FILE", help="result file")
     args = parser.parse_args()
-    for name, (kind, _) in SETTINGS.items():
-        if kind is not str and getattr(args, name) is not None:
-            check_range(f"--{name.replace('_', '-')}", getattr(args, name), 1 if kind is int else 1e-6, HIGHEST.get(name, 1e9))
-    for name, low, high in (("tflops", 1e-3, 1e6), ("gpus", 0, 1e6), ("tolerance", 1, 1e6)):
-        if getattr(args, name) is not None:
-            check_range(f"--{name}", getattr(args, name), low, high)
-    if args.against and args.dataset != "digits":
-        raise InputError(f"--against: expected --dataset digits, whose quickstart is compared, found {args.dataset}")
+    check_range("--gpus", args.gpus, 1)
+    check_range("--tflops", 1 if args.tflops is None else args.tflops, 1e-3)
     return args
 
 
 def main(args):
-    import os
-    import sys
+    from misc.report.tables import plain
+    from scripts.artefact import code_version, hardware, package_versions, read_json, write_json
+    settings = read_settings(args.dataset)
+    data = data_of(args.dataset, settings)
+    if args.rates:
+        rates, source = read_json(Path(args.rates)), f"given in {args.rates}"
+    elif args.finished:
+        rates, source = rates_of(Path(args.finished)), f"measured in {args.finished}"
+    else:
+        rates = computed(settings, data, args.tflops)
+        source = f"computed from operations at {args.tflops:g} TFLOP/s (an assumption); k-means measured on {hardware()}"
+    stages = plan(settings, data, rates, args.gpus)
+    result = {"kind": "plan", "dataset": args.dataset, "ipc": int(settings["IPC"]), "gpus": args.gpus, "rates": source,
+              "stages": stages, "seconds": sum(stage["seconds"] or 0 for stage in stages),
+              "code": code_version(), "packages": package_versions()}
+    print(plain(report(result)))
+    if args.json:
+        write_json(Path(args.json), result)
 
-    commands = with_settings(planned(args.dataset), args)
-    if commands[0].threads:  # libraries read it when they are imported; rates are to be of the script's number of threads
-        os.environ["OMP_NUM_THREADS"] = commands[0].threads
 
+def read_settings(dataset: str) -> dict[str, str]:
+    """The variables of a stage script. Raises InputError where the shell fails."""
+    done = subprocess.run(["sh", "-c", "set -a; . scripts/settings.sh; env -0"], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "DATASET": dataset})
+    if done.returncode:
+        raise InputError(f"scripts/settings/{dataset}.sh: expected settings, found {' '.join(done.stderr.split())[-300:]}")
+    return dict(line.partition("=")[::2] for line in done.stdout.split("\0") if line)
+
+
+def data_of(dataset: str, settings: dict) -> tuple[int, int, int, int]:
+    """Classes, training images, test images and pixels of a data set."""
+    if dataset in SIZES:
+        return SIZES[dataset]
+    from distillation.datasets import load_split
+    train, test = (load_split(dataset, settings["DATA"], part) for part in ("train", "test"))
+    return len(train.classes), len(train.labels), len(test.labels), int(settings["INPUT_SIZE"])
+
+
+def units_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, dict[str, int]]:
+    """Stage -> unit -> count, for settings `s`."""
+    classes, train, *_ = data
+    made, epochs = classes * int(s["IPC"]), int(s["EPOCHS"])
+    stages = {"prototypes": {"images encoded": train, "classes clustered": classes},
+              "images": {"guided steps": made * int(float(s["STRENGTH"]) * int(s["STEPS"]))}}
+    if not s["WEIGHTS"]:
+        stages["teacher"] = {"teacher's views trained": train * int(s["TEACHER_EPOCHS"])}
+    stages["soft labels"] = {"views labelled": made * max(1, round(epochs * float(s["KEEP_EPOCHS"])))}
+    stages["student"] = {"student's views trained": made * epochs}
+    methods, streams = s.get("METHODS", METHODS).split(), s.get("STREAMS", "real random distilled").split()
+    lengths = (s.get("TASK_STEPS") or s.get("TASK_EPOCHS") or "").split()
+    if methods and lengths and s["SCHEDULE"] != "budget":
+        steps = 0
+        for stream, length in zip(streams, lengths * (1 if len(lengths) > 1 else len(streams)), strict=True):
+            batches = (train if stream == "real" else made) / int(s["TASKS"]) / int(s["BATCH_SIZE"])
+            steps += int(length) if s["SCHEDULE"] == "steps" else math.ceil(float(length) * batches)
+        stages["continual"] = {f"{method} steps": steps * int(s["TASKS"]) * len(s["SEEDS"].split()) for method in methods}
+    return stages
+
+
+def plan(s: dict, data: tuple[int, int, int, int], rates: dict[str, float], gpus: int) -> list[dict]:
+    """Every stage's units, rates, seconds of `gpus` processes, bytes on disk and least memory of one process.
+
+    A stage with a unit that has no rate has None seconds. Raises InputError for rates that are no numbers above 0.
+    """
+    if not isinstance(rates, dict) or not all(isinstance(rate, int | float) and rate > 0 for rate in rates.values()):
+        raise InputError('--rates: expected a file {"unit": units per second}, such as {"guided steps": 12.5}, found another')
+    needed, stages = bytes_of(s, data), []
+    for stage, units in units_of(s, data).items():
+        processes, (disk, memory) = 1 if stage == "continual" else gpus, needed[stage]
+        spent = [math.ceil(count / processes) / rates[unit] if unit in rates else None for unit, count in units.items()]
+        listed = [{"what": unit, "count": count, "per_second": rates.get(unit)} for unit, count in units.items()]
+        stages.append({"stage": stage, "seconds": None if None in spent else sum(spent), "disk_bytes": disk,
+                       "memory_bytes": memory, "units": listed})
+    return stages
+
+
+def bytes_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, tuple[int, int]]:
+    """Stage -> bytes on disk, and in memory: weights (in training also gradients and AdamW's moments), images and latents."""
+    classes, train, test, side = data
+    made, view = classes * int(s["IPC"]), 3 * int(s["INPUT_SIZE"]) ** 2
+    parts = diffusion(s["CHECKPOINT"])
+    vae, unet = (sum(parameter.nbytes for parameter in part.parameters()) for part in parts)
+    size = int(s["SIZE"] or parts[0].config.sample_size)
+    latent = 4 * math.prod(latent_shape(parts[0], size))
+    teacher, student, learner = (sum(value.nbytes for value in each.state_dict().values()) for each in classifiers(s, data))
+    kept = min(int(s["KEEP_TOPK"] or classes), classes)
+    label = 29 + 2 * kept + (0 if kept == classes else 2 + kept * (1 if classes <= 256 else 2))  # draws, logits, their classes
+    views = units_of(s, data)["soft labels"]["views labelled"]
+    buffers = 3 * len(s["SEEDS"].split()) * len(s.get("METHODS", METHODS).split()) * int(s["BUFFER_SIZE"])
+    return {"prototypes": (made * (latent + 16), vae + 2 * latent * math.ceil(train / classes)),
+            "images": (made * 3 * int(s["IMAGE_SIZE"] or min(size, 224)) ** 2 // 2, vae + unet + made * latent),  # PNG: half
+            "teacher": (teacher, 4 * teacher + (train + test) * view),
+            "soft labels": (views * label, teacher + made * (view + 4 * classes)),
+            "student": (student, 4 * student + (made + test) * view),
+            "continual": (buffers * (3 * side ** 2 + 8), 4 * learner + (train + test) * 3 * side ** 2)}
+
+
+def latent_shape(vae, size: int) -> tuple[int, int, int]:
+    """(C, h, w) for images of `size` pixels."""
+    side = size // 2 ** (len(vae.config.block_out_channels) - 1)
+    return vae.config.latent_channels, side, side
+
+
+def diffusion(checkpoint: str) -> tuple:
+    """VAE and UNet without weights: of a local checkpoint, else Stable Diffusion v1.5's architecture."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from distillation.ldm import stable_diffusion_v15
+    with torch.device("meta"):
+        if not Path(checkpoint).is_dir():
+            return stable_diffusion_v15()[:2]
+        return tuple(kind.from_config(kind.load_config(checkpoint, subfolder=name))
+                     for name, kind in (("vae", AutoencoderKL), ("unet", UNet2DConditionModel)))
+
+
+def classifiers(s: dict, data: tuple[int, int, int, int]) -> tuple:
+    """Teacher, student and the network of continual learning, without weights."""
     import torch
 
-    from misc.plan_table import HEADER, assumptions, rows
-    from misc.planned_stages import data_of, stages_of, work_of
-    from misc.report.tables import plain_table
-    from scripts.artefact import code_version, package_versions, write_json
-    data = data_of(args.dataset)
-    ipc = next(one.args.ipc for one in commands if one.module == "distillation.gen_prototype")
-    check_range("--ipc", ipc, 1, data.largest)
-    found = torch.cuda.device_count()
-    gpus = args.gpus if args.gpus is not None else found or int(args.dataset != "digits")
-    works = [(one, work_of(one, data, ipc)) for one in commands]
-    units = list(dict.fromkeys(part.what for _, work in works for part in work.parts))
-    known = read_rates(args.rates, units, gpus) if args.rates else find_rates(units, args, gpus, here=not gpus or found > 0)
-    stages = stages_of(works, known["rates"], gpus)
-    result = {"kind": "plan", "dataset": args.dataset, "ipc": ipc, "gpus": gpus, "stages": stages,
-              "seconds": sum(one["seconds"] for one in stages), **known, "code": code_version(), "packages": package_versions()}
-    print(plain_table(HEADER, rows(result)) + "\n\n" + "\n".join(assumptions(result)))
-    if args.output:
-        write_json(Path(args.output), result)
-    if args.against and not compare(stages, Path(args.against), args.tolerance):
-        sys.exit(1)
+    from scripts.networks import build
+    with torch.device("meta"):
+        return (build(s["TEACHER_ARCH"], data[0], s["TEACHER_STEM"], size=int(s["INPUT_SIZE"])),
+                build(s["MODEL"], data[0], s["STEM"], size=int(s["INPUT_SIZE"])), build("resnet18", data[0]))
 
 
-def planned(dataset: str) -> list:
-    """The commands of a data set's scripts, stage by stage."""
-    from misc.stage_commands import commands_of
-    from scripts.cli import ROOT
-    if dataset == "digits":
-        return commands_of("scripts/quickstart.sh")
-    ending = f"_{NAMES[dataset]}"
-    training = "" if dataset == "imagenet" else ending
-    scripts = {"prototypes": f"distillation/gen_prototype{ending}.sh", "images": f"distillation/gen_syn_image{ending}.sh",
-               "teacher": f"matching/train_teacher{ending}.sh", "soft labels": f"matching/matching{training}.sh",
-               "student": f"validate/train_FKD{training}.sh"}
-    return [one for stage, script in scripts.items() if (ROOT / script).exists() for one in commands_of(script, stage)]
+def rates_of(finished: Path) -> dict[str, float]:
+    """Units per second over all results below a folder. Raises InputError where there is none."""
+    from scripts.artefact import read_json
+    counts, seconds = Counter(), Counter()
+    for path in finished.rglob("result.json"):
+        for unit, count, spent in measured_units(read_json(path)):
+            counts[unit] += count
+            seconds[unit] += spent
+    if not counts:
+        raise InputError(f"--from: expected a run with result.json files, found none in {finished}")
+    return {unit: counts[unit] / max(seconds[unit], 1e-9) for unit in counts}
 
 
-def with_settings(commands: list, args) -> list:
-    """The commands with the settings that were given, each for the commands that have it; a student for each --model."""
-    from argparse import Namespace
-    from dataclasses import replace
-    changed = []
-    for one in commands:
-        given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None and hasattr(one.args, name)}
-        if one.module not in EPOCHS_OF:
-            given.pop("epochs", None)
-        own = replace(one, args=Namespace(**{**vars(one.args), **given}))
-        students = args.model if args.model and one.module == "validate.train_FKD" else []
-        changed += [replace(own, stage=f"{one.stage}, {model}", args=Namespace(**{**vars(own.args), "model": model}))
-                    for model in students] or [own]
-    return changed
+def measured_units(result: dict):
+    """Unit, count and seconds in the result of one stage."""
+    found = {**result, **result["metrics"]} if isinstance(result.get("metrics"), dict) else result
+    config, seconds, kind = found.get("config", {}), found.get("seconds", {}), found.get("kind")
+    if kind == "prototypes":
+        yield "images encoded", found["images"], seconds["encode"]
+        yield "classes clustered", found["classes"], seconds["cluster"]
+    elif kind == "distilled" and config["method"] == "d4m":
+        yield "guided steps", found["images"] * int(config["strength"] * config["num_inference_steps"]), seconds["synthesise"]
+    elif kind == "soft_labels":
+        yield "views labelled", found["views"], seconds["relabel"]
+    elif kind in ("teacher", "student"):
+        yield f"{kind}'s views trained", found["train_images"] * config["epochs"], seconds["train"]
+    elif kind == "continual":
+        yield f"{config['method']} steps", found["steps"], seconds["train"]
 
 
-def find_rates(units: list, args, gpus: int, here: bool) -> dict:
-    """Rates of `units` by name and where they come from: measured, or computed for an accelerator that is not here."""
-    import tempfile
+def computed(s: dict, data: tuple[int, int, int, int], tflops: float) -> dict[str, float]:
+    """Rates by floating-point operations; k-means, which runs on the CPU, is measured here on noise."""
+    import time
 
     import torch
-    from tqdm import tqdm
+    from torch.utils.flop_counter import FlopCounterMode
 
-    from misc.measuring import conditions
-    from misc.unit_rates import Bench, computed
-    from scripts.artefact import write_json
-    rates, device = {}, torch.device("cuda" if here and gpus else "cpu")
-    with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
-        bench = Bench(device, args.clock, Path(scratch), args.dataset)
-        for one in tqdm(units, desc="rates", unit="unit", disable=None):
-            rates[str(one)] = (not here and computed(one, args.tflops)) or bench.measure(one)
-    known = {"clock": args.clock, "device": device.type if here else "computed", "tflops": None if here else args.tflops,
-             **conditions(), "rates": rates}
-    if args.save_rates:
-        write_json(Path(args.save_rates), {"kind": "rates", **known})
-    return known
+    from distillation.prototypes import find_prototypes
+    (vae, unet), (teacher, student, learner) = diffusion(s["CHECKPOINT"]), classifiers(s, data)
+    size = int(s["SIZE"] or vae.config.sample_size)
 
+    def rate(work, units: int = 1) -> float:
+        with FlopCounterMode(display=False) as counter, torch.device("meta"):
+            work()
+        return units * tflops * 1e12 / counter.get_total_flops()
 
-def read_rates(path: str, units: list, gpus: int) -> dict:
-    """The same from a file of --save-rates. Raises InputError where that is none, for another device, or lacks a unit."""
-    from scripts.artefact import read_json
-    found = read_json(Path(path))
-    if not isinstance(found, dict) or found.pop("kind", None) != "rates":
-        raise InputError(f"{path}: expected a file of misc.plan --save-rates, found another")
-    if (found["device"] == "cpu") != (gpus == 0):
-        raise InputError(f"{path}: expected rates of a {'GPU' if gpus else 'CPU'} for --gpus {gpus}, found {found['device']}")
-    for one in units:
-        if str(one) not in found["rates"]:
-            raise InputError(f"{path}: expected a rate of {one}, found none; --save-rates measures it")
-    return found
+    def trained(network, side: int) -> float:
+        return rate(lambda: network(torch.empty(2, 3, side, side)).sum().backward(), units=2)
+    width, side, text = unet.config.in_channels, unet.config.sample_size, unet.config.cross_attention_dim
+    views, one = int(s["INPUT_SIZE"]), trained(learner, data[3])
+    batch, replay = int(s["BATCH_SIZE"]), int(s["REPLAY_BATCH_SIZE"])
+    latents = torch.randn(math.ceil(data[1] / data[0]), *latent_shape(vae, size))
+    began = time.process_time()
+    find_prototypes(latents, int(s["IPC"]), int(s["KM_EXPAND"]), 0, kmeans=s["KMEANS"])
+    return {"classes clustered": 1 / (time.process_time() - began),
+            "images encoded": rate(lambda: vae.encode(torch.empty(1, 3, size, size))),
+            "guided steps": rate(lambda: unet(torch.empty(2, width, side, side), torch.ones(1), torch.empty(2, 77, text))),
+            "teacher's views trained": trained(teacher, views), "student's views trained": trained(student, views),
+            "views labelled": rate(lambda: teacher(torch.empty(2, 3, views, views)), units=2),
+            **{f"{method} steps": one / (batch + replay * {"er": 1, "agem": 1, "derpp": 2}.get(method, 0))
+               for method in METHODS.split()}}
 
 
-def compare(stages: list[dict], path: Path, tolerance: float) -> bool:
-    """Print planned and measured seconds of each stage; whether all that last more than FEW_SECONDS lie within `tolerance`."""
-    from misc.report.tables import plain_table
-    from scripts.artefact import read_json
-    measured = read_json(path).get("seconds", {})
-    shown, good = [], True
-    for one in stages:
-        if one["stage"] not in measured:
-            raise InputError(f"{path}: expected seconds of the stage {one['stage']}, found those of {', '.join(measured)}")
-        spent, planned = measured[one["stage"]], one["seconds"]
-        ratio = planned / max(spent, 1e-9)
-        judged = max(spent, planned) > FEW_SECONDS
-        good &= not judged or 1 / tolerance <= ratio <= tolerance
-        shown.append([one["stage"], f"{planned:.1f}", f"{spent:.0f}", f"{ratio:.2f}" if judged else "–"])
-    print("\n" + plain_table(("Stage", "Planned (s)", "Measured (s)", "Ratio"), shown))
-    return good
+def report(result: dict) -> list:
+    """The plan as a table, with its assumptions."""
+    from misc.report.tables import NONE, Section
+    rows = [(one["stage"], "; ".join(f"{unit['count']:,} {unit['what']}" for unit in one["units"]),
+             "; ".join(f"{unit['per_second']:,.2f}" if unit["per_second"] else NONE for unit in one["units"]),
+             NONE if one["seconds"] is None else f"{one['seconds'] / 60:,.1f}", size(one["disk_bytes"]),
+             size(one["memory_bytes"])) for one in result["stages"]]
+    rows.append(("total", NONE, NONE, f"{result['seconds'] / 60:,.1f}",
+                 size(sum(one["disk_bytes"] for one in result["stages"])), NONE))
+    says = (f"IPC {result['ipc']}, processes: {result['gpus']}. Rates: {result['rates']}. Processes divide a stage without "
+            "loss; reading files and starting processes are not counted. Memory is that of weights, images and latents; "
+            "activations come on top.")
+    return [Section("Plan", says, ("Stage", "Units", "Units/s of one process", "Time (min)", "On disk", "Memory"), tuple(rows))]
+
+
+def size(count: int) -> str:
+    """Megabytes or gigabytes."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":

@@ -1,34 +1,56 @@
-"""Looking at a distilled set: its images by class, their prototypes and nearest real images, and a map of the latents.
+"""Pictures of a distilled set: its images by class, their prototypes and nearest real images, and a map of the latents.
 
     python -m misc.show_distilled runs/digits/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1 \\
         --prototype_path runs/digits/prototypes/digits-ipc10-kmexpand1
 
-Writes classes.png and, where the training images are at hand, neighbours.png, latents.png and result.json. All training images
-of the classes shown are encoded, one class in memory at a time; other classes are not touched.
+Writes classes.png and, with the training images, neighbours.png, latents.png and result.json. All training images of the
+classes shown are encoded, one class in memory at a time.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.cli import InputError, Parser, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
-GROUPS = 2              # images per class beside their neighbours
+GROUPS = 2              # images per class in neighbours.png
 POINTS = 200            # real images per class on the map
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest training image of each point: its row in the split [N], and its distance [N]."""
+
+    rows: object
+    distances: object
+
+
+@dataclass(frozen=True)
+class ClassView:
+    """One class, distilled and real. Latents are flat, [N, C * h * w]."""
+
+    label: int
+    images: object                   # rows of its distilled images [N]
+    prototype_of: list[int]          # the prototype of each image; empty without prototypes
+    centroids: object
+    real_latents: object             # of at most POINTS training images
+    distilled_latents: object        # of the first images
+    by_latents: Neighbours | None    # of the prototypes
+    by_pixels: Neighbours            # of the distilled images
+    among_real: object               # distance in pixels of each training image to the nearest other one
 
 
 def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("distilled", metavar="DIR", help="distilled set: a folder of gen_syn_image, or one of the original's")
-    # what it was made from
     parser.add_argument("--prototype_path", default=None, help="the set's prototypes: folder, or the original's JSON file")
     add_dataset_flags(parser)
-    parser.set_defaults(dataset=None, data_dir=None)    # the distilled set names its data set, but not where it lies
-    add_checkpoint_flags(parser)    # whose autoencoder made the prototypes
+    parser.set_defaults(dataset=None, data_dir=None)    # the distilled set has the name of its data set, not its folder
+    add_checkpoint_flags(parser)
     parser.add_argument("--batch_size", default=64, type=int, help="images encoded at once")
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
-    # what to show
     parser.add_argument("--classes", nargs="+", default=None, metavar="NAME",
-                        help=f"classes to show, at most {MOST_CLASSES} (default: so many, evenly over the list)")
+                        help=f"at most {MOST_CLASSES} classes (default: as many, evenly over the list)")
     parser.add_argument("--images", default=10, type=int, help="images per class in the grid and on the map")
     parser.add_argument("--output_dir", "--output-dir", default=None, help="default: runs/show/<the set's name>")
     args = parser.parse_args()
@@ -49,10 +71,10 @@ def main(args):
     output.mkdir(parents=True, exist_ok=True)
     show_classes(output / "classes.png", distilled, shown, args.images)
     if split is None:
-        print("left out: neighbours.png and latents.png, for which --data_dir (and --dataset) must name the training images")
+        print("left out: neighbours.png and latents.png; they need the training images (--data_dir and --dataset)")
         return
     if prototypes is None and "prototypes" in config.get("source", {}):
-        print("left out of neighbours.png and latents.png: the prototypes, which --prototype_path must name")
+        print("left out of neighbours.png and latents.png: the prototypes; they need --prototype_path")
     pipeline, size = load_encoder(args, prototypes, made_with)
     views = compare(args, pipeline, size, split, distilled, rows, prototypes, shown)
     show_neighbours(output / "neighbours.png", pipeline, split, distilled, rows, views)
@@ -61,7 +83,7 @@ def main(args):
 
 
 def read_set(folder: Path):
-    """The distilled images as a Split, and their rows and configuration, which the original's folders do not have."""
+    """The distilled images as a Split, their rows and configuration; both are empty for folders of the original."""
     from distillation.datasets import Split
     from distillation.distilled_set import read_distilled
     from distillation.images import open_image
@@ -73,7 +95,7 @@ def read_set(folder: Path):
 
 
 def choose_classes(classes: list[dict], wanted: list[str] | None) -> list[int]:
-    """Labels of the classes `wanted`, or of at most MOST_CLASSES, evenly over the list."""
+    """Labels of the classes `wanted`; without them at most MOST_CLASSES, evenly over the list."""
     names = [entry["name"] for entry in classes]
     unknown = [name for name in wanted or [] if name not in names]
     if unknown:
@@ -83,7 +105,7 @@ def choose_classes(classes: list[dict], wanted: list[str] | None) -> list[int]:
 
 
 def prototypes_of(folder: Path, config: dict, path: str | None):
-    """The set's prototypes per class and what they were made with; (None, {}) where no path is given.
+    """The prototypes of each class and their configuration; (None, {}) without a path.
 
     Raises InputError when the set was made from other prototypes, or from none.
     """
@@ -100,7 +122,7 @@ def prototypes_of(folder: Path, config: dict, path: str | None):
 
 
 def training_images(args, distilled, config: dict, shown: list[int]):
-    """The training split the set stands for; None where nothing says which or where it is. Raises InputError: other classes."""
+    """The training split; None where its name or folder is unknown. Raises InputError when it has other classes."""
     from distillation.datasets import load_split
     from distillation.distilled_set import check_class_names
     name = args.dataset or config.get("dataset")
@@ -112,7 +134,7 @@ def training_images(args, distilled, config: dict, shown: list[int]):
 
 
 def without_bad_images(split, labels: list[int]):
-    """The split without those images of the classes `labels` that cannot be read."""
+    """The split without unreadable images of the classes `labels`."""
     import numpy as np
 
     from distillation.datasets import decode_readable
@@ -122,7 +144,7 @@ def without_bad_images(split, labels: list[int]):
 
 
 def load_encoder(args, prototypes, made_with: dict):
-    """The checkpoint's autoencoder, and the size in pixels at which it gives latents of the prototypes' shape."""
+    """The autoencoder, and the size in pixels at which it encodes. Raises InputError when the prototypes have another shape."""
     from accelerate import Accelerator
 
     from distillation.checkpoints import load_pipeline
@@ -138,22 +160,66 @@ def load_encoder(args, prototypes, made_with: dict):
     return pipeline, size
 
 
-def compare(args, pipeline, size: int, split, distilled, rows: list[dict], prototypes, shown: list[int]) -> list:
-    """A ClassView of each class shown."""
-    from functools import partial
+def compare(args, pipeline, size: int, split, distilled, rows: list[dict], prototypes, shown: list[int]) -> list[ClassView]:
+    """Compare each class shown with all its training images."""
+    import numpy as np
+    import torch
 
-    from tqdm import tqdm
-
-    from misc.comparison import compare_class, grey_pixels, in_batches
+    from distillation.datasets import decode
+    from misc.judge import PIXELS, small
+    from scripts.cli import Progress
     image_size = distilled.read(0).width
     made = [len(distilled.rows_of(label)) for label in shown]
     count = sum(2 * len(split.rows_of(label)) for label in shown) + sum(made) + sum(min(args.images, each) for each in made)
-    with tqdm(total=count, desc="encode and compare", unit="img", disable=None) as bar:
-        through = {"batch_size": args.batch_size, "workers": args.num_workers, "bar": bar}
-        encode = partial(in_batches, pipeline, size_pixels=size, **through)
-        look = partial(in_batches, grey_pixels, size_pixels=image_size, **through)
-        return [compare_class(label, split, distilled, [this["prototype"] for this in rows], prototypes and prototypes[label],
-                              encode, look, args.images, POINTS) for label in shown]
+    views = []
+    with Progress(total=count, desc="encode and compare", unit="img") as bar:
+        def in_batches(work, source, rows, size_pixels: int):
+            parts = []
+            for first in range(0, len(rows), args.batch_size):
+                images = decode(source, rows[first:first + args.batch_size], size_pixels, args.num_workers)
+                parts.append(work(images).cpu())
+                bar.update(len(images))
+            return torch.cat(parts).flatten(1)
+
+        def grey(images):
+            return torch.from_numpy(small(images))
+        for label in shown:
+            images, real_rows = distilled.rows_of(label), split.rows_of(label)
+            real, real_grey = in_batches(pipeline, split, real_rows, size), in_batches(grey, split, real_rows, image_size)
+            centroids = prototypes and prototypes[label].centroids
+            kept = np.linspace(0, len(real) - 1, min(POINTS, len(real))).round().astype(int)
+            views.append(ClassView(
+                label, images, [rows[image]["prototype"] for image in images] if prototypes else [], centroids, real[kept],
+                in_batches(pipeline, distilled, images[:args.images], size),
+                nearest(centroids.flatten(1), real, real_rows) if prototypes else None,
+                nearest(in_batches(grey, distilled, images, image_size), real_grey, real_rows, PIXELS),
+                nearest_other(real_grey) / PIXELS))
+    return views
+
+
+def distances(points, known):
+    """Euclidean distances [N, M] by differences, so an exact copy has the distance 0."""
+    import torch
+    return torch.cdist(points, known, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def nearest(points, known, rows, scale: float = 1) -> Neighbours:
+    """For each of `points` [N, P] the nearest of `known` [M, P], the training images `rows` [M]."""
+    found, places = distances(points, known).min(1)
+    return Neighbours(rows[places.numpy()], (found / scale).numpy())
+
+
+def nearest_other(known):
+    """The distance of each of `known` [M, P] to the nearest other one [M]; empty for a single one."""
+    import numpy as np
+    found = distances(known, known).fill_diagonal_(np.inf).amin(1).numpy()
+    return found[np.isfinite(found)]
+
+
+def name_of(split, row: int) -> str:
+    """A training image's folder and file, or its row."""
+    path = split.paths[row] if split.paths else None
+    return f"{path.parent.name}/{path.name}" if path else f"training image {row}"
 
 
 def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
@@ -173,7 +239,7 @@ def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
 
 
 def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], views: list) -> None:
-    """Of each class its heaviest images, each between the prototype it came from and the nearest training images."""
+    """The images of the largest clusters of each class, beside their prototypes and nearest training images."""
     import numpy as np
 
     from distillation.card import unique_names
@@ -201,14 +267,14 @@ def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], vi
 
 
 def heaviest(view, rows: list[dict]) -> list[int]:
-    """Places of the class's images, those of large clusters first, each prototype's first image before any second."""
+    """Indices of a class's images: first images before second ones, large clusters before small ones."""
     places = range(len(view.images))
     images = [rows[image] for image in view.images] if rows else None
     return sorted(places, key=lambda place: (images[place]["repeat"], -images[place]["weight"])) if images else list(places)
 
 
 def group_cells(view, place: int, pipeline, split, distilled) -> list[tuple]:
-    """An image and those it is compared with, each with the line below it."""
+    """An image and its neighbours, each with the line below it."""
     from distillation.datasets import decode
     from distillation.synthesis import to_pil, to_uint8
     from scripts.pipeline_stable_diffusion_latents2img import decode_latents
@@ -226,7 +292,7 @@ def group_cells(view, place: int, pipeline, split, distilled) -> list[tuple]:
 
 
 def show_latents(path: Path, distilled, views: list, encoder: str) -> None:
-    """The latents of real images, prototypes and distilled images on the first two principal components of the real ones."""
+    """Latents of real images, prototypes and distilled images on the first two principal components of the real ones."""
     import torch
     from sklearn.decomposition import PCA
 
@@ -249,10 +315,9 @@ def show_latents(path: Path, distilled, views: list, encoder: str) -> None:
 
 
 def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> None:
-    """How far distilled images are from the nearest training image of their class, and training images from one another."""
+    """Distances of distilled images to the nearest training image of their class, and of training images to one another."""
     import numpy as np
 
-    from misc.comparison import name_of
     from misc.judge import quantiles
     from scripts.artefact import code_version, package_versions, write_json
     images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name_of(split, row),

@@ -193,17 +193,3 @@ def averaged(module: nn.Module, decay: float) -> AveragedModel:
         else:
             torch._foreach_copy_(averages, currents)  # counters
     return AveragedModel(module, multi_avg_fn=follow, use_buffers=True)
-
-
-def optimise(module, parts_at, steps, optimizer, schedule, state_path, *, name, images_per_step, save_seconds=20, average=None,
-             after=None, team=None) -> dict:
-    """Deprecated: use Loop."""
-    loop = Loop(module, optimizer, steps, schedule, state_path, name=name, images_per_step=images_per_step,
-                save_seconds=save_seconds, average=average, team=team)
-    for step in loop:
-        for part in parts_at(step):
-            loop.backward(part)
-        loop.step()
-        if after is not None and loop.team.main:
-            after(step, loop.losses, loop.seconds)
-    return {"losses": loop.losses, "seconds": loop.seconds}

@@ -16,7 +16,7 @@ from distillation.datasets import image_folder, load_split
 from matching import augmentation
 from matching.augmentation import crop_resize, draw_crops, draw_epoch
 from matching.image_set import FileImages, ImageSet, distilled_images, image_set, real_images
-from misc.benchmark_matching import photograph_patches
+from misc.benchmark import photograph_patches
 from scripts.cli import InputError
 from scripts.networks import STD
 

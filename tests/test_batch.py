@@ -13,7 +13,7 @@ def test_blocks_run_and_a_failing_one_stops_alone(command, tmp_path):
         RANDOM.format(ipc=9999, seed=0, root=tmp_path / "b"), RANDOM.format(ipc=1, seed=0, root=tmp_path / "never"), "",
         "distillation.gen_syn_image --no_such_flag", "", RANDOM.format(ipc=1, seed=1, root=tmp_path / "c")]))
     answer = command("misc.studies.batch", commands, "--jobs", 2)
-    assert answer.code == 2 and answer.err.splitlines()[-1].endswith("expected 4 blocks to run, 2 failed: [2, 3]")
+    assert answer.code == 2 and answer.err.splitlines()[-1].endswith("2 of 4 blocks failed: [2, 3]")
     assert "found 9999" in answer.err and "--no_such_flag" in answer.err
     made = sorted(path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("manifest.json"))
     assert made == ["a/digits_random_ipc2", "c/digits_random_ipc1", "with space/digits_random_ipc1"]
@@ -26,4 +26,4 @@ def test_no_commands_are_refused(here, tmp_path, text):
     if text is not None:
         (tmp_path / "commands.txt").write_text(text)
     answer = here("misc.studies.batch", tmp_path / "commands.txt")
-    assert answer.code == 2 and "found none" in answer.err and answer.err.count("\n") == 1
+    assert answer.code == 2 and "commands, found no" in answer.err and answer.err.count("\n") == 1

@@ -1,201 +1,84 @@
-"""The plan on paper: its settings are the scripts', counts and bytes those of real artefacts, sums those of the rates."""
+"""The plan: settings are those of the scripts, counts and bytes those of real artefacts, operations the published ones."""
 
 import json
-import math
-import re
 
 import pytest
-import torch
-from torch import nn
+from conftest import CLASSES, EPOCHS, IPC, PER_CLASS, REPEATS, SIZE, TEST_PER_CLASS
 
-from misc.counting import LiveBytes, counted, unit
-from misc.plan import planned
-from misc.planned_stages import Data, Part, data_of, work_of
-from misc.stage_commands import Command, parsed
-from misc.unit_rates import Bench, computed
-from scripts.cli import ROOT
-from tests.conftest import CLASSES, EPOCHS, IPC, PER_CLASS, REPEATS, SIZE, TEST_PER_CLASS
+from misc.plan import bytes_of, computed, measured_units, rates_of, read_settings, units_of
 
-TINY = Data("folder", len(CLASSES), len(CLASSES) * PER_CLASS, len(CLASSES) * TEST_PER_CLASS, PER_CLASS, SIZE)
+TINY = (len(CLASSES), len(CLASSES) * PER_CLASS, len(CLASSES) * TEST_PER_CLASS, SIZE)
 
 
-def work_of_stage(stage, ipc):
-    flags = [*stage.flags, stage.output_flag, "anywhere"]
-    return work_of(Command("", stage.module, parsed(stage.module, *flags), False), TINY, ipc)
+@pytest.fixture
+def tiny(checkpoint):
+    """The settings of the stages of conftest.py, as a settings file would give them."""
+    return {**read_settings("folder"), "CHECKPOINT": str(checkpoint), "IPC": str(IPC * REPEATS), "SIZE": "", "STRENGTH": "0.5",
+            "STEPS": "4", "IMAGE_SIZE": "", "INPUT_SIZE": str(SIZE), "TEACHER_ARCH": "resnet18", "TEACHER_STEM": "imagenet",
+            "TEACHER_EPOCHS": "3", "WEIGHTS": "", "MODEL": "resnet18", "STEM": "imagenet", "EPOCHS": str(EPOCHS),
+            "KEEP_TOPK": "", "KEEP_EPOCHS": "1", "SCHEDULE": "steps", "TASK_STEPS": "5 2 2", "TASKS": "3", "SEEDS": "0 1",
+            "METHODS": "er", "KMEANS": "full", "KM_EXPAND": "1"}
 
 
-def counts(work) -> dict:
-    return {part.what.kind: part.count for part in work.parts if part.of == "seconds"}
+def result(stage) -> dict:
+    return json.loads((stage.folder / "result.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def quickstart():
-    return planned("digits")
-
-
-@pytest.fixture(scope="module")
-def rates(quickstart, tmp_path_factory):
-    """A file with a made-up rate for every unit of the quickstart."""
-    works = [work_of(one, data_of("digits"), 10) for one in quickstart]
-    names = dict.fromkeys(str(part.what) for work in works for part in work.parts)
-    path = tmp_path_factory.mktemp("rates") / "rates.json"
-    known = {name: {"seconds": 2.0 if name.startswith("start") else 0.01, "end_seconds": 0.5, "set_up_seconds": 0.25,
-                    "device_bytes": 1000, "host_bytes": 10 ** 9} for name in names}
-    path.write_text(json.dumps({"kind": "rates", "clock": "wall", "device": "cpu", "tflops": None,
-                                "hardware": "none", "rates": known}))
-    return path
-
-
-def test_the_settings_are_what_the_scripts_say(quickstart):
-    text = (ROOT / "scripts" / "quickstart.sh").read_text()
-    stages = re.findall(r"^stage ([\w-]+) ", text, re.MULTILINE)
-    assert list(dict.fromkeys(one.stage for one in quickstart)) == [name for name in stages if name != "report"]
-    epochs = {one.args.epochs for one in quickstart if one.module == "validate.train_FKD"}
-    assert epochs == {int(re.search(rf"^ +{name}=(\d+) ", text, re.MULTILINE)[1]) for name in ("EPOCHS", "REAL_EPOCHS")}
-    assert sum(one.aside for one in quickstart) == text.count(" &\n") + text.count(" & hard=") + text.count(" & first=") + 2
-    images, labels = (next(one.args for one in planned("imagenet") if one.module == module)
-                      for module in ("distillation.gen_syn_image", "matching.generate_soft_label"))
-    assert (images.strength, images.num_inference_steps, images.batch_size) == (0.7, 50, 16)
-    assert f"--epochs {labels.epochs} " in (ROOT / "matching" / "matching.sh").read_text()
-
-
-def test_variables_reach_the_scripts(monkeypatch):
-    monkeypatch.setenv("QUICK", "1")
-    assert {one.args.epochs for one in planned("digits") if one.stage == "teacher"} == {1}
+def test_settings_come_from_the_scripts_and_the_environment(monkeypatch):
+    for name in ("IPC", "STRENGTH"):
+        monkeypatch.delenv(name, raising=False)
+    settings = read_settings("imagenet")
+    assert [settings[name] for name in ("IPC", "STRENGTH", "STEPS", "WEIGHTS")] == ["10", "0.7", "50", "IMAGENET1K_V1"]
     monkeypatch.setenv("IPC", "50")
-    assert {one.args.ipc for one in planned("imagenet") if hasattr(one.args, "ipc")} == {50}
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert {one.threads for one in planned("digits")} == {"1"}
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert {one.threads for one in planned("digits")} == {"3"}
+    monkeypatch.setenv("STRENGTH", "0.3")
+    units = units_of(read_settings("imagenet"), (1000, 1_281_167, 50_000, 224))
+    assert units["prototypes"] == {"images encoded": 1_281_167, "classes clustered": 1000} and "teacher" not in units
+    assert units["images"] == {"guided steps": 50_000 * 15} and units["soft labels"] == {"views labelled": 15_000_000}
 
 
-def test_counts_and_bytes_are_those_of_real_artefacts(prototypes, distilled, soft_labels, teacher, student):
-    work = work_of_stage(prototypes, IPC)
-    files = list(prototypes.folder.glob("*.safetensors"))
-    assert counts(work) == {"start": 1, "encode": len(CLASSES) * PER_CLASS, "cluster": len(files)}
-    assert work.disk_bytes == sum(file.stat().st_size for file in files)
-
-    work = work_of_stage(distilled, IPC * REPEATS)
-    made = len(list(distilled.folder.rglob("*.png")))
-    assert counts(work) == {"start": 1, "denoise": 2 * made, "decode": made}   # half of 4 steps
-
-    work = work_of_stage(soft_labels, IPC * REPEATS)
-    kept = json.loads((soft_labels.folder / "manifest.json").read_text())["kept"]
-    assert counts(work)["forward"] == kept["views"] == EPOCHS * made
-    assert abs(work.disk_bytes - kept["bytes"]) <= 16 * EPOCHS   # a header's numbers may be longer
-
-    for stage, images in ((teacher, TINY.train), (student, made)):
-        work = work_of_stage(stage, IPC * REPEATS)
-        assert counts(work)["train"] == images * parsed(stage.module, *stage.flags).epochs
-        assert counts(work)["forward"] == TINY.test
-        weights = (stage.folder / "model.safetensors").stat().st_size
-        assert 0 <= weights - work.disk_bytes < 20_000   # beside the weights, a header
+def test_counts_and_bytes_are_those_of_real_artefacts(tiny, prototypes, distilled, soft_labels, teacher, student):
+    units, needed = units_of(tiny, TINY), bytes_of(tiny, TINY)
+    for name, stage in (("prototypes", prototypes), ("images", distilled), ("soft labels", soft_labels), ("teacher", teacher)):
+        assert {unit: count for unit, count, _ in measured_units(result(stage))} == units[name], name
+    ((_, views, seconds),) = measured_units(result(student))
+    assert views == 2 * units["student"]["student's views trained"] // EPOCHS and seconds > 0   # two epochs
+    assert units["continual"] == {"er steps": 3 * 2 * (5 + 2 + 2)}
+    kept = json.loads((soft_labels.folder / "manifest.json").read_text())["kept"]["bytes"]
+    assert 0 <= kept - needed["soft labels"][0] < EPOCHS * 1200   # headers
+    for name, stage in (("teacher", teacher), ("student", student)):
+        assert 0 <= (stage.folder / "model.safetensors").stat().st_size - needed[name][0] < 20_000, name
+    files = sum(path.stat().st_size for path in prototypes.folder.glob("*.safetensors"))
+    assert 0 < files - needed["prototypes"][0] / REPEATS < 1000 * len(CLASSES)   # headers
 
 
-def test_steps_and_tests_of_the_continual_stage(quickstart):
-    work = [work_of(one, data_of("digits"), 10) for one in quickstart if one.stage == "continual"]
-    steps = {dict(part.what.settings)["method"]: part.count for one in work for part in one.parts
-             if part.what.kind == "learner" and part.of == "seconds"}
-    all_streams = 5 * (24 + 8 + 8)
-    assert steps == {"er": all_streams, "finetune": all_streams, "agem": all_streams, "joint": all_streams,
-                     "task_arithmetic": all_streams + 40}
-    tests = sum(part.count for one in work for part in one.parts if part.what.kind == "forward")
-    assert tests == 445 * 3 * (3 * (5 + 1) + (1 + 1) + (5 + 2))   # after each task and untrained; the common start too
+def test_operations_are_the_published_ones(tiny):
+    rates = computed({**tiny, "INPUT_SIZE": "224"}, (1000, 12_000, 1000, 32), 20)
+    assert 20e12 / rates["views labelled"] == pytest.approx(2 * 1.814e9, rel=0.01)   # torchvision: 1.814 billion multiply-adds
+    assert 2.9 < rates["views labelled"] / rates["teacher's views trained"] <= 3     # images need no gradient
+    assert rates["er steps"] == pytest.approx(rates["finetune steps"] / 2) and rates["classes clustered"] > 0
 
 
-def test_operations_are_the_published_ones():
-    network = {"arch": "resnet18", "stem": "imagenet", "size": 224, "classes": 1000, "batch": 4}
-    forward = counted(unit("forward", **network))
-    assert forward.flops == pytest.approx(2 * 1.814e9, rel=0.01)   # torchvision: 1.814 billion multiply-adds
-    training = counted(unit("train", **network))
-    assert 2.9 < training.flops / forward.flops <= 3   # the images themselves need no gradient
-    weights, statistics, widest = 4 * 11_689_512, 4 * 2 * 4800 + 8 * 20, 4 * 4 * 64 * 112 ** 2
-    assert forward.device_bytes == weights + statistics + 2 * widest   # the first layer's and its normalised outputs
-    assert training.device_bytes > 4 * weights + 3 * widest            # gradients and two moments, what backward needs
-    assert computed(unit("forward", **network), 20)["seconds"] == pytest.approx(forward.flops / 20e12)
-    assert computed(unit("read", size=32), 20) is None
-
-
-def test_living_bytes_are_followed():
-    first, second = nn.Linear(100, 300, bias=False, device="meta"), nn.Linear(300, 50, bias=False, device="meta")
-    views = torch.empty(10, 100, device="meta")
-    with torch.inference_mode(), LiveBytes(first, second) as live:
-        hidden = first(views)
-        answers = second(hidden)
-        both = 4 * 10 * (300 + 50)
-        assert live.now == live.peak == 4 * (100 * 300 + 300 * 50) + both
-        del hidden
-        assert live.now == live.peak - 4 * 10 * 300
-        second(torch.empty(1, 300, device="meta"))
-    assert live.peak - live.now + answers.nbytes < both + answers.nbytes
-
-
-def test_units_that_are_not_cut_decide_how_work_divides():
-    assert [Part(unit("cluster"), 10).longest(n) for n in (1, 3, 10, 20)] == [10, 4, 1, 1]
-    assert [Part(unit("forward"), 60, 20).longest(n) for n in (1, 2, 3, 8)] == [60, 40, 20, 20]
-    assert Part(unit("encode"), 130, 20).longest(1) == 130
-
-
-def test_a_few_units_are_measured_with_the_project_itself(checkpoint, tmp_path):
-    bench = Bench(torch.device("cpu"), "processor", tmp_path, "digits")
-    found = {one.kind: bench.measure(one) for one in (
-        unit("start", module="distillation.gen_prototype"), unit("read", size=32),
-        unit("encode", checkpoint=str(checkpoint), size=32, batch=8),
-        unit("cluster", checkpoint=str(checkpoint), size=32, images=30, ipc=3, km_expand=1, kmeans="full"),
-        unit("denoise", checkpoint=str(checkpoint), batch=8),
-        unit("decode", checkpoint=str(checkpoint), batch=8, image_size=32),
-        unit("train", arch="convnet_d3_w128", stem="imagenet", size=32, classes=10, batch=16, chunks=1, bf16=False),
-        unit("forward", arch="convnet_d3_w128", stem="imagenet", size=32, classes=10, batch=16))}
-    assert found.pop("start")["host_bytes"] > 10 ** 8
-    assert all(0 < one["seconds"] < 5 and math.isfinite(one["seconds"]) for one in found.values())
-    assert found["train"]["seconds"] > found["forward"]["seconds"]
-    assert len(list(tmp_path.rglob("*.png"))) == 8
-    assert found["encode"]["flops"] > 0 and "flops" not in found["read"]
-
-
-def seconds_by_hand(stage: str) -> float:
-    """Of the quickstart, with the made-up rates."""
-    return {"prototypes": 2.25 + 0.01 * (1352 + 10), "images": 2.25 + 0.01 * (100 * 6 + 100), "decoded": 2.25 + 0.01 * 100,
-            "random": 2 + 0.01 * 100, "teacher": 2 + 0.01 * (1797 + 4 * 1352 + 445),
-            # labels and their student one after the other, the student with hard labels beside them
-            "distilled": 4 + 0.01 * (100 + 30 * 100 + 545 + 30 * 100 + 445)}[stage]
-
-
-def test_the_plan_stands_beside_a_measured_run(here, rates, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    answer = here("misc.plan", "--rates", rates, "--output", tmp_path / "plan.json")
+def test_seconds_are_units_divided_by_rates(here, soft_labels, tmp_path, monkeypatch):
+    monkeypatch.setenv("METHODS", "")
+    rates = {"images encoded": 100, "classes clustered": 10, "guided steps": 50, "views labelled": 200.0}
+    (tmp_path / "rates.json").write_text(json.dumps(rates))
+    answer = here("misc.plan", "--rates", tmp_path / "rates.json", "--gpus", 2, "--json", tmp_path / "plan.json")
     assert answer.code == 0, answer.err
-    stages = {one["stage"]: one for one in json.loads((tmp_path / "plan.json").read_text())["stages"]}
-    for name in ("prototypes", "images", "decoded", "random", "teacher", "distilled"):
-        assert stages[name]["seconds"] == pytest.approx(seconds_by_hand(name)), name
-    assert "600 guided steps; 100 images decoded" in answer.out
-    assert stages["images"]["host_bytes"] > 10 ** 9 and stages["images"]["device_bytes"] is None
-    run = tmp_path / "result.json"
-    for factor, code in ((1, 0), (1.4, 0), (1 / 1.4, 0), (1.6, 1), (1 / 1.6, 1)):
-        measured = {name: one["seconds"] * (factor if name == "teacher" else 1) for name, one in stages.items()}
-        run.write_text(json.dumps({"seconds": measured}))
-        assert here("misc.plan", "--rates", rates, "--against", run).code == code
+    found = json.loads((tmp_path / "plan.json").read_text())
+    stages = {stage["stage"]: stage for stage in found["stages"]}
+    assert stages["prototypes"]["seconds"] == pytest.approx(1352 / 2 / 100 + 10 / 2 / 10)
+    assert stages["images"]["seconds"] == pytest.approx(100 * 6 / 2 / 50) and "600 guided steps" in answer.out
+    assert stages["student"]["seconds"] is None
+    assert found["seconds"] == pytest.approx(sum(stage["seconds"] or 0 for stage in found["stages"]))
+    ((unit, count, spent),) = measured_units(result(soft_labels))
+    assert rates_of(soft_labels.folder) == {unit: count / spent}
+    assert here("misc.plan", "--from", soft_labels.folder).code == 0
 
 
-def test_bad_input_is_answered_with_one_line(here, rates, tmp_path):
-    wrong = tmp_path / "wrong.json"
-    wrong.write_text(json.dumps({"kind": "plan"}))
-    (tmp_path / "result.json").write_text(json.dumps({"seconds": {"images": 3}}))
-    for flags, said in (
-            (["--ipc", 0], "--ipc: expected a value in [1, "), (["--ipc", 5000], "--ipc: expected a value in [1, 138]"),
-            (["--strength", 2], "--strength: expected"), (["--gpus", -1], "--gpus: expected"),
-            (["--dataset", "imagenet", "--against", "x.json"], "--against: expected --dataset digits"),
-            (["--rates", wrong], "expected a file of misc.plan --save-rates"),
-            (["--rates", tmp_path / "none.json"], "none.json"),
-            (["--rates", rates, "--gpus", 8], "expected rates of a GPU for --gpus 8, found cpu"),
-            (["--rates", rates, "--model", "resnet50"], "expected a rate of train arch=resnet50"),
-            (["--rates", rates, "--against", tmp_path / "result.json"], "expected seconds of the stage prototypes")):
+def test_bad_input_is_one_line(here, tmp_path):
+    (tmp_path / "rates.json").write_text('{"guided steps": 0}')
+    for flags, words in ((["--rates", tmp_path / "rates.json"], "units per second"), (["--gpus", 0, "--tflops", 1], "--gpus"),
+                         (["--tflops", 0], "--tflops"), (["--rates", tmp_path / "none.json"], "none.json"),
+                         (["--from", tmp_path], "expected a run with result.json")):
         answer = here("misc.plan", *flags)
-        assert answer.code == 2 and said in answer.err and answer.err.count("\n") == 1, (flags, answer.err)
-
-
-def test_every_data_set_has_its_stages():
-    for name, stages in {"imagenet": ["prototypes", "images", "soft labels", "student"],
-                         "tiny_imagenet": ["prototypes", "images", "teacher", "soft labels", "student"]}.items():
-        assert [one.stage for one in planned(name)] == stages
+        assert answer.code == 2 and words in answer.err and answer.err.count("\n") == 1, (flags, answer.err)

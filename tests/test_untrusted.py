@@ -18,13 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distillation.prompts import file_prompts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load, save
 
-from distillation.datasets import load_split
+from distillation.datasets import file_prompts, load_split
 from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
 from distillation.images import open_image
 from distillation.prototypes import Prototypes, class_file, read_prototypes, write_class, write_json_file

@@ -86,12 +86,11 @@ def existing(paths: list[str]) -> list[str]:
 
 def all_tables() -> dict:
     """Every table by its name in README.md and misc/*.md: its result file, and what makes its sections."""
-    from misc import benchmark_continual, benchmark_distillation, benchmark_matching, plan_table
-    from misc.report.tables import TABLES, Section
-    benchmarks = {"distillation": benchmark_distillation, "matching": benchmark_matching, "continual": benchmark_continual}
-    return {**TABLES, **{f"benchmark-{name}": (f"benchmark_{name}.json", module.report) for name, module in benchmarks.items()},
-            "plan": ("plan_imagenet.json", lambda result: [Section(
-                "Plan", " ".join(plan_table.assumptions(result)), plan_table.HEADER, tuple(plan_table.rows(result)))])}
+    from misc import benchmark, plan
+    from misc.report.tables import TABLES
+    return {**TABLES, "plan": ("plan_imagenet.json", plan.report),
+            **{f"benchmark-{name}": (f"benchmark_{name}.json", benchmark.report)
+               for name in ("distillation", "matching", "continual")}}
 
 
 def collect(args):

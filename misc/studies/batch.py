@@ -1,10 +1,9 @@
-"""Run many commands without paying for the start of each: they are forked from one process that has loaded the libraries.
+"""Run many commands, each forked from one process that has loaded the libraries, which saves their start.
 
     python -m misc.studies.batch runs/study/commands.txt --jobs 2
 
-A line of the file is a module and its flags, `validate.train_FKD --train-dir ...`. Lines of a block run one after another;
-blocks, parted by empty lines, run side by side. A block stops at its first failing command; the others go on. Every command
-resumes by itself, so running the same file again does what is left.
+Each line of the file is a module and its flags, `validate.train_FKD --train-dir ...`. Empty lines separate blocks. The lines of
+a block run in order, blocks run in parallel. A failing command ends its block. The same file again runs what is left.
 """
 
 import importlib
@@ -23,19 +22,19 @@ LOADED = ("accelerate", "diffusers", "sklearn.cluster", "torch", "torchvision", 
 def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("commands", help="file of commands")
-    parser.add_argument("--jobs", default=2, type=int, help="blocks that run at once; give each OMP_NUM_THREADS of its own")
+    parser.add_argument("--jobs", default=2, type=int, help="blocks that run in parallel, with OMP_NUM_THREADS threads each")
     args = parser.parse_args()
     check_range("--jobs", args.jobs, 1)
     return args
 
 
 def main(args):
-    from tqdm import tqdm
+    from scripts.cli import Progress
     blocks = read_blocks(Path(args.commands))
     for name in LOADED:
         importlib.import_module(name)
     waiting, running, failed = list(enumerate(blocks, 1)), {}, []
-    with tqdm(total=len(blocks), desc="blocks", unit="block", disable=None) as bar:
+    with Progress(total=len(blocks), desc="blocks", unit="block") as bar:
         while waiting or running:
             while waiting and len(running) < args.jobs:
                 number, block = waiting.pop(0)
@@ -46,15 +45,14 @@ def main(args):
             del running[process]
             bar.update()
     if failed:
-        raise InputError(f"{args.commands}: expected {len(blocks)} blocks to run, {len(failed)} failed: {sorted(failed)}")
+        raise InputError(f"{args.commands}: {len(failed)} of {len(blocks)} blocks failed: {sorted(failed)}")
 
 
 def read_blocks(path: Path) -> list[list[list[str]]]:
-    """Blocks of commands, each a list of words; `#` begins a comment. Raises InputError when there are none."""
-    if not path.is_file():
-        raise InputError(f"{path}: expected a file of commands, found none")
+    """Blocks of commands, each a list of words; `#` starts a comment. Raises InputError when there are none."""
+    from scripts.artefact import read_bytes
     blocks: list[list[list[str]]] = [[]]
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_bytes(path, "a file of commands").decode().splitlines():
         words = shlex.split(line, comments=True)
         if words:
             blocks[-1].append(words)
@@ -67,18 +65,17 @@ def read_blocks(path: Path) -> list[list[list[str]]]:
 
 
 def run_block(block: list[list[str]]) -> int:
-    """Run commands one after another, each in a process of its own; the exit code of the first that fails, or 0."""
+    """Run commands in order, each in its own process; returns 1 after the first that fails, else 0."""
     for words in block:
         _, status = os.waitpid(fork(run_command, words), 0)
-        code = os.waitstatus_to_exitcode(status)
-        if code:
+        if code := os.waitstatus_to_exitcode(status):
             print(f"failed with exit code {code}: {shlex.join(words)}", file=sys.stderr, flush=True)
             return 1
     return 0
 
 
 def run_command(words: list[str]) -> int:
-    """Run one entry point here, as `python -m` would."""
+    """Run one entry point in this process."""
     sys.argv = words
     entry = importlib.import_module(words[0])
     run(entry.parse_args, entry.main)
@@ -86,14 +83,14 @@ def run_command(words: list[str]) -> int:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on, where the processes of a job can meet."""
+    """An unused port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def fork(work, what) -> int:
-    """The process number of a fork that runs `work(what)` and exits with the code it returns."""
+    """Fork a process that runs `work(what)` and exits with the code it returns; returns its process number."""
     sys.stdout.flush()
     process = os.fork()
     if process:
