@@ -136,11 +136,11 @@ def table(name: str, misc: Path, page: Path) -> list:
         return TABLES[name](misc)
     if name not in tables:
         raise InputError(f"{page}: expected one of the tables {', '.join([*tables, *TABLES])}, found {name}")
-    file, make = tables[name]
-    path = misc / "results" / file
-    if not path.exists():
-        return [Section(name, f"Not run: misc/results/{file}.")]
-    return make(read_collected(path) if path.suffix == ".jsonl" else read_json(path))
+    files, make = tables[name]
+    paths = [misc / "results" / file for file in files.split()]
+    if missing := [path.name for path in paths if not path.exists()]:
+        return [Section(name, f"Not run: misc/results/{missing[0]}.")]
+    return make(*(read_collected(path) if path.suffix == ".jsonl" else read_json(path) for path in paths))
 
 
 def draw_figures(misc: Path) -> None:

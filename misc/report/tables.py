@@ -457,6 +457,24 @@ def targets(results: Results) -> list[Section]:
                     tuple((aim, reached, "yes" if met else "no") for aim, reached, met in rows))]
 
 
+def headline(digits: Results, cifar10: Results, streams: Results) -> list[Section]:
+    """The main results in four rows: distilled images beside random real ones and all real images."""
+    own, rows = student_numbers(digits), []
+    for kind in ("hard", "soft"):
+        cells = (own.get((arm, 10 if arm != "real" else None, kind)) for arm in (f"d4m-s{DIGITS_STRENGTH}", "random", "real"))
+        rows.append((f"Digits, 10 images per class, {kind} labels", "accuracy (%)",
+                     *(cell(one, "accuracy", 100) for one in cells)))
+    found = measure(grouped(cifar10, TARGET_RUN, "student", "arm", "ipc"), STUDENT)
+    rows.append(("CIFAR-10 (JPEG), 10 images per class, soft labels", "accuracy (%)",
+                 *(cell(found.get((arm, "10")), "accuracy", 100) for arm in ("distilled", "random")), NONE))
+    arms = {arm.name: one for arm, one in stats.summaries(continual_rows(streams.runs))["er"].items()}
+    saved = cell(arms["distilled"], "time_saved", 100)
+    rows.append((f"Digits, Experience Replay, {saved} % of training time saved", "ACC (%)",
+                 *(cell(arms[name], "acc", 100) for name in ("distilled", "random", "real"))))
+    return [Section("Main results", "", ("ResNet-18 on real test images", "Measure", "D4M images", "Random real images",
+                                         "All real images"), tuple(rows))]
+
+
 # JSON objects of other tools
 
 def judge(result: dict) -> list[Section]:
@@ -501,13 +519,13 @@ def faults(result: dict) -> list[Section]:
 
 STUDENT_TABLES = {
     "digits": ("Students", (f"d4m-s{DIGITS_STRENGTH}", "weights", "prototype", "random", "herding", "real"), ("hard", "soft")),
-    "sweep": ("By strength", ("prototype", "d4m", "random"), ("hard",)),
     "arms-hard": ("Every arm, hard labels", ("d4m", *ARM_NAMES), ("hard",)),
     "arms-soft": ("Every arm, soft labels", ("d4m", *ARM_NAMES), ("soft",))}
 COMPARISON = {name: lambda results, make=make: [make(continual_rows(results.runs))]
               for name, make in (("claim", claim_section), ("fairness", runs_section), ("paired", paired_section))}
 COST = {"payback": lambda results: [payback_section(continual_rows(results.runs), stats.mean_costs(results))]}
-TABLES = {"quickstart": ("quickstart.jsonl", quickstart), "stages": ("quickstart.jsonl", stages),
+TABLES = {"headline": ("digits.jsonl cifar10_small.jsonl continual_digits_resnet18.jsonl", headline),
+          "quickstart": ("quickstart.jsonl", quickstart), "stages": ("quickstart.jsonl", stages),
           **{name: ("digits.jsonl", partial(student_table, *what)) for name, what in STUDENT_TABLES.items()},
           "protocols": ("matching_digits.jsonl", protocols), "protocols-cifar10": ("matching_cifar10.jsonl", protocols),
           "storage": ("matching_digits.jsonl", storage),
