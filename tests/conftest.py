@@ -55,14 +55,14 @@ def start(module: str, *flags, **environment) -> subprocess.Popen:
                             env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def kill_when(process: subprocess.Popen, root: Path, pattern: str, seconds: float = 120) -> None:
+def kill_when(process: subprocess.Popen, root: Path, pattern: str, seconds: float = 600) -> None:
     """SIGKILL `process` as soon as a file `pattern` lies below `root`."""
     until = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < until and not any(root.rglob(pattern)):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL, f"{root}: over before {pattern} was seen"
+    assert process.returncode == -signal.SIGKILL, f"{root}: no {pattern} within {seconds:.0f} s, or over before it was seen"
 
 
 def artefact(root: Path) -> Path:

@@ -114,7 +114,7 @@ def test_help_answers_at_once_and_lists_the_original_flags(module):
     listed = {flag for line in done.stdout.splitlines() if re.match(r" +-", line)
               for flag in re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", line)}
     assert set(FLAGS.get(module, "--help").split()) - listed == set()
-    assert seconds < 3
+    assert seconds < 5  # alone about 0.3; the limit is for a machine that does other work
 
 
 def test_every_stage_has_its_entry_points():
