@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from misc.report.results import CONTINUAL, SAME_SECONDS, SAME_STEPS, Arm, Results, Rows, Run
+from misc.report.results import CONTINUAL, SAME_SECONDS, SAME_STEPS, Arm, Rows, Run
 
 MEASURES = {**{name: f"metrics.{name}" for name in CONTINUAL}, "train_seconds": "seconds.train"}
 SUMMARISED = tuple(name for name in MEASURES if name not in ("matrix", "confusion", "scale_curves", "start_note"))
@@ -195,10 +195,10 @@ def cost_of(arm: Arm, costs: dict[str, float]) -> float:
     return sum(seconds for kind, seconds in costs.items() if arm.labels == "soft" or kind not in ("teacher", "soft_labels"))
 
 
-def mean_costs(results: Results) -> dict[str, float]:
+def mean_costs(runs: list[Run]) -> dict[str, float]:
     """Mean seconds by stage of making one D4M set, its teacher and its soft labels; empty without D4M sets."""
     found: dict[str, list[float]] = {}
-    for run in results.runs:
+    for run in runs:
         if run.kind in ("prototypes", "distilled", "teacher", "soft_labels") and run.get("config.method", "d4m") == "d4m":
             found.setdefault(run.kind, []).append(sum(run.seconds.values()))
     return {kind: statistics.fmean(seconds) for kind, seconds in found.items()} if "distilled" in found else {}

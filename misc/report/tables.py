@@ -33,9 +33,7 @@ COLUMNS = {"acc": ("ACC, Class-IL (%)", 100, 1), "task_il_acc": ("ACC, Task-IL (
            "peak_memory_bytes": ("Peak memory (MB)", 1e-6, 0), "time_saved": ("Time saved (%)", 100, 1),
            "flops_saved": ("FLOPs saved (%)", 100, 1), "acc_kept": ("ACC kept (ratio)", 1, 3)}
 SHORT_COLUMNS = ("acc", "task_il_acc", "forgetting", "steps", "train_seconds", "time_saved", "flops_saved", "acc_kept")
-PAIRED_COLUMNS = {"acc": ("ACC, Class-IL (points)", 100), "task_il_acc": ("ACC, Task-IL (points)", 100),
-                  "average_incremental": ("Average incremental (points)", 100), "forgetting": ("Forgetting (points)", 100),
-                  "train_seconds": ("Training (s)", 1)}
+PAIRED_COLUMNS = {name: (COLUMNS[name][0].replace("%", "points"), COLUMNS[name][1]) for name in stats.PAIRED}
 START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
 STARTS = {"random": "random", "task1": "the first task's expert", "distilled": "pre-trained on the distilled set"}
 PROTOCOLS, PROTOCOL_ARMS = ("d4m", "rded"), {"distilled": "D4M images", "random": "random real images"}
@@ -136,29 +134,30 @@ def plain(sections: list[Section]) -> str:
 
 def claim_section(rows: Rows) -> Section:
     """The claim by method and distilled stream: what is saved and kept, and the intervals against the fair rivals."""
-    table = []
-    for one in stats.claims(rows):
-        random, same = (next((rival for rival in one["rivals"].values() if rival["source"] == source), {})
-                        for source in ("random", "real"))
-        seeds = dict.fromkeys(str(rival["acc"]["n"]) for rival in (random, same) if rival)
-        table.append((METHODS[one["method"]], one["arm"],
-                      *(cell(one, name, 100) for name in ("time_saved", "flops_saved", "steps_saved")),
-                      cell(one, "acc_kept", digits=3), cell(one, "real_acc", 100), cell(one, "start_acc", 100),
-                      *(interval_cell(rival.get(name), scale) for rival in (random, same)
-                        for name, scale in (("acc", 100), ("train_seconds", 1))), " / ".join(seeds) or NONE,
-                      one["verdict"] or NONE))
+    if not (claims := stats.claims(rows)):
+        return Section("The claim", f"The {percent(CLAIMED_SAVING, 0)} claim is {NOT_RUN}: it needs ER, A-GEM or Task "
+                       "Arithmetic on a distilled stream and on real images, with common seeds.")
     header = ("Method", "Source", "Time saved (%)", "FLOPs saved (%)", "Steps saved (%)", "ACC kept (ratio)", "ACC of real (%)",
               "ACC of the start alone (%)", "ACC − random (points)", "Time − random (s)", "ACC − same steps (points)",
               "Time − same steps (s)", "n", "Claim")
-    if not table:
-        return Section("The claim", f"The {percent(CLAIMED_SAVING, 0)} claim is {NOT_RUN}: it needs ER, A-GEM or Task "
-                       "Arithmetic on a distilled stream and on real images, with common seeds.")
     return Section("The claim", f"The claim: {percent(CLAIMED_SAVING, 0)} of the training time saved at comparable accuracy. "
                    f"`{HOLDS}`: at least that much of time and FLOPs saved, at least {CLAIMED_KEPT} of ACC kept, and distilled "
                    f"images better than random ones and than real ones at the same steps. `{NUMBERS_ONLY}`: saved and kept, "
                    "but not better than both, so fewer steps alone explain the saving. A dash: on real images too the method "
                    "knows only its last task, so there is no accuracy to keep. Differences are distilled minus the other, with "
-                   "95 % intervals.", header, tuple(table))
+                   "95 % intervals.", header, tuple(map(claim_row, claims)))
+
+
+def claim_row(one: dict) -> tuple[str, ...]:
+    """The claim of one method and stream."""
+    rivals = [next((rival for rival in one["rivals"].values() if rival["source"] == source), {})
+              for source in ("random", "real")]
+    seeds = dict.fromkeys(str(rival["acc"]["n"]) for rival in rivals if rival)
+    return (METHODS[one["method"]], one["arm"],
+            *(cell(one, name, 100) for name in ("time_saved", "flops_saved", "steps_saved")), cell(one, "acc_kept", digits=3),
+            *(cell(one, name, 100) for name in ("real_acc", "start_acc")),
+            *(interval_cell(rival.get(name), PAIRED_COLUMNS[name][1]) for rival in rivals for name in ("acc", "train_seconds")),
+            " / ".join(seeds) or NONE, one["verdict"] or NONE)
 
 
 def runs_section(rows: Rows, wanted=tuple(COLUMNS), expected=()) -> Section:
@@ -330,7 +329,7 @@ def made_with(results: Results, what: str) -> str:
 def run_continual(results: Results) -> list[Section]:
     """The claim and the fairness table of one run, with what was not run."""
     rows = continual_rows(results.runs)
-    costs = stats.mean_costs(results)
+    costs = stats.mean_costs(results.runs)
     return [claim_section(rows), runs_section(rows, SHORT_COLUMNS, EXPECTED),
             *([payback_section(rows, costs)] if rows and costs else [])]
 
@@ -523,7 +522,7 @@ STUDENT_TABLES = {
     "arms-soft": ("Every arm, soft labels", ("d4m", *ARM_NAMES), ("soft",))}
 COMPARISON = {name: lambda results, make=make: [make(continual_rows(results.runs))]
               for name, make in (("claim", claim_section), ("fairness", runs_section), ("paired", paired_section))}
-COST = {"payback": lambda results: [payback_section(continual_rows(results.runs), stats.mean_costs(results))]}
+COST = {"payback": lambda results: [payback_section(continual_rows(results.runs), stats.mean_costs(results.runs))]}
 TABLES = {"headline": ("digits.jsonl cifar10_small.jsonl continual_digits_resnet18.jsonl", headline),
           "quickstart": ("quickstart.jsonl", quickstart), "stages": ("quickstart.jsonl", stages),
           **{name: ("digits.jsonl", partial(student_table, *what)) for name, what in STUDENT_TABLES.items()},
