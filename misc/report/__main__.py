@@ -59,7 +59,6 @@ def main(args):
 
 
 def report(args):
-    """Write and print a report."""
     paths = existing(args.results)
     alone = len(paths) == 1 and is_run(paths[0])
     output = Path(args.output or (paths[0] if alone else "runs/report"))
@@ -94,7 +93,6 @@ def all_tables() -> dict:
 
 
 def collect(args):
-    """Gather result files into one."""
     found = results.read_results(*existing([args.folder]))
     runs = [run for run in found.runs if (args.kind is None or run.kind in args.kind)
             and any(fnmatchcase(run.name.split("/")[0], pattern) for pattern in args.only)]
@@ -145,7 +143,6 @@ def draw_figures(misc: Path) -> None:
 
 
 def compare(args):
-    """Compare continual runs."""
     runs = [run for path in existing(args.runs) for run in results.read_results(path).runs if run.kind == "continual"]
     if not runs:
         raise InputError(f"{', '.join(args.runs)}: expected result.json files of continual.train_continual, found none")

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
@@ -49,7 +50,6 @@ def tidy(axis) -> None:
 
 
 def colours_of(rows: Rows) -> dict[str, str]:
-    """A colour per source."""
     names = dict.fromkeys(arm.name for arms in rows.values() for arm in arms if arm.name not in COLOURS)
     return {**COLOURS, **{name: OTHER_COLOURS[place % len(OTHER_COLOURS)] for place, name in enumerate(names)}}
 
@@ -438,18 +438,7 @@ def picture_figures(folder: Path, pictures: dict) -> list[Section]:
     return grids
 
 
-def packed(pictures: dict | None) -> dict | None:
-    """Pictures for JSON: each line of images as one PNG in Base64, at most KEPT_PIXELS high."""
-    return each_line(pictures, strip)
-
-
-def unpacked(kept: dict | None) -> dict | None:
-    """The reverse of `packed`."""
-    return each_line(kept, cut)
-
-
-def each_line(pictures: dict | None, change: Callable) -> dict | None:
-    """Pictures with each line of images changed."""
+def each_line(change: Callable, pictures: dict | None) -> dict | None:
     return pictures and {**pictures, "rows": {name: line and change(line) for name, line in pictures["rows"].items()},
                          "beside": {name: list(map(change, of)) for name, of in pictures["beside"].items()}}
 
@@ -470,3 +459,7 @@ def cut(line: str) -> list:
     from PIL import Image
     image = Image.open(io.BytesIO(base64.b64decode(line)))
     return [image.crop((left, 0, left + image.height, image.height)) for left in range(0, image.width, image.height)]
+
+
+packed = partial(each_line, strip)      # for JSON: each line of images as one PNG in Base64, at most KEPT_PIXELS high
+unpacked = partial(each_line, cut)

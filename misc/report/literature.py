@@ -5,7 +5,9 @@ of its folder. What a study is to run and did not is "not run", with its command
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from misc.report.results import METHODS, Results, Run, continual_rows, read_collected
@@ -43,16 +45,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """A collected file, and what its command is to run: `students` x `images` x `ipcs` with soft labels."""
+    """A row of studies.json: a collected file, and what its command is to run, `students` x `images` x `ipcs`, soft labels."""
 
     file: str
     data: str
     classes: int
-    prior: str
+    prior: str = ""
     command: str = ""
-    students: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
-    ipcs: tuple[int, ...] = ()
+    students: Sequence[str] = ()
+    images: Sequence[str] = ()
+    ipcs: Sequence[int] = ()
 
     @property
     def source(self) -> str:
@@ -77,34 +79,9 @@ class Study:
         return Row(data, student, f"this code, {name}", cells, self.source, "; ".join(filter(None, differs)), seeds)
 
 
-def stages(data: str, first: str, before: str = "") -> str:
-    """The commands from a data set's first stage to its last, which takes the network's name."""
-    return f"from `{data}sh distillation/{first}` to `{data}{before}MODEL={{student}} sh validate/train_FKD.sh`"
+STUDIES = {file: Study(file, **one) for file, one in read_json(Path(__file__).with_name("studies.json")).items()}
+CIFAR10, IMAGENET, DIGITS, MATCHING_DIGITS = (STUDIES[name] for name in ("cifar10", "imagenet", "digits", "matching_digits"))
 
-
-STABLE_DIFFUSION = "Stable Diffusion v1.5"
-IMAGENET_STAGES = stages("", "gen_prototype_imgnt.sh")
-CIFAR10 = Study("cifar10", "CIFAR-10", 10, "a latent diffusion model of our own", "`sh misc/studies/cifar10.sh`",
-                ("convnet_d3_w128", "resnet18"), ("distilled", "random"), (10, 50, 500))
-WEAK_CIFAR10 = Study("matching_cifar10", "CIFAR-10", 10, "a weak latent diffusion model of our own (one CPU core)")
-SMALL_CIFAR10 = Study("cifar10_small", "CIFAR-10", 10, "a latent diffusion model of our own, of minutes (`SCALE=small`)")
-CIFAR10_ARMS = Study("cifar10_arms", "CIFAR-10", 10, WEAK_CIFAR10.prior,
-                     '`SCALE=small PARTS="sets students arms" PRIOR=... TEACHER=... sh misc/studies/cifar10.sh`')
-CIFAR100 = Study("cifar100", "CIFAR-100", 100, STABLE_DIFFUSION, stages("DATASET=cifar100 ", "gen_prototype.sh"),
-                 ("convnet_d3_w128",), ("distilled",), (10, 50))
-IMAGENET = Study("imagenet", "ImageNet-1K", 1000, STABLE_DIFFUSION, IMAGENET_STAGES, ("resnet18", "resnet50", "resnet101"),
-                 ("distilled",), (10, 50, 100, 200))
-TINY_IMAGENET = Study("tiny_imagenet", "Tiny-ImageNet", 200, STABLE_DIFFUSION,
-                      stages("DATASET=tiny_imagenet ", "gen_prototype.sh"), ("resnet18", "resnet50", "resnet101"),
-                      ("distilled",), (50, 100))
-FORTIETH = Study("imagenet_fortieth", "ImageNet-1K", 1000, STABLE_DIFFUSION,
-                 f"{IMAGENET_STAGES}, all with `KEEP_EPOCHS=0.025` and a `RUN` of their own")
-DIGITS = Study("digits", "digits", 10, "digits-ldm", "`sh misc/studies/digits.sh`")
-MATCHING_DIGITS = Study("matching_digits", "digits", 10, "digits-ldm", "`sh misc/studies/matching.sh`")
-ORDER = Study("continual_order_cifar10", "CIFAR-10", 10, "", "`sh misc/studies/continual_order.sh`")
-
-
-# rows
 
 def published(misc: Path, table: str) -> list[Row]:
     """The published rows of a table, each with its source."""
@@ -123,17 +100,12 @@ def section(title: str, rows: list[Row], columns: dict[str, str]) -> list[Sectio
                     tuple(tuple(row[place] for place in kept) for row in cells))]
 
 
-def images_of(run: str, network: str) -> str:
-    """The source of a student's images: its folder's name without network, IPC, labels, protocol and seed."""
-    left = STATED.sub("", run.rpartition("students/")[2].replace(network, ""))
-    return re.sub(r"[/_-]+", "-", left).strip("-") or "distilled"
-
-
 def students_of(results: Results, classes: int) -> dict[tuple, dict[str, list[Run]]]:
-    """Students by (network, images, labels, protocol, stem), then by IPC or "all"."""
+    """Students by (network, images, labels, protocol, stem), then by IPC or "all"; the folder's name states the images."""
     rows: dict[tuple, dict] = {}
     for run in results.of_kind("student"):
-        config, images = run.config, images_of(run.name, run.config["arch"])
+        config, named_by = run.config, STATED.sub("", run.name.rpartition("students/")[2].replace(run.config["arch"], ""))
+        images = re.sub(r"[/_-]+", "-", named_by).strip("-") or "distilled"
         key = (config["arch"], images, config["labels"], config.get("protocol"), config["stem"])
         ipc = "all" if images == "real" else str(run.metrics["train_images"] // classes)
         rows.setdefault(key, {}).setdefault(ipc, []).append(run)
@@ -214,11 +186,9 @@ def cross_students(misc: Path) -> tuple[Results, list[Run], dict[str, dict]]:
     return results, sum(groups.values(), []), {model: one for (model,), one in measure(groups, STUDENT).items()}
 
 
-# tables
-
-def side_by_side(misc: Path, table: str, studies: tuple[Study, ...], columns: tuple[str, ...]) -> list[Section]:
+def side_by_side(table: str, files: tuple[str, ...], columns: tuple[str, ...], misc: Path) -> list[Section]:
     """Published rows and ours by data set and student."""
-    theirs, rows = published(misc, table), []
+    theirs, rows, studies = published(misc, table), [], [STUDIES[file] for file in files]
     pairs = dict.fromkeys([*((one.data, NETWORKS[network]) for one in studies for network in one.students),
                            *((row.data, row.student) for row in theirs)])
     for data, student in sorted(pairs, key=lambda pair: [one.data for one in studies].index(pair[0])):
@@ -235,7 +205,8 @@ def start(misc: Path) -> list[Section]:
         pair = {column: [run for run in runs if run.name.endswith(f"students/{arm}-ipc10-{labels}")]
                 for column, arm in (("prototypes", "d4m-s0.7"), ("noise", "noise"))}
         rows.append(resnet18_row(10, DIGITS, pair, f"{labels} labels"))
-    for study, arm, also in ((CIFAR10_ARMS, "s0.7", ""), (IMAGENET, "distilled", ", and again with `gen_syn_image --method noise`")):
+    for study, arm, also in ((STUDIES["cifar10_arms"], "s0.7", ""),
+                             (IMAGENET, "distilled", ", and again with `gen_syn_image --method noise`")):
         found = {"prototypes": soft_resnet18(misc, study, arm, 10), "noise": soft_resnet18(misc, study, "noise", 10)}
         rows.append(resnet18_row(10, study, found, "soft labels", also))
     return section("Prototypes or noise", rows, {"prototypes": "Start: prototypes (%)", "noise": "Start: noise (%)"})
@@ -289,7 +260,8 @@ def storage(misc: Path) -> list[Section]:
                 "digits, IPC 10", "ResNet-18", f"{logits:.0f} of {classes:.0f} logits, {stored:.0f} of {epochs:.0f} epochs",
                 {"size": f"{size / 1e6:.2f} MB", "times": f"{most / size:.1f}", "accuracy": cell(one, "accuracy", 100)},
                 ["data: digits", "D4M images", "bytes with the draws of every view"], str(one["n"])))
-    for study, name in ((IMAGENET, "labels of every view"), (FORTIETH, "labels of a fortieth of the epochs")):
+    for file, name in (("imagenet", "labels of every view"), ("imagenet_fortieth", "labels of a fortieth of the epochs")):
+        study = STUDIES[file]
         found = {"accuracy": soft_resnet18(misc, study, "distilled", 50)}
         rows.append(resnet18_row(50, study, found, name, **label_cells(study.read(misc), study.classes)))
     return section("Label bytes", rows, {"size": "Labels", "times": "Times smaller", "accuracy": "Accuracy (%)"})
@@ -308,7 +280,7 @@ def label_cells(results: Results, classes: int) -> dict[str, str]:
 def continual(misc: Path) -> list[Section]:
     """Class-IL and Task-IL after five tasks of CIFAR-10."""
     rows, columns = published(misc, "continual"), {"class_il": "Class-IL (%)", "task_il": "Task-IL (%)"}
-    for study, methods in ((CIFAR10, METHODS), (ORDER, ("finetune", "er", "agem"))):
+    for study, methods in ((CIFAR10, METHODS), (STUDIES["continual_order_cifar10"], ("finetune", "er", "agem"))):
         runs, groups = study.read(misc).of_kind("continual"), {}
         for run in runs:
             groups.setdefault((run.config["arch"], run.get("config.buffer_size")), []).append(run)
@@ -345,7 +317,7 @@ def architectures(misc: Path) -> list[Section]:
 
 
 TABLES = {"cross": architectures,
-    "literature-cifar": lambda misc: side_by_side(misc, "cifar", (CIFAR10, SMALL_CIFAR10, WEAK_CIFAR10, CIFAR100),
-                                                  ("10", "50", "500", "all")),
-    "literature-large": lambda misc: side_by_side(misc, "large", (IMAGENET, TINY_IMAGENET), ("10", "50", "100", "200", "all")),
+    "literature-cifar": partial(side_by_side, "cifar", ("cifar10", "cifar10_small", "matching_cifar10", "cifar100"),
+                                ("10", "50", "500", "all")),
+    "literature-large": partial(side_by_side, "large", ("imagenet", "tiny_imagenet"), ("10", "50", "100", "200", "all")),
     **{f"literature-{make.__name__}": make for make in (start, matching, cross, storage, continual)}}

@@ -29,8 +29,6 @@ MODULES = {"prototypes": "distillation.gen_prototype", "distilled": "distillatio
 NARROWEST = 0.5     # of its printed size a figure has at least; it scrolls below that
 
 
-# chapters
-
 def is_run(path: Path) -> bool:
     """Whether a folder is that of a run."""
     return path.is_dir() and ((path / "stages.jsonl").exists() or any(path.rglob("result.json")))
@@ -91,8 +89,6 @@ def guarded(make: Callable, results: Results) -> list[Section]:
     except InputError as error:
         return [Section("Continual learning", f"Not compared: {error}.")]
 
-
-# HTML
 
 def page(title: str, chapters: dict[str, list[Section]], folder: Path) -> str:
     """Chapters by name as one HTML page; figures are read from `folder`. A single chapter has no heading of its own."""

@@ -82,7 +82,6 @@ def interval_cell(found: dict | None, scale: float = 1, digits: int = 1) -> str:
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
-    """A fraction in percent."""
     return NONE if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
@@ -194,7 +193,6 @@ def common_start(rows: Rows) -> str:
 
 
 def paired_section(rows: Rows) -> Section:
-    """Paired differences with their intervals."""
     paired = stats.differences(rows)
     compared = {(one["method"], name) for one in paired for name in (one["arm"], one["against"])}
     shown = {method: {arm: row for arm, row in arms.items() if (method, arm.name) in compared} for method, arms in rows.items()}
@@ -213,21 +211,16 @@ def payback_section(rows: Rows, costs: dict[str, float]) -> Section:
     if not costs:
         return Section(title, "Not given (--cost-seconds or --cost-from).")
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in costs.items())
+    table = []
+    for one in stats.paybacks(rows, costs):
+        trainings, low = one["trainings"], one["saved_seconds"]["low"]
+        doubt = ", in doubt" if low is not None and low <= 0 else ""
+        table.append((METHODS.get(one["method"], one["method"]), one["arm"], one["against"], f"{one['cost_seconds']:.1f}",
+                      interval_cell(one["saved_seconds"]), trainings if trainings == "infinite" else f"{trainings:.1f}{doubt}"))
     return Section(title, f"One distilled set took: {stages}. A teacher and soft labels count for soft labels alone. "
                    "N* = C / (T_real - T_distilled) trainings pay it back: infinite where no time is saved, in doubt where the "
                    "95 % interval of the seconds saved contains 0. The training of the checkpoint is not counted.",
-                   ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"),
-                   tuple((METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
-                          f"{one['cost_seconds']:.1f}", interval_cell(one["saved_seconds"]), trainings(one))
-                         for one in stats.paybacks(rows, costs)))
-
-
-def trainings(paid: dict) -> str:
-    """N* in a table."""
-    if paid["trainings"] == "infinite":
-        return "infinite"
-    doubtful = paid["saved_seconds"]["low"] is not None and paid["saved_seconds"]["low"] <= 0
-    return f"{paid['trainings']:.1f}{', in doubt' if doubtful else ''}"
+                   ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"), tuple(table))
 
 
 def continual(results: Results) -> list[Section]:
@@ -274,8 +267,14 @@ def student_numbers(results: Results) -> dict[tuple, dict]:
     return {(arm, ipc and int(ipc), labels): one for (arm, ipc, labels), one in measure(groups, STUDENT).items()}
 
 
+def steps_taken(numbers: dict[tuple, dict], place: int, names: dict, between: str) -> str:
+    """Steps by the part `place` of a group's key, which `names` introduces."""
+    steps = {part: sorted({round(one["steps"]["mean"]) for key, one in numbers.items() if key[place] == part})
+             for part in names}
+    return ", ".join(f"{names[part]}{between.join(map(str, found))}" for part, found in steps.items() if found)
+
+
 def strengths(numbers: dict) -> list[str]:
-    """The arms of D4M images, by strength."""
     return sorted({arm for arm, *_ in numbers if arm.startswith("d4m")})
 
 
@@ -286,10 +285,7 @@ def student_table(title: str, arms: tuple[str, ...], labels: tuple[str, ...], re
         cells = [numbers.get((arm, None if arm == "real" else ipc, kind)) for kind in labels for ipc in IPCS]
         name = ARM_NAMES.get(arm) or f"D4M images, strength {arm.removeprefix('d4m-s')}"
         rows.append((name, *(cell(one, "accuracy", 100) for one in cells), counts(cells)))
-    steps = {ipc: sorted({round(one["steps"]["mean"]) for (_, of, _), one in numbers.items() if of == ipc})
-             for ipc in (*IPCS, None)}
-    taken = ", ".join(f"{'real split' if ipc is None else f'IPC {ipc}'}: {' to '.join(map(str, found))}"
-                      for ipc, found in steps.items() if found)
+    taken = steps_taken(numbers, 1, {**{ipc: f"IPC {ipc}: " for ipc in IPCS}, None: "real split: "}, " to ")
     return [Section(title, "Accuracy of ResNet-18 on the real test digits in percent, mean ± standard deviation over seeds. "
                     f"Equal: the teacher, and the steps of a column ({taken}).",
                     ("Trained on", *(f"IPC {ipc}, {kind}" for kind in labels for ipc in IPCS), "Seeds (n)"), tuple(rows))]
@@ -309,8 +305,7 @@ def run_students(results: Results) -> Section:
         stored = by_name.get(f"soft-labels/{arm}")
         rows.append((name, cell(hard or soft, "images", digits=0), cell(hard, "accuracy", 100), cell(soft, "accuracy", 100),
                      cell(hard, "seconds"), cell(soft, "seconds"),
-                     f"{stored.need('metrics.bytes') / 1e6:.2f}" if stored else NOT_RUN,
-                     " / ".join(dict.fromkeys(str(one["n"]) for one in (hard, soft) if one)) or NOT_RUN))
+                     f"{stored.need('metrics.bytes') / 1e6:.2f}" if stored else NOT_RUN, counts((hard, soft)) or NOT_RUN))
     teacher = by_name.get("teacher")
     reached = f"{100 * teacher.need('metrics.test_accuracy'):.1f} %" if teacher else NOT_RUN
     return Section("Students", f"Accuracy on the real test images; teacher: {reached}. "
@@ -335,14 +330,12 @@ def run_continual(results: Results) -> list[Section]:
 
 
 def quickstart(results: Results) -> list[Section]:
-    """The tables of the quickstart."""
     minutes = sum(results.seconds.values()) / 60
     return [Section("Quickstart", f"One run on {made_with(results, 'hardware')}: {minutes:.1f} minutes."),
             run_students(results), *run_continual(results)]
 
 
 def stages(results: Results) -> list[Section]:
-    """Seconds of the stages."""
     rows = [*results.seconds.items(), ("total", sum(results.seconds.values()))]
     return [Section("Stages", "Wall-clock seconds of each stage with the start of its processes; of a stage that ran again the "
                     "longest run.", ("Stage", "Seconds"),
@@ -350,7 +343,6 @@ def stages(results: Results) -> list[Section]:
 
 
 def students_by_name(results: Results) -> list[Section]:
-    """Students over seeds, a row per name."""
     groups: dict[tuple, list[Run]] = {}
     for run in results.of_kind("student"):
         name = re.sub(r"\bseed\d+/|-seed\d+$", "", run.name).replace("students/", "")
@@ -375,16 +367,13 @@ def teachers(results: Results) -> str:
 
 
 def protocols(results: Results) -> list[Section]:
-    """Students by architecture, images, labels and protocol."""
     groups = grouped(results, PROTOCOL_RUN, "student", "arm", "model", "protocol", "labels")
     numbers, rows = measure(groups, STUDENT), []
     for model in dict.fromkeys(key[1] for key in numbers):
         for arm, name in PROTOCOL_ARMS.items():
             cells = [numbers.get((arm, model, protocol, labels)) for labels in ("hard", "soft") for protocol in PROTOCOLS]
             rows.append((model, name, *(cell(one, "accuracy", 100) for one in cells), counts(cells)))
-    steps = {protocol: sorted({round(one["steps"]["mean"]) for key, one in numbers.items() if key[2] == protocol})
-             for protocol in PROTOCOLS}
-    taken = ", ".join(f"{protocol} {' or '.join(map(str, found))}" for protocol, found in steps.items() if found)
+    taken = steps_taken(numbers, 2, {protocol: f"{protocol} " for protocol in PROTOCOLS}, " or ")
     equal = setting(sum(groups.values(), []), "epochs", "stem", "input_size", "mix_type", "min_scale_crops", "flip")
     return [Section("Protocols", "Accuracy on the real test images in percent, mean ± standard deviation over seeds. Teacher: "
                     f"{teachers(results)}. Equal: {equal}. Not equal: steps ({taken}), batch size, learning-rate schedule, and "
@@ -403,7 +392,6 @@ def storage_points(results: Results) -> dict[str, dict]:
 
 
 def storage(results: Results) -> list[Section]:
-    """Accuracy by bytes of labels."""
     points = storage_points(results)
     most = max((one["bytes"]["mean"] for one in points.values()), default=0)
     rows = [(f"{one['stored_logits']['mean']:.0f} of {one['classes']['mean']:.0f}",
@@ -421,7 +409,6 @@ def storage(results: Results) -> list[Section]:
 # the CIFAR-10 study
 
 def parts(results: Results) -> list[Section]:
-    """Minutes of the study's parts on one line."""
     listed = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in results.seconds.items())
     return [Section("Time", f"Minutes of `{results.command}` ({made_with(results, 'hardware')} a process): {listed}; "
                     f"{sum(results.seconds.values()) / 60:.1f} in all.")]
