@@ -28,8 +28,6 @@ GREY = "#59626d"
 SHOWN_CLASSES, BESIDE, KEPT_PIXELS = 10, 4, 64
 
 
-# drawing
-
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, dpi=160, layout="constrained", **options):
     """A figure and its grid of axes."""
     from matplotlib.figure import Figure
@@ -222,8 +220,6 @@ def draw_confusions(path: Path, rows: Rows) -> None:
     save(figure, path)
 
 
-# students
-
 def student_figures(folder: Path, results: Results) -> list[Section]:
     """Draw accuracy against images per class, and against bytes of labels, where there are such students."""
     numbers, points, sections = student_numbers(results), storage_points(results), []
@@ -293,8 +289,6 @@ def draw_label_bytes(path: Path, results: Results) -> None:
     axis.margins(x=0.12)
     save(figure, path)
 
-
-# images
 
 def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None], notes: dict[str, list[str]] | None = None,
               caption: str = "", cell_inches: float = 0.62, head_points: float = 11, width_inches: float | None = None) -> None:

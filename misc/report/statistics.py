@@ -18,8 +18,6 @@ SETTINGS = {"network": "config.arch", "stem": "config.stem", "pixels": "config.s
             "steps": "metrics.steps", "images of the stream": "metrics.stream_images", "labels": "config.labels"}
 
 
-# over runs
-
 def mean_std(values: list[float]) -> dict[str, float | None]:
     """Mean and sample standard deviation (ddof 1; None for a single value); both None where a value is None."""
     if None in values:
@@ -42,8 +40,6 @@ def interval(values: list[float], level: float = 0.95) -> dict:
         low, high = mean - half, mean + half
     return {"mean": mean, "low": low, "high": high, "n": len(values)}
 
-
-# rows of continual runs: {seed: run}
 
 def measured(row: dict[int, Run], name: str) -> dict[int, float]:
     """A measure by seed, None where a run does not have it."""
@@ -122,8 +118,6 @@ def differences(rows: Rows) -> list[dict]:
             for method, arms in rows.items() for arm in arms for other in counterparts(arm, arms)]
 
 
-# the claim: 59 % of the training time saved at comparable accuracy
-
 def claims(rows: Rows) -> list[dict]:
     """The claim's numbers for each method of it and each distilled stream on its own epochs."""
     return [claim(method, arm, rows[method]) for method in CLAIMED for arm in rows.get(method, {})
@@ -166,8 +160,6 @@ def compared(own: dict[int, Run], rival: dict[int, Run]) -> dict:
     return {"acc": acc, "train_seconds": seconds, "distilled_is": verdict}
 
 
-# the cost of distillation
-
 def paybacks(rows: Rows, costs: dict[str, float]) -> list[dict]:
     """N* of each arm with a distilled stream, against real images on their epochs and at the same steps.
 
@@ -203,8 +195,6 @@ def mean_costs(runs: list[Run]) -> dict[str, float]:
             found.setdefault(run.kind, []).append(sum(run.seconds.values()))
     return {kind: statistics.fmean(seconds) for kind, seconds in found.items()} if "distilled" in found else {}
 
-
-# fairness
 
 def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, str]) -> str:
     """What is equal in all runs and what is not, by the part `place` of a group's key."""

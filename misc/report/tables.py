@@ -43,8 +43,6 @@ TARGET_RUN = re.compile(r"students/resnet18-(?P<arm>distilled|random)-ipc(?P<ipc
 ENOUGH = 0.7     # the aim of the CIFAR-10 study: accuracy of ResNet-18 with soft labels at IPC 50
 
 
-# sections
-
 @dataclass(frozen=True)
 class Section:
     """A part of a report: words, then a table or a figure (a file beside the report, with its alternative text).
@@ -128,8 +126,6 @@ def plain(sections: list[Section]) -> str:
                                   *([plain_table(section.header, section.rows)] if section.rows else [])])
                        for section in sections)
 
-
-# continual learning
 
 def claim_section(rows: Rows) -> Section:
     """The claim by method and distilled stream: what is saved and kept, and the intervals against the fair rivals."""
@@ -249,8 +245,6 @@ def starts(results: Results) -> list[Section]:
     return [Section("Common starts", f"Mean ± standard deviation over seeds (n). {equal_and_not(streams, 0, stats.SETTINGS)} "
                     "Not equal besides: the start, and whether the head is refitted.", header, tuple(rows))]
 
-
-# students
 
 def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict[tuple, list[Run]]:
     """Runs of one kind whose names fit a pattern, by its groups `names`."""
@@ -406,8 +400,6 @@ def storage(results: Results) -> list[Section]:
                      "Seeds (n)"), tuple(rows))]
 
 
-# the CIFAR-10 study
-
 def parts(results: Results) -> list[Section]:
     listed = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in results.seconds.items())
     return [Section("Time", f"Minutes of `{results.command}` ({made_with(results, 'hardware')} a process): {listed}; "
@@ -460,8 +452,6 @@ def headline(digits: Results, cifar10: Results, streams: Results) -> list[Sectio
     return [Section("Main results", "", ("ResNet-18 on real test images", "Measure", "D4M images", "Random real images",
                                          "All real images"), tuple(rows))]
 
-
-# JSON objects of other tools
 
 def judge(result: dict) -> list[Section]:
     """What the judge recognised, precision and recall where they were measured, and distances to the training split."""
