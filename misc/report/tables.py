@@ -299,7 +299,8 @@ def run_students(results: Results) -> Section:
         stored = by_name.get(f"soft-labels/{arm}")
         rows.append((name, cell(hard or soft, "images", digits=0), cell(hard, "accuracy", 100), cell(soft, "accuracy", 100),
                      cell(hard, "seconds"), cell(soft, "seconds"),
-                     f"{stored.need('metrics.bytes') / 1e6:.2f}" if stored else NOT_RUN, counts((hard, soft)) or NOT_RUN))
+                     f"{stored.need('metrics.bytes') / 1e6:.2f}" if stored else NOT_RUN,
+                     " / ".join(dict.fromkeys(str(one["n"]) for one in (hard, soft) if one)) or NOT_RUN))
     teacher = by_name.get("teacher")
     reached = f"{100 * teacher.need('metrics.test_accuracy'):.1f} %" if teacher else NOT_RUN
     return Section("Students", f"Accuracy on the real test images; teacher: {reached}. "
