@@ -3,7 +3,10 @@
 import base64
 import io
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 
 from misc.report import tables
 from misc.report.results import METHODS, Results, Rows, Run, place_of
@@ -25,12 +28,10 @@ GREY = "#59626d"
 SHOWN_CLASSES, BESIDE, KEPT_PIXELS = 10, 4, 64
 
 
-# drawing
-
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options):
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, dpi=160, layout="constrained", **options):
     """A figure and its grid of axes."""
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -47,7 +48,6 @@ def tidy(axis) -> None:
 
 
 def colours_of(rows: Rows) -> dict[str, str]:
-    """A colour per source."""
     names = dict.fromkeys(arm.name for arms in rows.values() for arm in arms if arm.name not in COLOURS)
     return {**COLOURS, **{name: OTHER_COLOURS[place % len(OTHER_COLOURS)] for place, name in enumerate(names)}}
 
@@ -220,8 +220,6 @@ def draw_confusions(path: Path, rows: Rows) -> None:
     save(figure, path)
 
 
-# students
-
 def student_figures(folder: Path, results: Results) -> list[Section]:
     """Draw accuracy against images per class, and against bytes of labels, where there are such students."""
     numbers, points, sections = student_numbers(results), storage_points(results), []
@@ -292,8 +290,6 @@ def draw_label_bytes(path: Path, results: Results) -> None:
     save(figure, path)
 
 
-# images
-
 def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None], notes: dict[str, list[str]] | None = None,
               caption: str = "", cell_inches: float = 0.62, head_points: float = 11, width_inches: float | None = None) -> None:
     """Named rows of images under named columns; a column None is a gap, a row None is not run, an image None is left empty.
@@ -301,16 +297,11 @@ def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None],
     `notes` are a line under each image, by row; `caption` goes below everything. The picture is as wide as its columns need,
     or `width_inches`.
     """
-    from itertools import pairwise
-    from textwrap import fill
-
-    from matplotlib.figure import Figure
     widths, notes = [0.2 if name is None else 1 for name in names], notes or {}
     width = width_inches or 1.08 * cell_inches * sum(widths) + 0.2 + 0.1 * max(len(plain_name(name)) for name in rows)
     caption = fill(caption, max(int(17 * width), 40), break_on_hyphens=False)
     height = (cell_inches + (0.2 if notes else 0.08)) * len(rows) + 0.35 + 0.14 * len(caption.splitlines())
-    figure = Figure(figsize=(width, height), dpi=200, layout="compressed")
-    axes = figure.subplots(len(rows), len(names), squeeze=False, width_ratios=widths)
+    figure, axes = new_figure(width, height, len(rows), len(names), dpi=200, layout="compressed", width_ratios=widths)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         label = plain_name(name) if images else f"{plain_name(name)}\n({NOT_RUN})"
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
@@ -337,14 +328,11 @@ def draw_map(path: Path, groups: list[tuple], labels: list[str], caption: str) -
 
     Prototypes, or without them the distilled points, carry the group's mark, so that colours need not be told apart.
     """
-    from textwrap import fill
-
     import numpy as np
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     width, height = np.ptp(np.concatenate([points for group in groups for points in group[2:4]]), axis=0)
-    figure = Figure(figsize=(7.4, 1.2 + 5 * min(max(height / width, 0.5), 1.5)), dpi=200, layout="constrained")
-    axis, joined = figure.subplots(), len(groups[0][4]) > 0
+    figure, ((axis,),) = new_figure(7.4, 1.2 + 5 * min(max(height / width, 0.5), 1.5), dpi=200)
+    joined = len(groups[0][4]) > 0
     for (mark, _, real, distilled, prototypes), colour in zip(groups, TEN_COLOURS, strict=False):
         axis.scatter(*real.T, s=9, color=colour, alpha=0.4, lw=0, zorder=1)
         marked = prototypes if joined else distilled
@@ -444,16 +432,9 @@ def picture_figures(folder: Path, pictures: dict) -> list[Section]:
     return grids
 
 
-def packed(pictures: dict | None) -> dict | None:
-    """Pictures for JSON: each line of images as one PNG in Base64, at most KEPT_PIXELS high."""
-    return pictures and {**pictures, "rows": {name: images and strip(images) for name, images in pictures["rows"].items()},
-                         "beside": {name: [strip(images) for images in of] for name, of in pictures["beside"].items()}}
-
-
-def unpacked(kept: dict | None) -> dict | None:
-    """The reverse of `packed`."""
-    return kept and {**kept, "rows": {name: line and cut(line) for name, line in kept["rows"].items()},
-                     "beside": {name: [cut(line) for line in of] for name, of in kept["beside"].items()}}
+def each_line(change: Callable, pictures: dict | None) -> dict | None:
+    return pictures and {**pictures, "rows": {name: line and change(line) for name, line in pictures["rows"].items()},
+                         "beside": {name: list(map(change, of)) for name, of in pictures["beside"].items()}}
 
 
 def strip(images: list) -> str:
@@ -472,3 +453,7 @@ def cut(line: str) -> list:
     from PIL import Image
     image = Image.open(io.BytesIO(base64.b64decode(line)))
     return [image.crop((left, 0, left + image.height, image.height)) for left in range(0, image.width, image.height)]
+
+
+packed = partial(each_line, strip)      # for JSON: each line of images as one PNG in Base64, at most KEPT_PIXELS high
+unpacked = partial(each_line, cut)

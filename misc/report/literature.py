@@ -5,7 +5,9 @@ of its folder. What a study is to run and did not is "not run", with its command
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from misc.report.results import METHODS, Results, Run, continual_rows, read_collected
@@ -24,29 +26,8 @@ CROSS_RUN = re.compile(r"seed\d+/students/cross/(?P<model>\w+)$")
 CROSS_NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "swin_t", "vit_b_16", "convnet_d3_w128")
 IPC_COLUMNS = {str(ipc): f"IPC {ipc} (%)" for ipc in (10, 50, 100, 200, 500)} | {"all": "All real (%)"}
 MAY_DIFFER = ("seed", "fkd_seed", "images", "soft_labels", "teacher")      # between the runs of one cell
+SOFT_D4M = "D4M images, soft labels"
 STEMS = {"imagenet": "ImageNet stem", "cifar": "CIFAR stem"}
-
-
-@dataclass(frozen=True)
-class Study:
-    """A collected file, and what its command is to run: `students` x `images` x `ipcs` with soft labels."""
-
-    file: str
-    data: str
-    classes: int
-    prior: str
-    command: str = ""
-    students: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
-    ipcs: tuple[int, ...] = ()
-
-    def origin(self, images: str) -> str:
-        """The prior of some images."""
-        return "real images, no prior" if images in ("random", "real") else f"prior: {self.prior}"
-
-    def command_for(self, network: str) -> str:
-        """The command that runs the study for a network."""
-        return self.command.replace("{student}", network)
 
 
 @dataclass(frozen=True)
@@ -62,45 +43,44 @@ class Row:
     seeds: str = NONE
 
 
-def stages(data: str, first: str, before: str = "") -> str:
-    """The commands from a data set's first stage to its last, which takes the network's name."""
-    return f"from `{data}sh distillation/{first}` to `{data}{before}MODEL={{student}} sh validate/train_FKD.sh`"
+@dataclass(frozen=True)
+class Study:
+    """A row of studies.json: a collected file, and what its command is to run, `students` x `images` x `ipcs`, soft labels."""
+
+    file: str
+    data: str
+    classes: int
+    prior: str = ""
+    command: str = ""
+    students: Sequence[str] = ()
+    images: Sequence[str] = ()
+    ipcs: Sequence[int] = ()
+
+    @property
+    def source(self) -> str:
+        return f"misc/results/{self.file}.jsonl"
+
+    def read(self, misc: Path) -> Results:
+        """The collected file; no runs where there is none."""
+        path = misc / "results" / f"{self.file}.jsonl"
+        return read_collected(path) if path.exists() else Results([])
+
+    def origin(self, images: str) -> str:
+        """The prior of some images."""
+        data = "data: digits; " if self.data == "digits" else ""
+        return "real images, no prior" if images in ("random", "real") else f"{data}prior: {self.prior}"
+
+    def to_run(self, network: str) -> str:
+        """The command that runs the study for a network."""
+        return f"to run it: {self.command.replace('{student}', network)}"
+
+    def row(self, data: str, student: str, name: str, cells: dict[str, str], differs: list, seeds: str = NONE) -> Row:
+        """A row of this code; empty parts of `differs` are left out."""
+        return Row(data, student, f"this code, {name}", cells, self.source, "; ".join(filter(None, differs)), seeds)
 
 
-STABLE_DIFFUSION = "Stable Diffusion v1.5"
-IMAGENET_STAGES = stages("", "gen_prototype_imgnt.sh")
-CIFAR10 = Study("cifar10", "CIFAR-10", 10, "a latent diffusion model of our own", "`sh misc/studies/cifar10.sh`",
-                ("convnet_d3_w128", "resnet18"), ("distilled", "random"), (10, 50, 500))
-WEAK_CIFAR10 = Study("matching_cifar10", "CIFAR-10", 10, "a weak latent diffusion model of our own (one CPU core)")
-SMALL_CIFAR10 = Study("cifar10_small", "CIFAR-10", 10, "a latent diffusion model of our own, of minutes (`SCALE=small`)")
-CIFAR10_ARMS = Study("cifar10_arms", "CIFAR-10", 10, WEAK_CIFAR10.prior,
-                     '`SCALE=small PARTS="sets students arms" PRIOR=... TEACHER=... sh misc/studies/cifar10.sh`')
-CIFAR100 = Study("cifar100", "CIFAR-100", 100, STABLE_DIFFUSION, stages("DATASET=cifar100 ", "gen_prototype.sh"),
-                 ("convnet_d3_w128",), ("distilled",), (10, 50))
-IMAGENET = Study("imagenet", "ImageNet-1K", 1000, STABLE_DIFFUSION, IMAGENET_STAGES, ("resnet18", "resnet50", "resnet101"),
-                 ("distilled",), (10, 50, 100, 200))
-TINY_IMAGENET = Study("tiny_imagenet", "Tiny-ImageNet", 200, STABLE_DIFFUSION,
-                      stages("DATASET=tiny_imagenet ", "gen_prototype.sh"), ("resnet18", "resnet50", "resnet101"),
-                      ("distilled",), (50, 100))
-FORTIETH = Study("imagenet_fortieth", "ImageNet-1K", 1000, STABLE_DIFFUSION,
-                 f"{IMAGENET_STAGES}, all with `KEEP_EPOCHS=0.025` and a `RUN` of their own")
-DIGITS = Study("digits", "digits", 10, "digits-ldm", "`sh misc/studies/digits.sh`")
-MATCHING_DIGITS = Study("matching_digits", "digits", 10, "digits-ldm", "`sh misc/studies/matching.sh`")
-CONTINUAL = {"cifar10": (CIFAR10.command, ("joint", "finetune", "er", "agem", "task_arithmetic", "derpp")),
-             "continual_order_cifar10": ("`sh misc/studies/continual_order.sh`", ("finetune", "er", "agem"))}
-
-
-# rows
-
-def read(misc: Path, file: str) -> Results:
-    """A collected file; no runs where there is none."""
-    path = misc / "results" / f"{file}.jsonl"
-    return read_collected(path) if path.exists() else Results([])
-
-
-def place_of(file: str) -> str:
-    """A collected file as the Source column names it."""
-    return f"misc/results/{file}.jsonl"
+STUDIES = {file: Study(file, **one) for file, one in read_json(Path(__file__).with_name("studies.json")).items()}
+CIFAR10, IMAGENET, DIGITS, MATCHING_DIGITS = (STUDIES[name] for name in ("cifar10", "imagenet", "digits", "matching_digits"))
 
 
 def published(misc: Path, table: str) -> list[Row]:
@@ -120,17 +100,12 @@ def section(title: str, rows: list[Row], columns: dict[str, str]) -> list[Sectio
                     tuple(tuple(row[place] for place in kept) for row in cells))]
 
 
-def images_of(run: str, network: str) -> str:
-    """The source of a student's images: its folder's name without network, IPC, labels, protocol and seed."""
-    left = STATED.sub("", run.rpartition("students/")[2].replace(network, ""))
-    return re.sub(r"[/_-]+", "-", left).strip("-") or "distilled"
-
-
 def students_of(results: Results, classes: int) -> dict[tuple, dict[str, list[Run]]]:
-    """Students by (network, images, labels, protocol, stem), then by IPC or "all"."""
+    """Students by (network, images, labels, protocol, stem), then by IPC or "all"; the folder's name states the images."""
     rows: dict[tuple, dict] = {}
     for run in results.of_kind("student"):
-        config, images = run.config, images_of(run.name, run.config["arch"])
+        config, named_by = run.config, STATED.sub("", run.name.rpartition("students/")[2].replace(run.config["arch"], ""))
+        images = re.sub(r"[/_-]+", "-", named_by).strip("-") or "distilled"
         key = (config["arch"], images, config["labels"], config.get("protocol"), config["stem"])
         ipc = "all" if images == "real" else str(run.metrics["train_images"] // classes)
         rows.setdefault(key, {}).setdefault(ipc, []).append(run)
@@ -172,7 +147,7 @@ def schedule(runs: list[Run], results: Results) -> str:
 
 def ours(misc: Path, study: Study, network: str) -> list[Row]:
     """The rows of a study for a network, with what it was to run and did not."""
-    results, rows = read(misc, study.file), []
+    results, rows = study.read(misc), []
     found = {key[1:]: by_ipc for key, by_ipc in students_of(results, study.classes).items() if key[0] == network}
     planned = study.images if network in study.students else ()
     for images in planned:
@@ -182,34 +157,38 @@ def ours(misc: Path, study: Study, network: str) -> list[Row]:
         cells, seeds = cells_of(by_ipc)
         due = study.ipcs if images in planned and labels == "soft" else ()
         missing = {str(ipc): NOT_RUN for ipc in due if str(ipc) not in cells}
-        runs, line = sum(by_ipc.values(), []), study.command_for(network)
+        runs, line = sum(by_ipc.values(), []), study.to_run(network)
         differs = [study.origin(images), runs and schedule(runs, results),
-                   missing and f"{'what is not run' if runs else 'to run it'}: {line}"]
-        rows.append(((*IMAGES, images).index(images), labels, protocol or "", Row(
-            study.data, NETWORKS[network], f"this code, {IMAGES.get(images, images)}, {labels} labels", missing | cells,
-            place_of(study.file), "; ".join(filter(None, differs)), seeds)))
+                   missing and (line.replace("to run it", "what is not run") if runs else line)]
+        rows.append(((*IMAGES, images).index(images), labels, protocol or "", study.row(
+            study.data, NETWORKS[network], f"{IMAGES.get(images, images)}, {labels} labels", missing | cells, differs, seeds)))
     return [row for *_, row in sorted(rows, key=lambda one: one[:3])]
 
 
 def soft_resnet18(misc: Path, study: Study, images: str, ipc: int) -> list[Run]:
     """A study's runs of ResNet-18 with soft labels under D4M's protocol."""
-    return [run for key, by_ipc in students_of(read(misc, study.file), study.classes).items()
+    return [run for key, by_ipc in students_of(study.read(misc), study.classes).items()
             if key[:4] == ("resnet18", images, "soft", "d4m") for run in by_ipc.get(str(ipc), [])]
 
 
-def resnet18_row(ipc: int, study: Study, found: dict[str, list[Run]], name: str, line: str, **others: str) -> Row:
-    """ResNet-18 on a study's data: runs by column, the command `line` where one has none, and `others` as they are."""
+def resnet18_row(ipc: int, study: Study, found: dict[str, list[Run]], name: str, also: str = "", **others: str) -> Row:
+    """ResNet-18 on a study's data: runs by column, the command and `also` where one has none, and `others` as they are."""
     cells, seeds = cells_of(found)
     missing = {column: NOT_RUN for column in found if column not in cells}
-    return Row(f"{study.data}, IPC {ipc}", "ResNet-18", f"this code, {name}", missing | cells | others,
-               place_of(study.file), study.origin("distilled") + (f"; to run it: {line}" if missing else ""), seeds)
+    return study.row(f"{study.data}, IPC {ipc}", "ResNet-18", name, missing | cells | others,
+                     [study.origin("distilled"), missing and study.to_run("resnet18") + also], seeds)
 
 
-# tables
+def cross_students(misc: Path) -> tuple[Results, list[Run], dict[str, dict]]:
+    """The results of the digits study, its runs of many architectures, and their numbers over seeds by architecture."""
+    results = MATCHING_DIGITS.read(misc)
+    groups = grouped(results, CROSS_RUN, "student", "model")
+    return results, sum(groups.values(), []), {model: one for (model,), one in measure(groups, STUDENT).items()}
 
-def side_by_side(misc: Path, table: str, studies: tuple[Study, ...], columns: tuple[str, ...]) -> list[Section]:
+
+def side_by_side(table: str, files: tuple[str, ...], columns: tuple[str, ...], misc: Path) -> list[Section]:
     """Published rows and ours by data set and student."""
-    theirs, rows = published(misc, table), []
+    theirs, rows, studies = published(misc, table), [], [STUDIES[file] for file in files]
     pairs = dict.fromkeys([*((one.data, NETWORKS[network]) for one in studies for network in one.students),
                            *((row.data, row.student) for row in theirs)])
     for data, student in sorted(pairs, key=lambda pair: [one.data for one in studies].index(pair[0])):
@@ -221,80 +200,70 @@ def side_by_side(misc: Path, table: str, studies: tuple[Study, ...], columns: tu
 
 def start(misc: Path) -> list[Section]:
     """Prototypes against noise as the start of the diffusion, both at the paper's strength."""
-    rows, runs = published(misc, "start"), read(misc, DIGITS.file).of_kind("student")
+    rows, runs = published(misc, "start"), DIGITS.read(misc).of_kind("student")
     for labels in ("soft", "hard"):
         pair = {column: [run for run in runs if run.name.endswith(f"students/{arm}-ipc10-{labels}")]
                 for column, arm in (("prototypes", "d4m-s0.7"), ("noise", "noise"))}
-        row = resnet18_row(10, DIGITS, pair, f"{labels} labels", DIGITS.command)
-        rows.append(Row(**{**vars(row), "differs": f"data: digits; {row.differs}"}))
-    for study, arm, line in ((CIFAR10_ARMS, "s0.7", CIFAR10_ARMS.command),
-                             (IMAGENET, "distilled", f"{IMAGENET.command_for('resnet18')}, and again with "
-                                                     "`gen_syn_image --method noise`")):
+        rows.append(resnet18_row(10, DIGITS, pair, f"{labels} labels"))
+    for study, arm, also in ((STUDIES["cifar10_arms"], "s0.7", ""),
+                             (IMAGENET, "distilled", ", and again with `gen_syn_image --method noise`")):
         found = {"prototypes": soft_resnet18(misc, study, arm, 10), "noise": soft_resnet18(misc, study, "noise", 10)}
-        rows.append(resnet18_row(10, study, found, "soft labels", line))
+        rows.append(resnet18_row(10, study, found, "soft labels", also))
     return section("Prototypes or noise", rows, {"prototypes": "Start: prototypes (%)", "noise": "Start: noise (%)"})
 
 
 def matching(misc: Path) -> list[Section]:
     """Matching during synthesis against matching at training time."""
     found = {"training": soft_resnet18(misc, IMAGENET, "distilled", 10)}
-    rows = [*published(misc, "matching"), resnet18_row(10, IMAGENET, found, "which matches at training time only",
-                                                       IMAGENET.command_for("resnet18"))]
+    rows = [*published(misc, "matching"), resnet18_row(10, IMAGENET, found, "which matches at training time only")]
     return section("Matching", rows, {"training": "At training time (%)",
                                       "synthesis": "While synthesising, BatchNorm statistics (%)"})
 
 
 def cross(misc: Path) -> list[Section]:
     """One distilled set and teacher, students of many architectures."""
-    columns = {name: text for name, text in NETWORKS.items() if name != "resnet101"}
-    results = read(misc, MATCHING_DIGITS.file)
-    groups = grouped(results, CROSS_RUN, "student", "model")
-    numbers, runs = measure(groups, STUDENT), sum(groups.values(), [])
-    differs = ["data: digits", MATCHING_DIGITS.origin("distilled"), runs and setting(runs, "epochs", "stem"),
-               runs and f"teacher {teachers(results)}",
-               "" if all((name,) in numbers for name in columns) else f"to run it: {MATCHING_DIGITS.command}"]
-    rows = [*published(misc, "cross"), Row("digits, IPC 10", "", "this code, D4M images, soft labels",
-                {name: cell(numbers.get((name,)), "accuracy", 100) for name in columns}, place_of(MATCHING_DIGITS.file),
-                "; ".join(filter(None, differs)), counts(numbers.values()) or NONE),
-            *cross_rows(misc, CIFAR10, ("convnet_d3_w128", "resnet18", "resnet50")),
-            *cross_rows(misc, IMAGENET, tuple(columns))]
-    return section("Architectures", rows, {name: f"{text} (%)" for name, text in columns.items()})
+    columns = {name: f"{text} (%)" for name, text in NETWORKS.items() if name != "resnet101"}
+    results, runs, numbers = cross_students(misc)
+    differs = [MATCHING_DIGITS.origin("distilled"), runs and setting(runs, "epochs", "stem"),
+               runs and f"teacher {teachers(results)}", columns.keys() - numbers.keys() and MATCHING_DIGITS.to_run("")]
+    cells = {name: cell(numbers.get(name), "accuracy", 100) for name in columns}
+    return section("Architectures", [
+        *published(misc, "cross"),
+        MATCHING_DIGITS.row("digits, IPC 10", "", SOFT_D4M, cells, differs, counts(numbers.values()) or NONE),
+        *cross_rows(misc, CIFAR10, ("convnet_d3_w128", "resnet18", "resnet50")), *cross_rows(misc, IMAGENET, columns)], columns)
 
 
-def cross_rows(misc: Path, study: Study, networks: tuple[str, ...]) -> list[Row]:
+def cross_rows(misc: Path, study: Study, networks) -> list[Row]:
     """Students on D4M images with soft labels at IPC 50, a row per protocol; `networks` are due."""
-    results = read(misc, study.file)
+    results, rows = study.read(misc), []
     by_protocol: dict[str | None, dict] = {}
     for (network, images, labels, protocol, _), by_ipc in students_of(results, study.classes).items():
         if (images, labels) == ("distilled", "soft") and "50" in by_ipc:
             by_protocol.setdefault(protocol, {}).setdefault(network, []).extend(by_ipc["50"])
-    rows = []
     for found in by_protocol.values() or [{}]:
         cells, seeds = cells_of(found)
-        differs = [study.origin("distilled"), found and schedule(sum(found.values(), []), results),
-                   set(networks) - found.keys() and f"to run it: {study.command_for('NAME')}"]
-        rows.append(Row(f"{study.data}, IPC 50", "", "this code, D4M images, soft labels",
-                        {name: NOT_RUN for name in networks} | cells, place_of(study.file), "; ".join(filter(None, differs)),
-                        seeds))
+        rows.append(study.row(f"{study.data}, IPC 50", "", SOFT_D4M, dict.fromkeys(networks, NOT_RUN) | cells, [
+            study.origin("distilled"), found and schedule(sum(found.values(), []), results),
+            set(networks) - found.keys() and study.to_run("NAME")], seeds))
     return rows
 
 
 def storage(misc: Path) -> list[Section]:
     """Bytes of soft labels against accuracy: whole labels, and those of fewer epochs."""
-    rows, points = published(misc, "storage"), storage_points(read(misc, MATCHING_DIGITS.file))
+    rows, points = published(misc, "storage"), storage_points(MATCHING_DIGITS.read(misc))
     most = max((one["bytes"]["mean"] for one in points.values()), default=0)
     for one in points.values():
-        stored, epochs, logits, classes = (one[key]["mean"] for key in ("stored_epochs", "epochs", "stored_logits", "classes"))
+        size, stored, epochs, logits, classes = (one[key]["mean"] for key in (
+            "bytes", "stored_epochs", "epochs", "stored_logits", "classes"))
         if stored < epochs or logits == classes:
-            rows.append(Row("digits, IPC 10", "ResNet-18",
-                            f"this code, {logits:.0f} of {classes:.0f} logits, {stored:.0f} of {epochs:.0f} epochs",
-                            {"size": f"{one['bytes']['mean'] / 1e6:.2f} MB", "times": f"{most / one['bytes']['mean']:.1f}",
-                             "accuracy": cell(one, "accuracy", 100)}, place_of(MATCHING_DIGITS.file),
-                            "data: digits; D4M images; bytes with the draws of every view", str(one["n"])))
-    for study, name, line in ((IMAGENET, "labels of every view", IMAGENET.command_for("resnet18")),
-                              (FORTIETH, "labels of a fortieth of the epochs", FORTIETH.command_for("resnet18"))):
+            rows.append(MATCHING_DIGITS.row(
+                "digits, IPC 10", "ResNet-18", f"{logits:.0f} of {classes:.0f} logits, {stored:.0f} of {epochs:.0f} epochs",
+                {"size": f"{size / 1e6:.2f} MB", "times": f"{most / size:.1f}", "accuracy": cell(one, "accuracy", 100)},
+                ["data: digits", "D4M images", "bytes with the draws of every view"], str(one["n"])))
+    for file, name in (("imagenet", "labels of every view"), ("imagenet_fortieth", "labels of a fortieth of the epochs")):
+        study = STUDIES[file]
         found = {"accuracy": soft_resnet18(misc, study, "distilled", 50)}
-        rows.append(resnet18_row(50, study, found, name, line, **label_cells(read(misc, study.file), study.classes)))
+        rows.append(resnet18_row(50, study, found, name, **label_cells(study.read(misc), study.classes)))
     return section("Label bytes", rows, {"size": "Labels", "times": "Times smaller", "accuracy": "Accuracy (%)"})
 
 
@@ -310,41 +279,36 @@ def label_cells(results: Results, classes: int) -> dict[str, str]:
 
 def continual(misc: Path) -> list[Section]:
     """Class-IL and Task-IL after five tasks of CIFAR-10."""
-    rows, columns = published(misc, "continual"), {"acc": "Class-IL (%)", "task_il_acc": "Task-IL (%)"}
-    rows = [Row(**{**vars(row), "cells": dict(zip(columns, (row.cells["class_il"], row.cells["task_il"]), strict=True))})
-            for row in rows]
-    for file, (line, methods) in CONTINUAL.items():
-        runs, groups = read(misc, file).of_kind("continual"), {}
+    rows, columns = published(misc, "continual"), {"class_il": "Class-IL (%)", "task_il": "Task-IL (%)"}
+    for study, methods in ((CIFAR10, METHODS), (STUDIES["continual_order_cifar10"], ("finetune", "er", "agem"))):
+        runs, groups = study.read(misc).of_kind("continual"), {}
         for run in runs:
             groups.setdefault((run.config["arch"], run.get("config.buffer_size")), []).append(run)
-        rows += [continual_row(method, arm.name, list(row.values()), place_of(file)) for group in groups.values()
+        rows += [continual_row(study, method, arm.name, list(row.values())) for group in groups.values()
                  for method, arms in continual_rows(group).items() for arm, row in arms.items()]
-        rows += [Row("CIFAR-10, 5 tasks", "ResNet-18", f"this code, {METHODS[method]}", dict.fromkeys(columns, NOT_RUN),
-                     place_of(file), f"to run it: {line}") for method in methods
+        rows += [study.row("CIFAR-10, 5 tasks", "ResNet-18", METHODS[method], dict.fromkeys(columns, NOT_RUN),
+                           [study.to_run("")]) for method in methods
                  if not any(run.config["method"] == method for run in runs)]
     return section("Continual learning", rows, columns)
 
 
-def continual_row(method: str, arm: str, runs: list[Run], source: str) -> Row:
+def continual_row(study: Study, method: str, arm: str, runs: list[Run]) -> Row:
     """One method on one source of images."""
     config = runs[0].config
-    numbers = measure({(): runs}, {"acc": "metrics.acc", "task_il_acc": "metrics.task_il_acc"})[()]
+    numbers = measure({(): runs}, {"class_il": "metrics.acc", "task_il": "metrics.task_il_acc"})[()]
     memory = "" if method in ("joint", "finetune") else f", buffer {config['buffer_size']}"
-    return Row(f"CIFAR-10, {config['tasks']} tasks", NETWORKS.get(config["arch"], config["arch"]),
-               f"this code, {METHODS[method]}, {arm}{memory}",
-               {name: cell(numbers, name, 100) for name in ("acc", "task_il_acc")}, source,
-               f"{named(run.metrics['steps'] for run in runs)} steps in batches of {config['recipe.batch_size']}, "
-               f"{config['recipe.optimizer']}; {STEMS[config['stem']]}", str(numbers["n"]))
+    return study.row(f"CIFAR-10, {config['tasks']} tasks", NETWORKS.get(config["arch"], config["arch"]),
+                     f"{METHODS[method]}, {arm}{memory}", {name: cell(numbers, name, 100) for name in ("class_il", "task_il")},
+                     [f"{named(run.metrics['steps'] for run in runs)} steps in batches of {config['recipe.batch_size']}, "
+                      f"{config['recipe.optimizer']}", STEMS[config["stem"]]], str(numbers["n"]))
 
 
 def architectures(misc: Path) -> list[Section]:
     """The table of misc/matching.md: students of many architectures on one distilled set, and the paper's figures below."""
-    (paper,), results = published(misc, "cross"), read(misc, MATCHING_DIGITS.file)
-    groups = grouped(results, CROSS_RUN, "student", "model")
-    numbers, runs = measure(groups, STUDENT), sum(groups.values(), [])
-    models = list(dict.fromkeys([*CROSS_NETWORKS, *(model for (model,) in numbers)]))
-    rows = [("this code, digits, IPC 10 (%)", *(cell(numbers.get((model,)), "accuracy", 100) for model in models)),
-            ("training (s)", *(cell(numbers.get((model,)), "seconds") for model in models)),
+    (paper,), (results, runs, numbers) = published(misc, "cross"), cross_students(misc)
+    models = list(dict.fromkeys([*CROSS_NETWORKS, *numbers]))
+    rows = [("this code, digits, IPC 10 (%)", *(cell(numbers.get(model), "accuracy", 100) for model in models)),
+            ("training (s)", *(cell(numbers.get(model), "seconds") for model in models)),
             ("D4M (CVPR 2024, table 5), ImageNet-1K, IPC 50 (%)", *(paper.cells.get(model, NONE) for model in models))]
     equal = setting(runs, "epochs", "batch_size", "adamw_lr", "lr_schedule", "input_size")
     return [Section("Architectures", f"Accuracy and seconds of training, n = {counts(numbers.values())}. Teacher: "
@@ -353,7 +317,7 @@ def architectures(misc: Path) -> list[Section]:
 
 
 TABLES = {"cross": architectures,
-    "literature-cifar": lambda misc: side_by_side(misc, "cifar", (CIFAR10, SMALL_CIFAR10, WEAK_CIFAR10, CIFAR100),
-                                                  ("10", "50", "500", "all")),
-    "literature-large": lambda misc: side_by_side(misc, "large", (IMAGENET, TINY_IMAGENET), ("10", "50", "100", "200", "all")),
+    "literature-cifar": partial(side_by_side, "cifar", ("cifar10", "cifar10_small", "matching_cifar10", "cifar100"),
+                                ("10", "50", "500", "all")),
+    "literature-large": partial(side_by_side, "large", ("imagenet", "tiny_imagenet"), ("10", "50", "100", "200", "all")),
     **{f"literature-{make.__name__}": make for make in (start, matching, cross, storage, continual)}}

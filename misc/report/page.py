@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from string import Template
 
 from misc.report import tables as made
 from misc.report.figures import picture_figures, pictures_of, stream_figures, student_figures, unpacked
@@ -26,32 +27,7 @@ MODULES = {"prototypes": "distillation.gen_prototype", "distilled": "distillatio
            "soft_labels": "matching.generate_soft_label", "student": "validate.train_FKD",
            "continual": "continual.train_continual"}
 NARROWEST = 0.5     # of its printed size a figure has at least; it scrolls below that
-STYLE = """
-:root { color-scheme: light dark; --text: #1b1f24; --soft: #59626d; --back: #ffffff; --line: #d5dae0; --stripe: #f5f7f9; }
-@media (prefers-color-scheme: dark) { :root { --text: #e4e8ec; --soft: #a2acb7; --back: #14181c; --line: #363e47; --stripe:
-#1c2228; } }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 62rem; background: var(--back); color: var(--text); font:
-16px/1.55 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
-p { max-width: 46rem; margin: .4rem 0 .9rem; } .wide { overflow-x: auto; } .wide:focus-visible { outline: 2px solid #3b82c4; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-thead th { white-space: normal; vertical-align: bottom; color: var(--soft); font-weight: 600; line-height: 1.3; }
-th:first-child { position: sticky; left: 0; background: var(--back); } tbody th { font-weight: 500; }
-tbody tr:nth-child(even), tbody tr:nth-child(even) th { background: var(--stripe); }
-@media (max-width: 40rem) { tbody th { white-space: normal; min-width: 6.5rem; } th, td { padding: .35rem .5rem; } }
-.left { text-align: left; } td.left { white-space: normal; } .absent { color: var(--soft); font-style: italic; }
-img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px;
-box-sizing: border-box; }
-figure { margin: 0; } figcaption { margin-top: .5rem; } figcaption p { margin: .2rem 0; }
-figcaption, .made { font-size: .875rem; color: var(--soft); }
-code { font: .95em ui-monospace, monospace; color: var(--text); overflow-wrap: anywhere; }
-nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none; } a { color: inherit; }
-h3 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; } section[id] { margin-top: 3rem; border-top: 1px solid var(--line); }
-"""
 
-
-# chapters
 
 def is_run(path: Path) -> bool:
     """Whether a folder is that of a run."""
@@ -68,11 +44,9 @@ def chapters_of(paths: list[Path], tables: Tables, figures: Path, command: str =
         files = [path] if path.is_file() or is_run(path) else sorted(path.glob("*.json*")) if path.is_dir() else []
         found |= {file.stem if file.is_file() else file.resolve().name: file for file in files}
     chapters = {}
-    for name in dict.fromkeys([*(name for name in TITLES if name in found), *found]):
-        folder = figures if len(found) == 1 else figures / name
-        sections = chapter(found[name], tables, folder, command)
-        if sections:
-            prefix = "" if folder == figures else f"{name}/"
+    for name in sorted(found, key=[*TITLES, *found].index):
+        prefix = "" if len(found) == 1 else f"{name}/"
+        if sections := chapter(found[name], tables, figures / prefix, command):
             chapters[TITLES.get(name, name.replace("_", " ").capitalize())] = [
                 replace(part, figure=part.figure and prefix + part.figure) for part in sections]
     if not chapters:
@@ -91,10 +65,11 @@ def chapter(path: Path, tables: Tables, folder: Path, command: str) -> list[Sect
         line = known.get(content.get("kind"), "") if isinstance(content, dict) else ""
         return [replace(part, command=part.command or line) for make in makers for part in make(content)]
     results = read_results(path) if path.is_dir() else read_collected(path)
-    pictures = pictures_of(path) if path.is_dir() else unpacked(results.pictures)
     if path.is_dir():
+        pictures = pictures_of(path)
         sections = [made.run_students(results), *guarded(made.run_continual, results), *made.stages(results)]
     else:
+        pictures = unpacked(results.pictures)
         sections = [part for make in makers for part in make(results)] or [
             *made.students_by_name(results), *(guarded(made.run_continual, results) if results.of_kind("continual") else [])]
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,8 +90,6 @@ def guarded(make: Callable, results: Results) -> list[Section]:
         return [Section("Continual learning", f"Not compared: {error}.")]
 
 
-# HTML
-
 def page(title: str, chapters: dict[str, list[Section]], folder: Path) -> str:
     """Chapters by name as one HTML page; figures are read from `folder`. A single chapter has no heading of its own."""
     several = len(chapters) > 1
@@ -125,28 +98,11 @@ def page(title: str, chapters: dict[str, list[Section]], folder: Path) -> str:
     for place, (name, sections) in enumerate(chapters.items(), 1):
         shown = "\n".join(html_section(section, folder, "h3" if several else "h2") for section in sections)
         body.append(f'<section id="chapter-{place}">\n<h2>{escape(name)}</h2>\n{shown}\n</section>' if several else shown)
-    joined = "\n".join(body)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<link rel="icon" href="data:,">
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{escape(title)}</h1>
-{joined}
-</main>
-</body>
-</html>
-"""
+    template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    return template.substitute(title=escape(title), body="\n".join(body))
 
 
 def html_section(section: Section, folder: Path, heading: str = "h2") -> str:
-    """One section of the page."""
     parts = [f"<section>\n<{heading}>{escape(section.title)}</{heading}>"]
     parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.says.split("\n\n") if paragraph]
     made = f'<p class="made">Made by <code>{escape(section.command)}</code></p>' if section.command else ""
@@ -173,12 +129,12 @@ def html_table(section: Section) -> str:
     """A table that scrolls sideways by itself where the screen is narrow; the first column names the row."""
     left = [' class="left"' if flush else "" for flush in left_columns(section.header, section.rows)]
 
-    def one(text, mark, first):
-        mark = ' class="absent"' if text == NOT_RUN else mark
-        return f'<th scope="row"{mark}>{escape(text)}</th>' if first else f"<td{mark}>{escape(text)}</td>"
-    head = "".join(f'<th scope="col"{mark}>{escape(text)}</th>' for text, mark in zip(section.header, left, strict=True))
-    rows = "\n".join("<tr>" + "".join(one(text, mark, place == 0)
-                                      for place, (text, mark) in enumerate(zip(row, left, strict=True))) + "</tr>"
-                     for row in section.rows)
+    def line(texts, first, other):
+        marks = [' class="absent"' if text == NOT_RUN else mark for text, mark in zip(texts, left, strict=True)]
+        cells = [f"<{tag}{mark}>{escape(text)}</{tag[:2]}>" for tag, mark, text in
+                 zip([first] + [other] * (len(texts) - 1), marks, texts, strict=True)]
+        return f"<tr>{''.join(cells)}</tr>"
+    head = line(section.header, 'th scope="col"', 'th scope="col"')
+    rows = "\n".join(line(row, 'th scope="row"', "td") for row in section.rows)
     return (f'<div class="wide" tabindex="0" role="region" aria-label="Table: {escape(section.title)}">\n<table>\n'
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>")
+            f"<thead>{head}</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>")

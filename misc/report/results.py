@@ -18,8 +18,7 @@ METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)"
            "task_arithmetic": "Task Arithmetic", "derpp": "DER++"}
 SMALL = ("random", "distilled")     # sources with as few images as the distilled set
 SAME_STEPS, SAME_SECONDS = "same steps", "same seconds"
-STREAM = {"method": "method", "stream": "stream", "buffer_source": "buffer_source", "labels": "labels", "schedule": "schedule",
-          "seed": "seed"}
+STREAM = ("method", "stream", "buffer_source", "labels", "schedule", "seed")
 CONTINUAL = {"acc": "class_il.acc", "task_il_acc": "task_il.acc", "average_incremental": "class_il.average_incremental",
              "forgetting": "class_il.forgetting", "bwt": "class_il.bwt", "forward_transfer": "task_il.forward_transfer",
              "steps": "steps", "images_seen": "images_seen", "stream_images": "stream_images", "flops": "flops",
@@ -27,6 +26,7 @@ CONTINUAL = {"acc": "class_il.acc", "task_il_acc": "task_il.acc", "average_incre
              "peak_memory_bytes": "peak_memory_bytes", "matrix": "class_il.matrix", "confusion": "confusion",
              "scale_curves": "scale_curves", "start_acc": "start.class_il_acc", "start_seconds": "start.seconds",
              "start_note": "start.note"}    # metric: its place in what continual.train_continual writes
+NEEDED = ("config.method", "config.stream", "config.seed", "metrics.steps", "metrics.acc", "seconds.train")
 MADE = ("hardware", "code", "packages")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -93,8 +93,6 @@ class Arm:
 Rows = dict[str, dict[Arm, dict[int, Run]]]    # by method, arm and seed
 
 
-# reading
-
 def read_run(name: str, content) -> Run:
     """A stage's result.json as a Run. Raises InputError where a field is missing that every result of its kind has."""
     if not isinstance(content, dict) or "kind" not in content:
@@ -105,9 +103,8 @@ def read_run(name: str, content) -> Run:
         config |= {key: found[key] for key in STREAM if key in found}
         metrics = {key: found[place] for key, place in CONTINUAL.items() if place in found}
     run = Run(name, content["kind"], config, metrics, seconds, {key: content[key] for key in MADE if key in content})
-    for key in ("config.method", "config.stream", "config.seed", "metrics.steps", "metrics.acc", "seconds.train"):
-        if run.kind == "continual":
-            run.need(key)
+    for key in NEEDED if run.kind == "continual" else ():
+        run.need(key)
     return run
 
 
@@ -123,14 +120,11 @@ def read_results(path: Path) -> Results:
     """The results of a folder, at any depth, or of a collected file."""
     if path.suffix == ".jsonl":
         return read_collected(path)
-    runs = []
-    for file in sorted(path.rglob("result.json")):
-        content = read_json(file)
-        if file.parent != path:
-            runs.append(read_run(file.parent.relative_to(path).as_posix(), content))
-        elif isinstance(content, dict) and content.get("kind") == "continual":
-            runs.append(read_run(path.name, content))
-    return Results(runs, seconds=read_stages(path / "stages.jsonl"))
+    found = {file.parent: read_json(file) for file in sorted(path.rglob("result.json"))}
+    if path in found and not (isinstance(found[path], dict) and found[path].get("kind") == "continual"):
+        del found[path]
+    return Results([read_run(folder.relative_to(path).as_posix() if folder != path else path.name, content)
+                    for folder, content in found.items()], seconds=read_stages(path / "stages.jsonl"))
 
 
 def read_stages(path: Path) -> dict[str, float]:
@@ -165,8 +159,6 @@ def read_collected(path: Path) -> Results:
     return Results(runs, header.get("command", ""), header.get("seconds", {}), header.get("pictures"))
 
 
-# writing
-
 def collect(results: Results, path: Path, when: str | None = None) -> None:
     """Write a collected file."""
     runs = [replace(run, config=shortened(run.config)) for run in results.runs]
@@ -183,13 +175,9 @@ def collect(results: Results, path: Path, when: str | None = None) -> None:
 
 def common_part(dictionaries: list[dict]) -> dict:
     """The most common value of each key that all dictionaries have."""
-    first, *others = dictionaries
-    found = {}
-    for key in first:
-        if all(key in other for other in others):
-            counts = Counter(json.dumps(one[key]) for one in dictionaries)
-            found[key] = json.loads(max(counts, key=counts.get))
-    return found
+    values = {key: Counter(json.dumps(one[key]) for one in dictionaries) for key in dictionaries[0]
+              if all(key in other for other in dictionaries)}
+    return {key: json.loads(max(counts, key=counts.get)) for key, counts in values.items()}
 
 
 def without(own: dict, common: dict) -> dict:
@@ -216,8 +204,6 @@ def shortened(value, significant: int = 12):
     return {key: shortened(one, significant) for key, one in value.items()} if isinstance(value, dict) else value
 
 
-# grouping
-
 def continual_rows(runs: list[Run]) -> Rows:
     """Sort continual runs into rows. Raises InputError where a row would mix settings, or test images differ.
 
@@ -236,36 +222,27 @@ def continual_rows(runs: list[Run]) -> Rows:
             fewest[method] = min(run.metrics["steps"], fewest.get(method, run.metrics["steps"]))
     rows: Rows = {}
     for run in runs:
-        method, seed, arm = run.config["method"], run.config["seed"], arm_of(run)
-        arm = replace(arm, schedule=schedule_of(run, arm, fewest.get(method)))
+        method, arm = run.config["method"], arm_of(run, fewest.get(run.config["method"]))
         row = rows.setdefault(method, {}).setdefault(arm, {})
         for other in row.values():
             check_one_setting(f"{method}, {arm.name}", other, run)
-        row.setdefault(seed, run)
+        row.setdefault(run.config["seed"], run)
     return {method: {arm: dict(sorted(row.items())) for arm, row in sorted(arms.items(), key=lambda pair: place_of(pair[0]))}
             for method, arms in sorted(rows.items(), key=lambda pair: [*METHODS, pair[0]].index(pair[0]))}
 
 
-def arm_of(run: Run) -> Arm:
-    """The arm of a continual run, on its own epochs."""
-    stream = run.config["stream"]
-    return Arm(stream, run.get("config.buffer_source", stream), run.get("config.labels", "hard"))
+def arm_of(run: Run, fewest: int | None) -> Arm:
+    """The arm of a continual run; the small sets take `fewest` steps on their own epochs."""
+    stream, steps = run.config["stream"], run.metrics["steps"]
+    schedule = {True: "", False: f"{steps} steps"} if stream in SMALL else {True: SAME_STEPS, False: ""}
+    return Arm(stream, run.get("config.buffer_source", stream), run.get("config.labels", "hard"),
+               SAME_SECONDS if run.get("config.schedule") == "budget" else schedule[steps == fewest])
 
 
 def place_of(arm: Arm) -> tuple:
     """The place of an arm in a table: real before random before distilled."""
     sources = ("real", *SMALL)
     return arm.schedule == SAME_SECONDS, sources.index(arm.stream), sources.index(arm.memory), arm.labels, arm.schedule
-
-
-def schedule_of(run: Run, arm: Arm, fewest: int | None) -> str:
-    """The schedule of an arm; the small sets take `fewest` steps on their own epochs."""
-    steps = run.metrics["steps"]
-    if run.get("config.schedule") == "budget":
-        return SAME_SECONDS
-    if arm.stream in SMALL:
-        return "" if steps == fewest else f"{steps} steps"
-    return SAME_STEPS if steps == fewest else ""
 
 
 def check_one_setting(row: str, first: Run, second: Run) -> None:

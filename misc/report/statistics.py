@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from misc.report.results import CONTINUAL, SAME_SECONDS, SAME_STEPS, Arm, Results, Rows, Run
+from misc.report.results import CONTINUAL, SAME_SECONDS, SAME_STEPS, Arm, Rows, Run
 
 MEASURES = {**{name: f"metrics.{name}" for name in CONTINUAL}, "train_seconds": "seconds.train"}
 SUMMARISED = tuple(name for name in MEASURES if name not in ("matrix", "confusion", "scale_curves", "start_note"))
@@ -17,8 +17,6 @@ SETTINGS = {"network": "config.arch", "stem": "config.stem", "pixels": "config.s
             "batch size": "config.recipe.batch_size", "buffer images": "config.buffer_size", "hardware": "hardware",
             "steps": "metrics.steps", "images of the stream": "metrics.stream_images", "labels": "config.labels"}
 
-
-# over runs
 
 def mean_std(values: list[float]) -> dict[str, float | None]:
     """Mean and sample standard deviation (ddof 1; None for a single value); both None where a value is None."""
@@ -42,8 +40,6 @@ def interval(values: list[float], level: float = 0.95) -> dict:
         low, high = mean - half, mean + half
     return {"mean": mean, "low": low, "high": high, "n": len(values)}
 
-
-# rows of continual runs: {seed: run}
 
 def measured(row: dict[int, Run], name: str) -> dict[int, float]:
     """A measure by seed, None where a run does not have it."""
@@ -122,8 +118,6 @@ def differences(rows: Rows) -> list[dict]:
             for method, arms in rows.items() for arm in arms for other in counterparts(arm, arms)]
 
 
-# the claim: 59 % of the training time saved at comparable accuracy
-
 def claims(rows: Rows) -> list[dict]:
     """The claim's numbers for each method of it and each distilled stream on its own epochs."""
     return [claim(method, arm, rows[method]) for method in CLAIMED for arm in rows.get(method, {})
@@ -166,8 +160,6 @@ def compared(own: dict[int, Run], rival: dict[int, Run]) -> dict:
     return {"acc": acc, "train_seconds": seconds, "distilled_is": verdict}
 
 
-# the cost of distillation
-
 def paybacks(rows: Rows, costs: dict[str, float]) -> list[dict]:
     """N* of each arm with a distilled stream, against real images on their epochs and at the same steps.
 
@@ -195,16 +187,14 @@ def cost_of(arm: Arm, costs: dict[str, float]) -> float:
     return sum(seconds for kind, seconds in costs.items() if arm.labels == "soft" or kind not in ("teacher", "soft_labels"))
 
 
-def mean_costs(results: Results) -> dict[str, float]:
+def mean_costs(runs: list[Run]) -> dict[str, float]:
     """Mean seconds by stage of making one D4M set, its teacher and its soft labels; empty without D4M sets."""
     found: dict[str, list[float]] = {}
-    for run in results.runs:
+    for run in runs:
         if run.kind in ("prototypes", "distilled", "teacher", "soft_labels") and run.get("config.method", "d4m") == "d4m":
             found.setdefault(run.kind, []).append(sum(run.seconds.values()))
     return {kind: statistics.fmean(seconds) for kind, seconds in found.items()} if "distilled" in found else {}
 
-
-# fairness
 
 def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, str]) -> str:
     """What is equal in all runs and what is not, by the part `place` of a group's key."""

@@ -33,9 +33,7 @@ COLUMNS = {"acc": ("ACC, Class-IL (%)", 100, 1), "task_il_acc": ("ACC, Task-IL (
            "peak_memory_bytes": ("Peak memory (MB)", 1e-6, 0), "time_saved": ("Time saved (%)", 100, 1),
            "flops_saved": ("FLOPs saved (%)", 100, 1), "acc_kept": ("ACC kept (ratio)", 1, 3)}
 SHORT_COLUMNS = ("acc", "task_il_acc", "forgetting", "steps", "train_seconds", "time_saved", "flops_saved", "acc_kept")
-PAIRED_COLUMNS = {"acc": ("ACC, Class-IL (points)", 100), "task_il_acc": ("ACC, Task-IL (points)", 100),
-                  "average_incremental": ("Average incremental (points)", 100), "forgetting": ("Forgetting (points)", 100),
-                  "train_seconds": ("Training (s)", 1)}
+PAIRED_COLUMNS = {name: (COLUMNS[name][0].replace("%", "points"), COLUMNS[name][1]) for name in stats.PAIRED}
 START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
 STARTS = {"random": "random", "task1": "the first task's expert", "distilled": "pre-trained on the distilled set"}
 PROTOCOLS, PROTOCOL_ARMS = ("d4m", "rded"), {"distilled": "D4M images", "random": "random real images"}
@@ -44,8 +42,6 @@ STORAGE_RUN = re.compile(r"seed\d+/(students/storage/|soft-labels/storage-)(?P<k
 TARGET_RUN = re.compile(r"students/resnet18-(?P<arm>distilled|random)-ipc(?P<ipc>10|50)-soft-seed\d+$")
 ENOUGH = 0.7     # the aim of the CIFAR-10 study: accuracy of ResNet-18 with soft labels at IPC 50
 
-
-# sections
 
 @dataclass(frozen=True)
 class Section:
@@ -84,7 +80,6 @@ def interval_cell(found: dict | None, scale: float = 1, digits: int = 1) -> str:
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
-    """A fraction in percent."""
     return NONE if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
@@ -132,33 +127,32 @@ def plain(sections: list[Section]) -> str:
                        for section in sections)
 
 
-# continual learning
-
 def claim_section(rows: Rows) -> Section:
     """The claim by method and distilled stream: what is saved and kept, and the intervals against the fair rivals."""
-    table = []
-    for one in stats.claims(rows):
-        random, same = (next((rival for rival in one["rivals"].values() if rival["source"] == source), {})
-                        for source in ("random", "real"))
-        seeds = dict.fromkeys(str(rival["acc"]["n"]) for rival in (random, same) if rival)
-        table.append((METHODS[one["method"]], one["arm"],
-                      *(cell(one, name, 100) for name in ("time_saved", "flops_saved", "steps_saved")),
-                      cell(one, "acc_kept", digits=3), cell(one, "real_acc", 100), cell(one, "start_acc", 100),
-                      *(interval_cell(rival.get(name), scale) for rival in (random, same)
-                        for name, scale in (("acc", 100), ("train_seconds", 1))), " / ".join(seeds) or NONE,
-                      one["verdict"] or NONE))
+    if not (claims := stats.claims(rows)):
+        return Section("The claim", f"The {percent(CLAIMED_SAVING, 0)} claim is {NOT_RUN}: it needs ER, A-GEM or Task "
+                       "Arithmetic on a distilled stream and on real images, with common seeds.")
     header = ("Method", "Source", "Time saved (%)", "FLOPs saved (%)", "Steps saved (%)", "ACC kept (ratio)", "ACC of real (%)",
               "ACC of the start alone (%)", "ACC − random (points)", "Time − random (s)", "ACC − same steps (points)",
               "Time − same steps (s)", "n", "Claim")
-    if not table:
-        return Section("The claim", f"The {percent(CLAIMED_SAVING, 0)} claim is {NOT_RUN}: it needs ER, A-GEM or Task "
-                       "Arithmetic on a distilled stream and on real images, with common seeds.")
     return Section("The claim", f"The claim: {percent(CLAIMED_SAVING, 0)} of the training time saved at comparable accuracy. "
                    f"`{HOLDS}`: at least that much of time and FLOPs saved, at least {CLAIMED_KEPT} of ACC kept, and distilled "
                    f"images better than random ones and than real ones at the same steps. `{NUMBERS_ONLY}`: saved and kept, "
                    "but not better than both, so fewer steps alone explain the saving. A dash: on real images too the method "
                    "knows only its last task, so there is no accuracy to keep. Differences are distilled minus the other, with "
-                   "95 % intervals.", header, tuple(table))
+                   "95 % intervals.", header, tuple(map(claim_row, claims)))
+
+
+def claim_row(one: dict) -> tuple[str, ...]:
+    """The claim of one method and stream."""
+    rivals = [next((rival for rival in one["rivals"].values() if rival["source"] == source), {})
+              for source in ("random", "real")]
+    seeds = dict.fromkeys(str(rival["acc"]["n"]) for rival in rivals if rival)
+    return (METHODS[one["method"]], one["arm"],
+            *(cell(one, name, 100) for name in ("time_saved", "flops_saved", "steps_saved")), cell(one, "acc_kept", digits=3),
+            *(cell(one, name, 100) for name in ("real_acc", "start_acc")),
+            *(interval_cell(rival.get(name), PAIRED_COLUMNS[name][1]) for rival in rivals for name in ("acc", "train_seconds")),
+            " / ".join(seeds) or NONE, one["verdict"] or NONE)
 
 
 def runs_section(rows: Rows, wanted=tuple(COLUMNS), expected=()) -> Section:
@@ -195,7 +189,6 @@ def common_start(rows: Rows) -> str:
 
 
 def paired_section(rows: Rows) -> Section:
-    """Paired differences with their intervals."""
     paired = stats.differences(rows)
     compared = {(one["method"], name) for one in paired for name in (one["arm"], one["against"])}
     shown = {method: {arm: row for arm, row in arms.items() if (method, arm.name) in compared} for method, arms in rows.items()}
@@ -214,21 +207,16 @@ def payback_section(rows: Rows, costs: dict[str, float]) -> Section:
     if not costs:
         return Section(title, "Not given (--cost-seconds or --cost-from).")
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in costs.items())
+    table = []
+    for one in stats.paybacks(rows, costs):
+        trainings, low = one["trainings"], one["saved_seconds"]["low"]
+        doubt = ", in doubt" if low is not None and low <= 0 else ""
+        table.append((METHODS.get(one["method"], one["method"]), one["arm"], one["against"], f"{one['cost_seconds']:.1f}",
+                      interval_cell(one["saved_seconds"]), trainings if trainings == "infinite" else f"{trainings:.1f}{doubt}"))
     return Section(title, f"One distilled set took: {stages}. A teacher and soft labels count for soft labels alone. "
                    "N* = C / (T_real - T_distilled) trainings pay it back: infinite where no time is saved, in doubt where the "
                    "95 % interval of the seconds saved contains 0. The training of the checkpoint is not counted.",
-                   ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"),
-                   tuple((METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
-                          f"{one['cost_seconds']:.1f}", interval_cell(one["saved_seconds"]), trainings(one))
-                         for one in stats.paybacks(rows, costs)))
-
-
-def trainings(paid: dict) -> str:
-    """N* in a table."""
-    if paid["trainings"] == "infinite":
-        return "infinite"
-    doubtful = paid["saved_seconds"]["low"] is not None and paid["saved_seconds"]["low"] <= 0
-    return f"{paid['trainings']:.1f}{', in doubt' if doubtful else ''}"
+                   ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"), tuple(table))
 
 
 def continual(results: Results) -> list[Section]:
@@ -258,8 +246,6 @@ def starts(results: Results) -> list[Section]:
                     "Not equal besides: the start, and whether the head is refitted.", header, tuple(rows))]
 
 
-# students
-
 def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict[tuple, list[Run]]:
     """Runs of one kind whose names fit a pattern, by its groups `names`."""
     groups: dict[tuple, list[Run]] = {}
@@ -275,8 +261,14 @@ def student_numbers(results: Results) -> dict[tuple, dict]:
     return {(arm, ipc and int(ipc), labels): one for (arm, ipc, labels), one in measure(groups, STUDENT).items()}
 
 
+def steps_taken(numbers: dict[tuple, dict], place: int, names: dict, between: str) -> str:
+    """Steps by the part `place` of a group's key, which `names` introduces."""
+    steps = {part: sorted({round(one["steps"]["mean"]) for key, one in numbers.items() if key[place] == part})
+             for part in names}
+    return ", ".join(f"{names[part]}{between.join(map(str, found))}" for part, found in steps.items() if found)
+
+
 def strengths(numbers: dict) -> list[str]:
-    """The arms of D4M images, by strength."""
     return sorted({arm for arm, *_ in numbers if arm.startswith("d4m")})
 
 
@@ -287,10 +279,7 @@ def student_table(title: str, arms: tuple[str, ...], labels: tuple[str, ...], re
         cells = [numbers.get((arm, None if arm == "real" else ipc, kind)) for kind in labels for ipc in IPCS]
         name = ARM_NAMES.get(arm) or f"D4M images, strength {arm.removeprefix('d4m-s')}"
         rows.append((name, *(cell(one, "accuracy", 100) for one in cells), counts(cells)))
-    steps = {ipc: sorted({round(one["steps"]["mean"]) for (_, of, _), one in numbers.items() if of == ipc})
-             for ipc in (*IPCS, None)}
-    taken = ", ".join(f"{'real split' if ipc is None else f'IPC {ipc}'}: {' to '.join(map(str, found))}"
-                      for ipc, found in steps.items() if found)
+    taken = steps_taken(numbers, 1, {**{ipc: f"IPC {ipc}: " for ipc in IPCS}, None: "real split: "}, " to ")
     return [Section(title, "Accuracy of ResNet-18 on the real test digits in percent, mean ± standard deviation over seeds. "
                     f"Equal: the teacher, and the steps of a column ({taken}).",
                     ("Trained on", *(f"IPC {ipc}, {kind}" for kind in labels for ipc in IPCS), "Seeds (n)"), tuple(rows))]
@@ -330,20 +319,18 @@ def made_with(results: Results, what: str) -> str:
 def run_continual(results: Results) -> list[Section]:
     """The claim and the fairness table of one run, with what was not run."""
     rows = continual_rows(results.runs)
-    costs = stats.mean_costs(results)
+    costs = stats.mean_costs(results.runs)
     return [claim_section(rows), runs_section(rows, SHORT_COLUMNS, EXPECTED),
             *([payback_section(rows, costs)] if rows and costs else [])]
 
 
 def quickstart(results: Results) -> list[Section]:
-    """The tables of the quickstart."""
     minutes = sum(results.seconds.values()) / 60
     return [Section("Quickstart", f"One run on {made_with(results, 'hardware')}: {minutes:.1f} minutes."),
             run_students(results), *run_continual(results)]
 
 
 def stages(results: Results) -> list[Section]:
-    """Seconds of the stages."""
     rows = [*results.seconds.items(), ("total", sum(results.seconds.values()))]
     return [Section("Stages", "Wall-clock seconds of each stage with the start of its processes; of a stage that ran again the "
                     "longest run.", ("Stage", "Seconds"),
@@ -351,7 +338,6 @@ def stages(results: Results) -> list[Section]:
 
 
 def students_by_name(results: Results) -> list[Section]:
-    """Students over seeds, a row per name."""
     groups: dict[tuple, list[Run]] = {}
     for run in results.of_kind("student"):
         name = re.sub(r"\bseed\d+/|-seed\d+$", "", run.name).replace("students/", "")
@@ -376,16 +362,13 @@ def teachers(results: Results) -> str:
 
 
 def protocols(results: Results) -> list[Section]:
-    """Students by architecture, images, labels and protocol."""
     groups = grouped(results, PROTOCOL_RUN, "student", "arm", "model", "protocol", "labels")
     numbers, rows = measure(groups, STUDENT), []
     for model in dict.fromkeys(key[1] for key in numbers):
         for arm, name in PROTOCOL_ARMS.items():
             cells = [numbers.get((arm, model, protocol, labels)) for labels in ("hard", "soft") for protocol in PROTOCOLS]
             rows.append((model, name, *(cell(one, "accuracy", 100) for one in cells), counts(cells)))
-    steps = {protocol: sorted({round(one["steps"]["mean"]) for key, one in numbers.items() if key[2] == protocol})
-             for protocol in PROTOCOLS}
-    taken = ", ".join(f"{protocol} {' or '.join(map(str, found))}" for protocol, found in steps.items() if found)
+    taken = steps_taken(numbers, 2, {protocol: f"{protocol} " for protocol in PROTOCOLS}, " or ")
     equal = setting(sum(groups.values(), []), "epochs", "stem", "input_size", "mix_type", "min_scale_crops", "flip")
     return [Section("Protocols", "Accuracy on the real test images in percent, mean ± standard deviation over seeds. Teacher: "
                     f"{teachers(results)}. Equal: {equal}. Not equal: steps ({taken}), batch size, learning-rate schedule, and "
@@ -404,7 +387,6 @@ def storage_points(results: Results) -> dict[str, dict]:
 
 
 def storage(results: Results) -> list[Section]:
-    """Accuracy by bytes of labels."""
     points = storage_points(results)
     most = max((one["bytes"]["mean"] for one in points.values()), default=0)
     rows = [(f"{one['stored_logits']['mean']:.0f} of {one['classes']['mean']:.0f}",
@@ -419,10 +401,7 @@ def storage(results: Results) -> list[Section]:
                      "Seeds (n)"), tuple(rows))]
 
 
-# the CIFAR-10 study
-
 def parts(results: Results) -> list[Section]:
-    """Minutes of the study's parts on one line."""
     listed = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in results.seconds.items())
     return [Section("Time", f"Minutes of `{results.command}` ({made_with(results, 'hardware')} a process): {listed}; "
                     f"{sum(results.seconds.values()) / 60:.1f} in all.")]
@@ -475,8 +454,6 @@ def headline(digits: Results, cifar10: Results, streams: Results) -> list[Sectio
                                          "All real images"), tuple(rows))]
 
 
-# JSON objects of other tools
-
 def judge(result: dict) -> list[Section]:
     """What the judge recognised, precision and recall where they were measured, and distances to the training split."""
     distances, near = result["nearest_training_image"], result.get("manifold", {})
@@ -523,7 +500,7 @@ STUDENT_TABLES = {
     "arms-soft": ("Every arm, soft labels", ("d4m", *ARM_NAMES), ("soft",))}
 COMPARISON = {name: lambda results, make=make: [make(continual_rows(results.runs))]
               for name, make in (("claim", claim_section), ("fairness", runs_section), ("paired", paired_section))}
-COST = {"payback": lambda results: [payback_section(continual_rows(results.runs), stats.mean_costs(results))]}
+COST = {"payback": lambda results: [payback_section(continual_rows(results.runs), stats.mean_costs(results.runs))]}
 TABLES = {"headline": ("digits.jsonl cifar10_small.jsonl continual_digits_resnet18.jsonl", headline),
           "quickstart": ("quickstart.jsonl", quickstart), "stages": ("quickstart.jsonl", stages),
           **{name: ("digits.jsonl", partial(student_table, *what)) for name, what in STUDENT_TABLES.items()},
