@@ -9,16 +9,20 @@ classes shown are encoded, one class in memory at a time.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from scripts.cli import InputError, Parser, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+from distillation.card import unique_names
+from misc.judge import PIXELS, quantiles, small
+from misc.report.figures import draw_grid, draw_map
+from scripts.artefact import code_version, identity, package_versions, read_manifest, write_json
+from scripts.cli import InputError, Parser, Progress, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
 GROUPS = 2              # images per class in neighbours.png
 POINTS = 200            # real images per class on the map
 
 
-@dataclass(frozen=True)
-class Neighbours:
+class Neighbours(NamedTuple):
     """The nearest training image of each point: its row in the split [N], and its distance [N]."""
 
     rows: object
@@ -87,7 +91,6 @@ def read_set(folder: Path):
     from distillation.datasets import Split
     from distillation.distilled_set import read_distilled
     from distillation.images import open_image
-    from scripts.artefact import read_manifest
     classes, paths, labels, _ = read_distilled(folder)
     manifest = read_manifest(folder, "distilled") if (folder / "manifest.json").exists() else {"rows": [], "config": {}}
     images = Split(folder.name, classes, labels.numpy(), lambda row: open_image(paths[row]), paths=paths)
@@ -105,12 +108,8 @@ def choose_classes(classes: list[dict], wanted: list[str] | None) -> list[int]:
 
 
 def prototypes_of(folder: Path, config: dict, path: str | None):
-    """The prototypes of each class and their configuration; (None, {}) without a path.
-
-    Raises InputError when the set was made from other prototypes, or from none.
-    """
+    """The prototypes by class, and their configuration; (None, {}) without a path. Raises InputError for another set's."""
     from distillation.prototypes import read_prototypes
-    from scripts.artefact import identity
     if path is None:
         return None, {}
     _, prototypes, made_with = read_prototypes(path)
@@ -122,23 +121,22 @@ def prototypes_of(folder: Path, config: dict, path: str | None):
 
 
 def training_images(args, distilled, config: dict, shown: list[int]):
-    """The training split; None where its name or folder is unknown. Raises InputError when it has other classes."""
-    from distillation.datasets import load_split
+    """The training split, without unreadable images of the classes shown; None where its name or folder is unknown.
+
+    Raises InputError when it has other classes.
+    """
+    import numpy as np
+
+    from distillation.datasets import decode_readable, load_split
     from distillation.distilled_set import check_class_names
     name = args.dataset or config.get("dataset")
     if name is None or (args.data_dir is None and name != "digits"):
         return None
     split = load_split(split="train", **{**dataset_flags(args), "name": name, "data_dir": args.data_dir or "data"})
     check_class_names(distilled.name, distilled.classes, split.name, split.classes)
-    return split if split.on_bad_image == "error" else without_bad_images(split, shown)
-
-
-def without_bad_images(split, labels: list[int]):
-    """The split without unreadable images of the classes `labels`."""
-    import numpy as np
-
-    from distillation.datasets import decode_readable
-    rows = np.flatnonzero(np.isin(split.labels, labels))
+    if split.on_bad_image == "error":
+        return split
+    rows = np.flatnonzero(np.isin(split.labels, shown))
     unreadable = np.setdiff1d(rows, decode_readable(split, rows, 8)[1])
     return split.only(np.setdiff1d(np.arange(len(split.labels)), unreadable))
 
@@ -166,8 +164,6 @@ def compare(args, pipeline, size: int, split, distilled, rows: list[dict], proto
     import torch
 
     from distillation.datasets import decode
-    from misc.judge import PIXELS, small
-    from scripts.cli import Progress
     image_size = distilled.read(0).width
     made = [len(distilled.rows_of(label)) for label in shown]
     count = sum(2 * len(split.rows_of(label)) for label in shown) + sum(made) + sum(min(args.images, each) for each in made)
@@ -211,21 +207,12 @@ def nearest(points, known, rows, scale: float = 1) -> Neighbours:
 
 def nearest_other(known):
     """The distance of each of `known` [M, P] to the nearest other one [M]; empty for a single one."""
-    import numpy as np
-    found = distances(known, known).fill_diagonal_(np.inf).amin(1).numpy()
-    return found[np.isfinite(found)]
-
-
-def name_of(split, row: int) -> str:
-    """A training image's folder and file, or its row."""
-    path = split.paths[row] if split.paths else None
-    return f"{path.parent.name}/{path.name}" if path else f"training image {row}"
+    found = distances(known, known).fill_diagonal_(float("inf")).amin(1)
+    return found[found.isfinite()].numpy()
 
 
 def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
     """A row of images per class, in the set's order."""
-    from distillation.card import unique_names
-    from misc.report.figures import draw_grid
     names = unique_names(distilled.classes)
     available = {label: distilled.rows_of(label) for label in shown}
     fewest, largest = (pick(len(images) for images in available.values()) for pick in (min, max))
@@ -241,10 +228,6 @@ def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
 def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], views: list) -> None:
     """The images of the largest clusters of each class, beside their prototypes and nearest training images."""
     import numpy as np
-
-    from distillation.card import unique_names
-    from misc.judge import PIXELS
-    from misc.report.figures import draw_grid
     names, groups = unique_names(distilled.classes), min(GROUPS, *(len(view.images) for view in views))
     heads, which = ["image", "nearest\nby pixels"], f"the first {groups} images"
     says = "Images of the set and the nearest training image of the class in pixels"
@@ -268,9 +251,10 @@ def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], vi
 
 def heaviest(view, rows: list[dict]) -> list[int]:
     """Indices of a class's images: first images before second ones, large clusters before small ones."""
-    places = range(len(view.images))
-    images = [rows[image] for image in view.images] if rows else None
-    return sorted(places, key=lambda place: (images[place]["repeat"], -images[place]["weight"])) if images else list(places)
+    def order(place: int) -> tuple:
+        row = rows[view.images[place]]
+        return row["repeat"], -row["weight"]
+    return sorted(range(len(view.images)), key=order if rows else None)
 
 
 def group_cells(view, place: int, pipeline, split, distilled) -> list[tuple]:
@@ -295,8 +279,6 @@ def show_latents(path: Path, distilled, views: list, encoder: str) -> None:
     """Latents of real images, prototypes and distilled images on the first two principal components of the real ones."""
     import torch
     from sklearn.decomposition import PCA
-
-    from misc.report.figures import draw_map
     axes = PCA(2, random_state=0).fit(torch.cat([view.real_latents for view in views]).numpy())
 
     def group(view):
@@ -318,9 +300,9 @@ def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> No
     """Distances of distilled images to the nearest training image of their class, and of training images to one another."""
     import numpy as np
 
-    from misc.judge import quantiles
-    from scripts.artefact import code_version, package_versions, write_json
-    images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name_of(split, row),
+    def name(row: int) -> str:
+        return "/".join(split.paths[row].parts[-2:]) if split.paths else f"training image {row}"
+    images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name(row),
                "distance": float(distance)} for view in views for image, row, distance in
               zip(view.images, view.by_pixels.rows, view.by_pixels.distances, strict=True)]
     nearest = {"images of the set": quantiles([entry["distance"] for entry in images])}
@@ -329,8 +311,8 @@ def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> No
         nearest["training images to one another"] = quantiles(among_real)
     write_json(path, {"kind": "show_distilled", "distilled": folder.name, "nearest_training_image": nearest, "images": images,
                       "code": code_version(), "packages": package_versions()})
-    for name, found in nearest.items():
-        print(f"distance to the nearest training image of the class, {name}: " +
+    for which, found in nearest.items():
+        print(f"distance to the nearest training image of the class, {which}: " +
               ", ".join(f"{what} {value:.3f}" for what, value in found.items()))
     closest = min(images, key=lambda entry: entry["distance"])
     print(f"{path}: distances of {len(images)} images; the closest pair is {closest['image']} and {closest['nearest']}")
