@@ -90,17 +90,16 @@ def ahead(work: Callable, items: Iterable, seconds: dict, device: torch.device) 
     """
     waiting: deque = deque()
     depth = 0 if device.type == "cpu" else AHEAD
+
+    def next_result():
+        started = time.perf_counter()
+        result = waiting.popleft().result()
+        seconds["wait"] = seconds.get("wait", 0.0) + time.perf_counter() - started
+        return result
     with ThreadPoolExecutor(1) as pool:
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > depth:
-                yield _next_result(waiting, seconds)
+                yield next_result()
         while waiting:
-            yield _next_result(waiting, seconds)
-
-
-def _next_result(waiting: deque, seconds: dict):
-    started = time.perf_counter()
-    result = waiting.popleft().result()
-    seconds["wait"] = seconds.get("wait", 0.0) + time.perf_counter() - started
-    return result
+            yield next_result()

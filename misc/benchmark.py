@@ -94,9 +94,9 @@ def main(args):
 def report(result: dict) -> list:
     """The table of a result, with a row for each measurement that was not run."""
     from misc.report.tables import NONE, NOT_RUN, Section
-    rows, measured = [], result["rows"]
+    rows = []
     for key, (what, other, aim) in ROWS[result["benchmark"]].items():
-        found = measured.get(key)
+        found = result["rows"].get(key)
         cells = [NOT_RUN] * 3 if found is None else [NONE if found.get(name) is None else number(found[name])
                                                      for name in ("here", "other", "ratio")]
         rows.append((what, cells[0], f"{cells[1]}, {other}" if other and found else other or NONE, cells[2] if other else NONE,
@@ -214,9 +214,9 @@ def synthesis(scratch: Path, device, repetitions: int, checkpoint: str = DIGITS_
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         prototypes, _ = stage(scratch, "distillation.gen_prototype", "--save_prototype_path", "--ipc", ipc,
                               "--diffusion_checkpoints_path", checkpoint)
-        (row,) = compare_synthesis(scratch, device, repetitions, checkpoint, prototypes, "float32", (10 * ipc,), stock_images,
-                                   how).values()
-        yield "synthesis", row
+        size = 10 * ipc
+        rows = compare_synthesis(scratch, device, repetitions, checkpoint, prototypes, "float32", (size,), stock_images, how)
+        yield "synthesis", rows[size]
 
 
 def stable_diffusion(scratch: Path, device, repetitions: int) -> Iterator[tuple[str, dict]]:

@@ -9,7 +9,6 @@ classes shown are encoded, one class in memory at a time.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from distillation.card import unique_names
 from misc.judge import PIXELS, quantiles, small
@@ -22,41 +21,34 @@ GROUPS = 2              # images per class in neighbours.png
 POINTS = 200            # real images per class on the map
 
 
-class Neighbours(NamedTuple):
-    """The nearest training image of each point: its row in the split [N], and its distance [N]."""
-
-    rows: object
-    distances: object
-
-
 @dataclass(frozen=True)
 class ClassView:
     """One class, distilled and real. Latents are flat, [N, C * h * w]."""
 
     label: int
-    images: object                   # rows of its distilled images [N]
-    prototype_of: list[int]          # the prototype of each image; empty without prototypes
+    images: object               # rows of its distilled images [N]
+    prototype_of: list[int]      # the prototype of each image; empty without prototypes
     centroids: object
-    real_latents: object             # of at most POINTS training images
-    distilled_latents: object        # of the first images
-    by_latents: Neighbours | None    # of the prototypes
-    by_pixels: Neighbours            # of the distilled images
-    among_real: object               # distance in pixels of each training image to the nearest other one
+    real_latents: object         # of at most POINTS training images
+    distilled_latents: object    # of the first images
+    by_latents: tuple | None     # `nearest` of the prototypes
+    by_pixels: tuple             # `nearest` of the distilled images
+    among_real: object           # distance in pixels of each training image to the nearest other one
 
 
 def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("distilled", metavar="DIR", help="distilled set: a folder of gen_syn_image, or one of the original's")
-    parser.add_argument("--prototype_path", default=None, help="the set's prototypes: folder, or the original's JSON file")
+    parser.add_argument("--prototype_path", help="the set's prototypes: folder, or the original's JSON file")
     add_dataset_flags(parser)
     parser.set_defaults(dataset=None, data_dir=None)    # the distilled set has the name of its data set, not its folder
     add_checkpoint_flags(parser)
     parser.add_argument("--batch_size", default=64, type=int, help="images encoded at once")
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
-    parser.add_argument("--classes", nargs="+", default=None, metavar="NAME",
+    parser.add_argument("--classes", nargs="+", metavar="NAME",
                         help=f"at most {MOST_CLASSES} classes (default: as many, evenly over the list)")
     parser.add_argument("--images", default=10, type=int, help="images per class in the grid and on the map")
-    parser.add_argument("--output_dir", "--output-dir", default=None, help="default: runs/show/<the set's name>")
+    parser.add_argument("--output_dir", help="default: runs/show/<the set's name>")
     args = parser.parse_args()
     for flag in ("images", "batch_size", "num_workers"):
         check_range(f"--{flag}", getattr(args, flag), 1)
@@ -165,9 +157,10 @@ def compare(args, pipeline, size: int, split, distilled, rows: list[dict], proto
 
     from distillation.datasets import decode
     image_size = distilled.read(0).width
-    made = [len(distilled.rows_of(label)) for label in shown]
-    count = sum(2 * len(split.rows_of(label)) for label in shown) + sum(made) + sum(min(args.images, each) for each in made)
-    views = []
+    count, views = 0, []
+    for label in shown:
+        made = len(distilled.rows_of(label))
+        count += 2 * len(split.rows_of(label)) + made + min(args.images, made)
     with Progress(total=count, desc="encode and compare", unit="img") as bar:
         def in_batches(work, source, rows, size_pixels: int):
             parts = []
@@ -199,10 +192,10 @@ def distances(points, known):
     return torch.cdist(points, known, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def nearest(points, known, rows, scale: float = 1) -> Neighbours:
-    """For each of `points` [N, P] the nearest of `known` [M, P], the training images `rows` [M]."""
+def nearest(points, known, rows, scale: float = 1) -> tuple:
+    """The rows [N] and distances [N] of the nearest of `known` [M, P], the training images `rows` [M], to `points` [N, P]."""
     found, places = distances(points, known).min(1)
-    return Neighbours(rows[places.numpy()], (found / scale).numpy())
+    return rows[places.numpy()], (found / scale).numpy()
 
 
 def nearest_other(known):
@@ -264,9 +257,9 @@ def group_cells(view, place: int, pipeline, split, distilled) -> list[tuple]:
     from scripts.pipeline_stable_diffusion_latents2img import decode_latents
     image = distilled.read(view.images[place])
 
-    def real(neighbours, which: int, digits: int):
-        picture = decode(split, [neighbours.rows[which]], image.width)[0]
-        return to_pil(picture), f"{neighbours.distances[which]:.{digits}f}"
+    def real(neighbours: tuple, which: int, digits: int):
+        nearest_rows, apart = neighbours
+        return to_pil(decode(split, [nearest_rows[which]], image.width)[0]), f"{apart[which]:.{digits}f}"
     cells = [(image, ""), real(view.by_pixels, place, 3)]
     if view.by_latents:
         which = view.prototype_of[place]
@@ -303,15 +296,15 @@ def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> No
     def name(row: int) -> str:
         return "/".join(split.paths[row].parts[-2:]) if split.paths else f"training image {row}"
     images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name(row),
-               "distance": float(distance)} for view in views for image, row, distance in
-              zip(view.images, view.by_pixels.rows, view.by_pixels.distances, strict=True)]
-    nearest = {"images of the set": quantiles([entry["distance"] for entry in images])}
+               "distance": float(distance)}
+              for view in views for image, row, distance in zip(view.images, *view.by_pixels, strict=True)]
+    summary = {"images of the set": quantiles([entry["distance"] for entry in images])}
     among_real = np.concatenate([view.among_real for view in views])
     if len(among_real):
-        nearest["training images to one another"] = quantiles(among_real)
-    write_json(path, {"kind": "show_distilled", "distilled": folder.name, "nearest_training_image": nearest, "images": images,
+        summary["training images to one another"] = quantiles(among_real)
+    write_json(path, {"kind": "show_distilled", "distilled": folder.name, "nearest_training_image": summary, "images": images,
                       "code": code_version(), "packages": package_versions()})
-    for which, found in nearest.items():
+    for which, found in summary.items():
         print(f"distance to the nearest training image of the class, {which}: " +
               ", ".join(f"{what} {value:.3f}" for what, value in found.items()))
     closest = min(images, key=lambda entry: entry["distance"])

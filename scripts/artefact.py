@@ -314,13 +314,7 @@ def unlock(folder: Path) -> None:
         os.close(_locks.pop(path))
 
 
-def unlock_all() -> None:
-    """Release every lock of this process."""
-    for path in list(_locks):
-        unlock(path.parent)
-
-
-at_end.append(unlock_all)
+at_end.append(lambda: [unlock(path.parent) for path in list(_locks)])
 
 
 def check_configuration(folder: Path, kind: str, config: dict) -> None:
