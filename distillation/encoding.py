@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,17 @@ from scripts.cli import InputError, Progress
 from scripts.randomness import generator_for
 
 AHEAD = 3  # batches decoded in advance on an accelerator; on a CPU decoding and encoding share the cores
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How to encode: `latent` is "sample" (of the posterior; its noise is a function of (seed, class)) or "mean"."""
+
+    seed: int
+    latent: str = "sample"
+    batch_size: int = 64
+    workers: int = 4
+    fit: str = "squash"
 
 
 class ClassLatents(NamedTuple):
@@ -33,23 +45,21 @@ def size_to_encode(pipeline, size: int | None) -> int:
     return size
 
 
-def encode_classes(pipeline, split: Split, labels: list[int], size_pixels: int, *, seed: int, latent: str = "sample",
-                   batch_size: int = 64, workers: int = 4, fit: str = "squash",
+def encode_classes(pipeline, split: Split, labels: list[int], size_pixels: int, how: Encoding,
                    seconds: dict | None = None) -> Iterator[ClassLatents]:
     """Encode the classes `labels` one after the other; memory holds one class at a time.
 
-    `latent` is "sample" (of the posterior; noise is a function of (seed, class)) or "mean". Adds to `seconds`: "encode", and
-    its part "wait", for decoded files. Raises InputError for an unreadable image (unless the split skips them) and for a class
-    without a readable one.
+    Adds to `seconds`: "encode", and its part "wait", for decoded files. Raises InputError for an unreadable image (unless the
+    split skips them) and for a class without a readable one.
     """
     seconds = seconds if seconds is not None else {}
     shape = pipeline.latent_shape(size_pixels)
     parts = [(label, indices) for label in labels for indices in np.split(
-        np.arange(len(split.rows_of(label))), range(batch_size, len(split.rows_of(label)), batch_size))]
+        np.arange(len(split.rows_of(label))), range(how.batch_size, len(split.rows_of(label)), how.batch_size))]
 
     def decode(part):
         label, indices = part
-        images, readable = decode_readable(split, split.rows_of(label)[indices], size_pixels, workers, fit)
+        images, readable = decode_readable(split, split.rows_of(label)[indices], size_pixels, how.workers, how.fit)
         return label, indices[np.isin(split.rows_of(label)[indices], readable)], images
     latents: list[Tensor] = []
     rows: list[np.ndarray] = []
@@ -59,9 +69,9 @@ def encode_classes(pipeline, split: Split, labels: list[int], size_pixels: int, 
         for batch, (label, indices, images) in enumerate(ahead(decode, parts, seconds, pipeline.device)):
             if label != current:
                 current = label
-                noise = torch.randn(len(split.rows_of(label)), *shape, generator=generator_for(seed, "latent", label))
+                noise = torch.randn(len(split.rows_of(label)), *shape, generator=generator_for(how.seed, "latent", label))
             if len(indices):
-                latents.append(pipeline(images, noise[indices] if latent == "sample" else None).cpu())
+                latents.append(pipeline(images, noise[indices] if how.latent == "sample" else None).cpu())
                 rows.append(split.rows_of(label)[indices])
             bar.update(len(parts[batch][1]))
             if batch + 1 == len(parts) or parts[batch + 1][0] != label:  # the class is complete
@@ -80,17 +90,16 @@ def ahead(work: Callable, items: Iterable, seconds: dict, device: torch.device) 
     """
     waiting: deque = deque()
     depth = 0 if device.type == "cpu" else AHEAD
+
+    def next_result():
+        started = time.perf_counter()
+        result = waiting.popleft().result()
+        seconds["wait"] = seconds.get("wait", 0.0) + time.perf_counter() - started
+        return result
     with ThreadPoolExecutor(1) as pool:
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > depth:
-                yield _next_result(waiting, seconds)
+                yield next_result()
         while waiting:
-            yield _next_result(waiting, seconds)
-
-
-def _next_result(waiting: deque, seconds: dict):
-    started = time.perf_counter()
-    result = waiting.popleft().result()
-    seconds["wait"] = seconds.get("wait", 0.0) + time.perf_counter() - started
-    return result
+            yield next_result()

@@ -106,12 +106,11 @@ def main(args):
 def prototypes_of(pipeline, split, labels: list[int], size: int, args, seconds: dict):
     """Yield (label, Prototypes) for each of `labels`: encode the class, then cluster it. Adds to `seconds`."""
     from distillation.datasets import check_enough_readable
-    from distillation.encoding import encode_classes
+    from distillation.encoding import Encoding, encode_classes
     from distillation.prototypes import find_prototypes
     from scripts.randomness import seed_for
-    for label, latents, rows in encode_classes(pipeline, split, labels, size, seed=args.seed, latent=args.latent,
-                                               batch_size=args.batch_size, workers=args.num_workers, fit=args.resize,
-                                               seconds=seconds):
+    how = Encoding(args.seed, args.latent, args.batch_size, args.num_workers, args.resize)
+    for label, latents, rows in encode_classes(pipeline, split, labels, size, how, seconds):
         started = time.perf_counter()
         check_enough_readable(split, label, rows, args.ipc)
         found = find_prototypes(latents, args.ipc, args.km_expand, seed_for(args.seed, "kmeans", label), kmeans=args.kmeans,

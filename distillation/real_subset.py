@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distillation.datasets import Split, check_enough_images, check_enough_readable, decode, decode_readable, load_split
 from distillation.distilled_set import complete, row, write_image
-from distillation.encoding import encode_classes, size_to_encode
+from distillation.encoding import Encoding, encode_classes, size_to_encode
 from distillation.images import to_pil
 from scripts.cli import Progress, dataset_flags, stop_if_asked
 from scripts.parallel import all_done, begin_together, my_unfinished
@@ -84,8 +84,8 @@ def by_latents(pipeline, split: Split, labels: list[int], encode_at_pixels: int,
     Raises InputError when there are too few.
     """
     choose = {"herding": herding, "kcenter": k_center}[args.method]
-    for label, latents, rows in encode_classes(pipeline, split, labels, encode_at_pixels, seed=args.seed, latent="mean",
-                                               batch_size=args.batch_size, workers=args.num_workers):
+    how = Encoding(args.seed, "mean", args.batch_size, args.num_workers)
+    for label, latents, rows in encode_classes(pipeline, split, labels, encode_at_pixels, how):
         check_enough_readable(split, label, rows, args.ipc)
         yield label, decode(split, rows[choose(latents, args.ipc)], size_pixels, args.num_workers, "centre")
 

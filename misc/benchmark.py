@@ -8,16 +8,20 @@ Variants take turns in one run, so other work on the machine slows all of them. 
 timing. `python -m misc.report tables` writes the tables of misc/benchmark.md from the result files.
 """
 
+import importlib
+import io
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from pathlib import Path
 
+from scripts.artefact import code_version, hardware, package_versions, read_json, read_manifest, write_json
 from scripts.cli import DIGITS_LDM, ROOT, Parser, Progress, check_range, run
 
 # key of a measurement: (what is measured, what it is compared with, aim); rows with * need an accelerator
@@ -45,13 +49,10 @@ ROWS = {
         "pixels": ("Augmentation and buffer of an ER step (ms)", "", "at most 1")}}
 PAPER = ("--strength", 0.7, "--num_inference_steps", 50, "--guidance_scale", 8, "--image_size", 224)
 DIGITS = ("--strength", 0.7, "--num_inference_steps", 20, "--guidance_scale", 2, "--negative_prompt", "")
-SMALL_PARENT = """
-import os, subprocess, sys
-command = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
-_, status, usage = os.wait4(command.pid, 0)
-print(usage.ru_maxrss)
-sys.exit(os.waitstatus_to_exitcode(status))
-"""  # a process's peak counts the memory of its parent at the start, so a small process starts the command
+SMALL_PARENT = """import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)"""  # a process's peak counts the memory of its parent at the start, so a small process starts the command
 
 
 def parse_args():
@@ -75,7 +76,6 @@ def main(args):
     from accelerate import Accelerator
 
     from misc.report.tables import plain
-    from scripts.artefact import code_version, package_versions, write_json
     from scripts.parallel import require_one_process
     accelerator = Accelerator()
     require_one_process(accelerator, "benchmark")
@@ -94,9 +94,9 @@ def main(args):
 def report(result: dict) -> list:
     """The table of a result, with a row for each measurement that was not run."""
     from misc.report.tables import NONE, NOT_RUN, Section
-    rows, measured = [], result["rows"]
+    rows = []
     for key, (what, other, aim) in ROWS[result["benchmark"]].items():
-        found = measured.get(key)
+        found = result["rows"].get(key)
         cells = [NOT_RUN] * 3 if found is None else [NONE if found.get(name) is None else number(found[name])
                                                      for name in ("here", "other", "ratio")]
         rows.append((what, cells[0], f"{cells[1]}, {other}" if other and found else other or NONE, cells[2] if other else NONE,
@@ -116,8 +116,6 @@ def number(value: float) -> str:
 def conditions() -> dict:
     """The machine, the number of threads, and the load."""
     import torch
-
-    from scripts.artefact import hardware
     return {"hardware": hardware(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
             "load": round(os.getloadavg()[0], 2)}
 
@@ -127,26 +125,18 @@ def conditions() -> dict:
 def interleaved(variants: dict[str, Callable[[], float | None]], repetitions: int, title: str,
                 clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
     """Seconds of each variant, run in turn, after a warm-up round. A variant that returns a number has measured itself."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    with Progress(total=(repetitions + 1) * len(variants), desc=title, unit="run") as bar:
-        for repetition in range(repetitions + 1):
-            for name, work in variants.items():
-                spent = seconds_of(work, clock)
-                if repetition:
-                    seconds[name].append(spent)
-                bar.update()
-    return seconds
-
-
-def seconds_of(work: Callable[[], float | None], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of `work` and of what it left to the accelerator; or the seconds that it returns."""
     import torch
     wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
-    wait()
-    began = clock()
-    own = work()
-    wait()
-    return clock() - began if own is None else own
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for repetition in Progress(range(repetitions + 1), desc=title, unit="round"):
+        for name, work in variants.items():
+            wait()
+            began = clock()
+            own = work()
+            wait()
+            if repetition:
+                seconds[name].append(clock() - began if own is None else own)
+    return seconds
 
 
 def compared(seconds: dict[str, list[float]], here: int, other: int, **facts) -> dict:
@@ -162,20 +152,8 @@ def median_ratio(first: list[float], second: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
-@contextmanager
-def one_thread():
-    """Let torch use one core."""
-    import torch
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def check_close(name: str, here, other, limit: float) -> float:
-    """The largest difference of two tensors or arrays; raises RuntimeError above `limit`: both ways have to make the same."""
+    """The largest difference of two tensors or arrays; raises RuntimeError above `limit`."""
     found = float(abs(here - other).max())
     if not found <= limit:
         raise RuntimeError(f"{name}: expected the same results, at most {limit} apart, found {found:.4g}")
@@ -186,11 +164,6 @@ def check_close(name: str, here, other, limit: float) -> float:
 
 def stage(scratch: Path, module: str, output_flag: str, *flags) -> tuple[Path, dict]:
     """Run a stage in this process, in a new folder; returns its artefact and the seconds in its `result.json`."""
-    import importlib
-    import io
-    from contextlib import redirect_stdout
-
-    from scripts.artefact import read_json
     entry, root = importlib.import_module(module), Path(tempfile.mkdtemp(dir=scratch))
     before, sys.argv = sys.argv, [module, *map(str, flags), output_flag, str(root)]
     try:
@@ -241,9 +214,9 @@ def synthesis(scratch: Path, device, repetitions: int, checkpoint: str = DIGITS_
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         prototypes, _ = stage(scratch, "distillation.gen_prototype", "--save_prototype_path", "--ipc", ipc,
                               "--diffusion_checkpoints_path", checkpoint)
-        (row,) = compare_synthesis(scratch, device, repetitions, checkpoint, prototypes, "float32", (10 * ipc,), stock_images,
-                                   how).values()
-        yield "synthesis", row
+        size = 10 * ipc
+        rows = compare_synthesis(scratch, device, repetitions, checkpoint, prototypes, "float32", (size,), stock_images, how)
+        yield "synthesis", rows[size]
 
 
 def stable_diffusion(scratch: Path, device, repetitions: int) -> Iterator[tuple[str, dict]]:
@@ -264,22 +237,24 @@ def compare_synthesis(scratch: Path, device, repetitions: int, checkpoint: str, 
     """A row for each batch size: gen_syn_image against diffusers' pipeline one by one, on the same prototypes."""
     import torch
     from diffusers import StableDiffusionImg2ImgPipeline
-
-    from scripts.artefact import read_json
     flags = ("--prototype_path", prototypes, "--diffusion_checkpoints_path", checkpoint, "--dtype", dtype, *how)
-    made = {}
+    made, memory = {}, dict.fromkeys(sizes)
 
     def here(size: int) -> float:
         made[size], seconds = stage(scratch, "distillation.gen_syn_image", "--save_init_image_path", "--batch_size", size,
                                     *flags)
         return seconds["synthesise"]
-    memory = {size: peak_device_bytes(partial(here, size)) for size in sizes}  # before the other pipeline takes its share
+    for size in sizes if torch.cuda.is_available() else ():  # before the other pipeline takes its share
+        torch.cuda.reset_peak_memory_stats()
+        here(size)
+        memory[size] = torch.cuda.max_memory_allocated()
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
         checkpoint, dtype=getattr(torch, dtype), safety_checker=None, requires_safety_checker=False).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    stock = partial(make_stock, pipeline, prototypes, made[sizes[0]], scratch / "stock", stock_images)
-    seconds = interleaved({"other": stock, **{size: partial(here, size) for size in sizes}}, repetitions,
-                          f"synthesis, {dtype}")
+    seconds = interleaved({
+        **{size: partial(here, size) for size in sizes},
+        "other": lambda: make_stock(pipeline, prototypes, made[sizes[0]], scratch / "stock", stock_images)}, repetitions,
+        f"synthesis, {dtype}")
     images = len(read_json(made[sizes[0]] / "manifest.json")["rows"])
     limit = 1 if dtype == "float32" else 255
     apart = max(check_close("synthesis", pixels(made[sizes[0]] / path.relative_to(scratch / "stock")), pixels(path), limit)
@@ -293,7 +268,6 @@ def make_stock(pipeline, prototypes: Path, made: Path, output: Path, count: int)
     from PIL import Image
 
     from distillation.prototypes import read_prototypes
-    from scripts.artefact import read_manifest
     from scripts.randomness import generator_for
     manifest, (classes, found, _) = read_manifest(made, "distilled"), read_prototypes(prototypes)
     config = manifest["config"]
@@ -315,17 +289,6 @@ def pixels(path: Path):
         return np.asarray(image).astype(int)
 
 
-def peak_device_bytes(work: Callable[[], object]) -> int | None:
-    """The largest sum of tensors on the GPU during `work`; None without CUDA."""
-    import torch
-    if not torch.cuda.is_available():
-        work()
-        return None
-    torch.cuda.reset_peak_memory_stats()
-    work()
-    return torch.cuda.max_memory_allocated()
-
-
 def encoding(scratch: Path, device, repetitions: int, checkpoint: str = DIGITS_LDM, files: int = 512, side: int = 256,
              ending: str = "") -> Iterator[tuple[str, dict]]:
     """Files to latents: decoded ahead in four threads against decoding and encoding in turn, 64 at once."""
@@ -335,7 +298,7 @@ def encoding(scratch: Path, device, repetitions: int, checkpoint: str = DIGITS_L
 
     from distillation.checkpoints import load_pipeline
     from distillation.datasets import load_split
-    from distillation.encoding import encode_classes
+    from distillation.encoding import Encoding, encode_classes
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, checkpoint, device)
     split = load_split("folder", write_photos(scratch / f"photos-{side}-{files}", 4, files // 4, side), "train")
@@ -344,7 +307,7 @@ def encoding(scratch: Path, device, repetitions: int, checkpoint: str = DIGITS_L
     def here():
         waits.append({})
         latents["here"] = torch.cat([each.latents for each in encode_classes(
-            pipeline, split, list(range(4)), size, seed=0, latent="mean", seconds=waits[-1])])
+            pipeline, split, list(range(4)), size, Encoding(0, "mean"), waits[-1])])
 
     @torch.inference_mode()
     def other():
@@ -371,18 +334,17 @@ def encoding_large(scratch: Path, device, repetitions: int) -> Iterator[tuple[st
 def memory(scratch: Path, device, repetitions: int, classes: tuple[int, int] = (10, 100), per_class: int = 100,
            checkpoint: str = DIGITS_LDM) -> Iterator[tuple[str, dict]]:
     """Peak memory of gen_prototype on few and on many classes of small files."""
-    peaks = []
-    for count in classes:
+    def peak(count: int) -> int:
         root = write_photos(scratch / f"classes-{count}", count, per_class, 32)
-        peaks.append(peak_memory_bytes([
+        return peak_memory_bytes([
             sys.executable, "-m", "distillation.gen_prototype", "--dataset", "folder", "--data_dir", str(root), "--ipc", "10",
-            "--diffusion_checkpoints_path", str(checkpoint), "--save_prototype_path", str(root / "prototypes")]))
-    yield "memory", {"here": peaks[1] / 1e6, "other": peaks[0] / 1e6, "ratio": peaks[1] / peaks[0]}
+            "--diffusion_checkpoints_path", str(checkpoint), "--save_prototype_path", str(root / "prototypes")])
+    few, many = map(peak, classes)
+    yield "memory", {"here": many / 1e6, "other": few / 1e6, "ratio": many / few}
 
 
 def peak_memory_bytes(command: list[str]) -> int:
     """The largest resident set of a command run from the repository's root; raises RuntimeError when it fails."""
-    import subprocess
     done = subprocess.run([sys.executable, "-c", SMALL_PARENT, *command], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: expected exit code 0, found {done.returncode}: {done.stderr[-2000:]}")
@@ -401,6 +363,10 @@ def views(scratch: Path, device, repetitions: int, images: int = 256, batch_size
     from matching.image_set import image_set
     from scripts.networks import STD
     scale = 255 * torch.tensor(STD)[:, None, None]
+
+    def every(way: Callable, parts) -> None:
+        for part in parts:
+            way(rows=part)
     for size in (224, 32):
         decoded = image_set("photographs", [{"name": "patch", "prompt": "patch"}], photograph_patches(images, size),
                             torch.zeros(images))
@@ -410,16 +376,12 @@ def views(scratch: Path, device, repetitions: int, images: int = 256, batch_size
             parts = drawn.order.long().split(batch_size)
             ways = {"here": partial(decoded.views, drawn, size=size), "other": partial(stock_views, pictures, drawn, size)}
             apart = check_close("views", *(scale * way(rows=parts[0]) for way in ways.values()), limit=1.5)
-            with one_thread():
+            with ExitStack() as stack:
+                stack.callback(torch.set_num_threads, torch.get_num_threads())
+                torch.set_num_threads(1)
                 seconds = interleaved({name: partial(every, way, parts) for name, way in ways.items()}, repetitions,
                                       f"views, {size} pixels, {mix}", time.process_time)
             yield f"views_{size}_{mix}", compared(seconds, images, images, apart=f"{apart:.1f}/255")
-
-
-def every(way: Callable, parts) -> None:
-    """Make the views of each part."""
-    for part in parts:
-        way(rows=part)
 
 
 def photograph_patches(count: int, size: int):

@@ -7,17 +7,20 @@
 --to hub writes README.md (the card), images/ and soft_labels/. Readers: `datasets.load_dataset(OUT)`, torchvision's ImageFolder
 (OUT/images), matching.soft_labels.SoftLabels (OUT/soft_labels). `hf upload OWNER/NAME OUT --repo-type dataset` publishes it.
 
---to ddranking writes images/<class>/* for DD-Ranking 0.2.0, `compute_metrics(image_path="OUT/images")`: hard labels, or soft
-ones of its own teacher (soft_label_mode "M"). With --teacher it also writes images.pt, float32 [N, 3, H, W] normalised as
-DD-Ranking does, and soft_labels.pt, float32 [N, classes], the teacher's logits for the images, sorted by class, for
-`compute_metrics(image_tensor=..., soft_labels=...)` (soft_label_mode "S"). OUT/README.md has the lines. The set needs as many
-images in each class and the benchmark's classes in sorted order. Stored views and the images' weights are not exported.
+--to ddranking writes images/<class>/* for DD-Ranking 0.2.0, with hard labels or soft ones of its own teacher (soft_label_mode
+"M"). With --teacher it also writes images.pt, float32 [N, 3, H, W] normalised as DD-Ranking does, and soft_labels.pt, float32
+[N, classes], the teacher's logits (soft_label_mode "S"). OUT/README.md shows the calls. The set needs as many images in each
+class, and the benchmark's classes in sorted order. Stored views and the images' weights are not exported.
 
 Files are hard links where possible, else copies. The same command resumes.
 """
 
+import os
+import shutil
+from collections import Counter
 from pathlib import Path
 
+from scripts.artefact import atomic_path, begin, digest, finish, identity, read_manifest, write_state, write_text
 from scripts.cli import InputError, Parser, run
 
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))    # mean and deviation by which DD-Ranking 0.2.0 normalises
@@ -32,12 +35,10 @@ def parse_args():
     parser.add_argument("distilled", metavar="DIR", help="distilled set: a finished folder of gen_syn_image")
     parser.add_argument("--to", required=True, choices=("hub", "ddranking"), help="reader of the folder")
     parser.add_argument("--output", required=True, metavar="OUT", help="folder to write: new, or of this command")
-    parser.add_argument("--soft-labels", default=None, metavar="DIR",
-                        help="hub: the set's labels, a folder of generate_soft_label")
-    parser.add_argument("--benchmark", default=None, choices=tuple(BENCHMARKS),
+    parser.add_argument("--soft-labels", metavar="DIR", help="hub: the set's labels, a folder of generate_soft_label")
+    parser.add_argument("--benchmark", choices=tuple(BENCHMARKS),
                         help="ddranking: its data set (default: that of the set, unless it is an image folder)")
-    parser.add_argument("--teacher", default=None, metavar="DIR",
-                        help="ddranking: folder of train_teacher that gives each image one soft label (default: none)")
+    parser.add_argument("--teacher", metavar="DIR", help="ddranking: folder of train_teacher; gives each image one soft label")
     args = parser.parse_args()
     for flag, value, reader in (("--soft-labels", args.soft_labels, "hub"), ("--benchmark", args.benchmark, "ddranking"),
                                 ("--teacher", args.teacher, "ddranking")):
@@ -50,7 +51,6 @@ def parse_args():
 
 
 def main(args):
-    from scripts.artefact import read_manifest
     folder, output = Path(args.distilled), Path(args.output)
     manifest = read_manifest(folder, "distilled")
     if args.to == "hub":
@@ -64,7 +64,6 @@ def export_hub(folder: Path, manifest: dict, labels_folder: Path, output: Path) 
     from distillation.card import card
     from matching.image_set import distilled_images
     from matching.soft_labels import SoftLabels
-    from scripts.artefact import finish, identity, write_text
     labels = SoftLabels(labels_folder, distilled_images(folder, data_path="pil")).manifest
     config = {"to": "hub", "distilled": identity(folder), "soft_labels": identity(labels_folder)}
     if complete(output, config):
@@ -80,7 +79,6 @@ def export_hub(folder: Path, manifest: dict, labels_folder: Path, output: Path) 
 def export_ddranking(folder: Path, manifest: dict, benchmark: str | None, teacher: str | None, output: Path) -> None:
     """An image folder, and with a teacher tensors with one soft label per image."""
     from distillation.images import open_image
-    from scripts.artefact import finish, identity, write_state, write_text
     benchmark = benchmark or OWN_NAMES.get(manifest["config"].get("dataset"))
     ipc = check_fits(folder, manifest, benchmark)
     config = {"to": "ddranking", "distilled": identity(folder), "benchmark": benchmark,
@@ -102,7 +100,6 @@ def export_ddranking(folder: Path, manifest: dict, benchmark: str | None, teache
 
 def complete(output: Path, config: dict) -> bool:
     """Begin the output folder; True when it is complete. Raises InputError when it has other files."""
-    from scripts.artefact import begin
     if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
         raise InputError(f"{output}: expected a new folder or one of this command, found other files")
     if not begin(output, "export", config):
@@ -118,10 +115,6 @@ def whole(manifest: dict) -> dict[str, str | None]:
 
 def place_files(folder: Path, files: dict[str, str | None], output: Path) -> list[str]:
     """Link or copy files of `folder` to `output`; returns their names. Raises InputError for a changed file."""
-    import os
-    import shutil
-
-    from scripts.artefact import atomic_path, digest
     for name, expected in files.items():
         source, target = folder / name, output / name
         if expected and digest(source) != expected:
@@ -138,7 +131,6 @@ def place_files(folder: Path, files: dict[str, str | None], output: Path) -> lis
 
 def check_fits(folder: Path, manifest: dict, benchmark: str | None) -> int:
     """Images per class. Raises InputError for classes or counts that DD-Ranking would read wrongly."""
-    from collections import Counter
     if benchmark is None:
         raise InputError(f"--benchmark: expected one of {', '.join(BENCHMARKS)} for a set of the data set "
                          f"{manifest['config'].get('dataset')}")
@@ -147,12 +139,11 @@ def check_fits(folder: Path, manifest: dict, benchmark: str | None) -> int:
         raise InputError(f"{folder}: expected the {classes} classes of {benchmark}, found {len(names)}")
     if names != sorted(names):
         first = next(name for name, other in zip(names, sorted(names), strict=True) if name != other)
-        raise InputError(f"{folder}: expected classes in sorted order, as {benchmark} has them, found {first} at "
-                         f"{names.index(first)}")
+        raise InputError(f"{folder}: expected {benchmark}'s sorted order of classes, found {first} at {names.index(first)}")
     counts = Counter(entry["label"] for entry in manifest["rows"])
     if len(set(counts.values())) > 1:
-        raise InputError(f"{folder}: expected as many images in every class, found {min(counts.values())} to "
-                         f"{max(counts.values())}")
+        least, most = min(counts.values()), max(counts.values())
+        raise InputError(f"{folder}: expected as many images in every class, found {least} to {most}")
     return counts[0]
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.cli import Parser, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+from scripts.artefact import code_version, hardware, package_versions, read_manifest, write_json
+from scripts.cli import Parser, Progress, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
 
 PIXELS = 16  # side of the grey images for the support-vector machine and for distances
 NEAR = 3     # an image is near another within the other's distance to its third neighbour
@@ -50,17 +51,15 @@ def main(args):
 
     from distillation.datasets import load_split
     from matching.image_set import distilled_images, real_images
-    from scripts.artefact import code_version, hardware, package_versions, write_json
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     train, test = (real_images(load_split(split=part, **dataset_flags(args)), 32) for part in ("train", "test"))
     judge = network_judge(args.teacher, train, device) if args.teacher else fit_judge(train)
-    images, labels = draw(args, train.classes, device)
-    sets = {"pure noise": (images, labels)}
+    sets = {"pure noise": draw(args, train.classes, device)}
     for folder in args.distilled:
         distilled = distilled_images(folder)
-        sets[Path(folder).name] = (distilled.images, distilled.labels)
-    known, like = small(train.images), some_of(train, len(images), args.seed)
-    tests = judge.features(some_of(test, len(images), args.seed).images)
+        sets[Path(folder).name] = distilled.images, distilled.labels
+    known, like = small(train.images), some_of(train, args.images, args.seed)
+    tests = judge.features(some_of(test, args.images, args.seed).images)
     result = {
         "kind": "judge", "checkpoint": Path(args.diffusion_checkpoints_path).name,
         "judge": {"model": judge.model, "test_accuracy": score(judge, test.images, test.labels),
@@ -68,10 +67,10 @@ def main(args):
         "config": {name: getattr(args, name) for name in ("images", "guidance_scale", "num_inference_steps", "seed")},
         "recognised": {name: {"images": len(labels), "share": score(judge, images, labels)}
                        for name, (images, labels) in sets.items()},
-        "manifold": {name: manifold(judge.features(images), tests) for name, images in
-                     (("real training images", like.images), *((name, pair[0]) for name, pair in sets.items()))},
-        "nearest_training_image": {name: quantiles(nearest(small(images), known)) for name, images in
-                                   {"real test images": test.images, **{name: pair[0] for name, pair in sets.items()}}.items()},
+        "manifold": {name: manifold(judge.features(images), tests) for name, (images, *_) in
+                     {"real training images": (like.images,), **sets}.items()},
+        "nearest_training_image": {name: quantiles(nearest(small(images), known)) for name, (images, *_) in
+                                   {"real test images": (test.images,), **sets}.items()},
         "code": code_version(), "packages": package_versions(), "hardware": hardware(),
     }
     write_json(Path(args.output), result)
@@ -103,10 +102,8 @@ def network_judge(folder: str, train, device) -> Judge:
     import torch
 
     from matching.teachers import load_teacher
-    from scripts.artefact import read_manifest
     from scripts.networks import predict
-    size = train.images.shape[-1]
-    network = load_teacher(folder, "", "", "", train, size)[0].to(device)
+    network = load_teacher(folder, "", "", "", train, train.images.shape[-1])[0].to(device)
     *_, head = (module for module in network.modules() if isinstance(module, torch.nn.Linear))
 
     def names(images):
@@ -155,7 +152,6 @@ def draw(args, classes, device):
 
     from distillation.checkpoints import load_pipeline
     from distillation.synthesis import Denoising, latent_shape, synthesize
-    from scripts.cli import Progress
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, device,
                              revision=args.revision)

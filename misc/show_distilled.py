@@ -10,7 +10,11 @@ classes shown are encoded, one class in memory at a time.
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+from distillation.card import unique_names
+from misc.judge import PIXELS, quantiles, small
+from misc.report.figures import draw_grid, draw_map
+from scripts.artefact import code_version, identity, package_versions, read_manifest, write_json
+from scripts.cli import InputError, Parser, Progress, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
 GROUPS = 2              # images per class in neighbours.png
@@ -18,41 +22,33 @@ POINTS = 200            # real images per class on the map
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """The nearest training image of each point: its row in the split [N], and its distance [N]."""
-
-    rows: object
-    distances: object
-
-
-@dataclass(frozen=True)
 class ClassView:
     """One class, distilled and real. Latents are flat, [N, C * h * w]."""
 
     label: int
-    images: object                   # rows of its distilled images [N]
-    prototype_of: list[int]          # the prototype of each image; empty without prototypes
+    images: object               # rows of its distilled images [N]
+    prototype_of: list[int]      # the prototype of each image; empty without prototypes
     centroids: object
-    real_latents: object             # of at most POINTS training images
-    distilled_latents: object        # of the first images
-    by_latents: Neighbours | None    # of the prototypes
-    by_pixels: Neighbours            # of the distilled images
-    among_real: object               # distance in pixels of each training image to the nearest other one
+    real_latents: object         # of at most POINTS training images
+    distilled_latents: object    # of the first images
+    by_latents: tuple | None     # `nearest` of the prototypes
+    by_pixels: tuple             # `nearest` of the distilled images
+    among_real: object           # distance in pixels of each training image to the nearest other one
 
 
 def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("distilled", metavar="DIR", help="distilled set: a folder of gen_syn_image, or one of the original's")
-    parser.add_argument("--prototype_path", default=None, help="the set's prototypes: folder, or the original's JSON file")
+    parser.add_argument("--prototype_path", help="the set's prototypes: folder, or the original's JSON file")
     add_dataset_flags(parser)
     parser.set_defaults(dataset=None, data_dir=None)    # the distilled set has the name of its data set, not its folder
     add_checkpoint_flags(parser)
     parser.add_argument("--batch_size", default=64, type=int, help="images encoded at once")
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
-    parser.add_argument("--classes", nargs="+", default=None, metavar="NAME",
+    parser.add_argument("--classes", nargs="+", metavar="NAME",
                         help=f"at most {MOST_CLASSES} classes (default: as many, evenly over the list)")
     parser.add_argument("--images", default=10, type=int, help="images per class in the grid and on the map")
-    parser.add_argument("--output_dir", "--output-dir", default=None, help="default: runs/show/<the set's name>")
+    parser.add_argument("--output_dir", help="default: runs/show/<the set's name>")
     args = parser.parse_args()
     for flag in ("images", "batch_size", "num_workers"):
         check_range(f"--{flag}", getattr(args, flag), 1)
@@ -87,7 +83,6 @@ def read_set(folder: Path):
     from distillation.datasets import Split
     from distillation.distilled_set import read_distilled
     from distillation.images import open_image
-    from scripts.artefact import read_manifest
     classes, paths, labels, _ = read_distilled(folder)
     manifest = read_manifest(folder, "distilled") if (folder / "manifest.json").exists() else {"rows": [], "config": {}}
     images = Split(folder.name, classes, labels.numpy(), lambda row: open_image(paths[row]), paths=paths)
@@ -105,12 +100,8 @@ def choose_classes(classes: list[dict], wanted: list[str] | None) -> list[int]:
 
 
 def prototypes_of(folder: Path, config: dict, path: str | None):
-    """The prototypes of each class and their configuration; (None, {}) without a path.
-
-    Raises InputError when the set was made from other prototypes, or from none.
-    """
+    """The prototypes by class, and their configuration; (None, {}) without a path. Raises InputError for another set's."""
     from distillation.prototypes import read_prototypes
-    from scripts.artefact import identity
     if path is None:
         return None, {}
     _, prototypes, made_with = read_prototypes(path)
@@ -122,23 +113,22 @@ def prototypes_of(folder: Path, config: dict, path: str | None):
 
 
 def training_images(args, distilled, config: dict, shown: list[int]):
-    """The training split; None where its name or folder is unknown. Raises InputError when it has other classes."""
-    from distillation.datasets import load_split
+    """The training split, without unreadable images of the classes shown; None where its name or folder is unknown.
+
+    Raises InputError when it has other classes.
+    """
+    import numpy as np
+
+    from distillation.datasets import decode_readable, load_split
     from distillation.distilled_set import check_class_names
     name = args.dataset or config.get("dataset")
     if name is None or (args.data_dir is None and name != "digits"):
         return None
     split = load_split(split="train", **{**dataset_flags(args), "name": name, "data_dir": args.data_dir or "data"})
     check_class_names(distilled.name, distilled.classes, split.name, split.classes)
-    return split if split.on_bad_image == "error" else without_bad_images(split, shown)
-
-
-def without_bad_images(split, labels: list[int]):
-    """The split without unreadable images of the classes `labels`."""
-    import numpy as np
-
-    from distillation.datasets import decode_readable
-    rows = np.flatnonzero(np.isin(split.labels, labels))
+    if split.on_bad_image == "error":
+        return split
+    rows = np.flatnonzero(np.isin(split.labels, shown))
     unreadable = np.setdiff1d(rows, decode_readable(split, rows, 8)[1])
     return split.only(np.setdiff1d(np.arange(len(split.labels)), unreadable))
 
@@ -166,12 +156,11 @@ def compare(args, pipeline, size: int, split, distilled, rows: list[dict], proto
     import torch
 
     from distillation.datasets import decode
-    from misc.judge import PIXELS, small
-    from scripts.cli import Progress
     image_size = distilled.read(0).width
-    made = [len(distilled.rows_of(label)) for label in shown]
-    count = sum(2 * len(split.rows_of(label)) for label in shown) + sum(made) + sum(min(args.images, each) for each in made)
-    views = []
+    count, views = 0, []
+    for label in shown:
+        made = len(distilled.rows_of(label))
+        count += 2 * len(split.rows_of(label)) + made + min(args.images, made)
     with Progress(total=count, desc="encode and compare", unit="img") as bar:
         def in_batches(work, source, rows, size_pixels: int):
             parts = []
@@ -203,29 +192,20 @@ def distances(points, known):
     return torch.cdist(points, known, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def nearest(points, known, rows, scale: float = 1) -> Neighbours:
-    """For each of `points` [N, P] the nearest of `known` [M, P], the training images `rows` [M]."""
+def nearest(points, known, rows, scale: float = 1) -> tuple:
+    """The rows [N] and distances [N] of the nearest of `known` [M, P], the training images `rows` [M], to `points` [N, P]."""
     found, places = distances(points, known).min(1)
-    return Neighbours(rows[places.numpy()], (found / scale).numpy())
+    return rows[places.numpy()], (found / scale).numpy()
 
 
 def nearest_other(known):
     """The distance of each of `known` [M, P] to the nearest other one [M]; empty for a single one."""
-    import numpy as np
-    found = distances(known, known).fill_diagonal_(np.inf).amin(1).numpy()
-    return found[np.isfinite(found)]
-
-
-def name_of(split, row: int) -> str:
-    """A training image's folder and file, or its row."""
-    path = split.paths[row] if split.paths else None
-    return f"{path.parent.name}/{path.name}" if path else f"training image {row}"
+    found = distances(known, known).fill_diagonal_(float("inf")).amin(1)
+    return found[found.isfinite()].numpy()
 
 
 def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
     """A row of images per class, in the set's order."""
-    from distillation.card import unique_names
-    from misc.report.figures import draw_grid
     names = unique_names(distilled.classes)
     available = {label: distilled.rows_of(label) for label in shown}
     fewest, largest = (pick(len(images) for images in available.values()) for pick in (min, max))
@@ -241,10 +221,6 @@ def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
 def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], views: list) -> None:
     """The images of the largest clusters of each class, beside their prototypes and nearest training images."""
     import numpy as np
-
-    from distillation.card import unique_names
-    from misc.judge import PIXELS
-    from misc.report.figures import draw_grid
     names, groups = unique_names(distilled.classes), min(GROUPS, *(len(view.images) for view in views))
     heads, which = ["image", "nearest\nby pixels"], f"the first {groups} images"
     says = "Images of the set and the nearest training image of the class in pixels"
@@ -268,9 +244,10 @@ def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], vi
 
 def heaviest(view, rows: list[dict]) -> list[int]:
     """Indices of a class's images: first images before second ones, large clusters before small ones."""
-    places = range(len(view.images))
-    images = [rows[image] for image in view.images] if rows else None
-    return sorted(places, key=lambda place: (images[place]["repeat"], -images[place]["weight"])) if images else list(places)
+    def order(place: int) -> tuple:
+        row = rows[view.images[place]]
+        return row["repeat"], -row["weight"]
+    return sorted(range(len(view.images)), key=order if rows else None)
 
 
 def group_cells(view, place: int, pipeline, split, distilled) -> list[tuple]:
@@ -280,9 +257,9 @@ def group_cells(view, place: int, pipeline, split, distilled) -> list[tuple]:
     from scripts.pipeline_stable_diffusion_latents2img import decode_latents
     image = distilled.read(view.images[place])
 
-    def real(neighbours, which: int, digits: int):
-        picture = decode(split, [neighbours.rows[which]], image.width)[0]
-        return to_pil(picture), f"{neighbours.distances[which]:.{digits}f}"
+    def real(neighbours: tuple, which: int, digits: int):
+        nearest_rows, apart = neighbours
+        return to_pil(decode(split, [nearest_rows[which]], image.width)[0]), f"{apart[which]:.{digits}f}"
     cells = [(image, ""), real(view.by_pixels, place, 3)]
     if view.by_latents:
         which = view.prototype_of[place]
@@ -295,8 +272,6 @@ def show_latents(path: Path, distilled, views: list, encoder: str) -> None:
     """Latents of real images, prototypes and distilled images on the first two principal components of the real ones."""
     import torch
     from sklearn.decomposition import PCA
-
-    from misc.report.figures import draw_map
     axes = PCA(2, random_state=0).fit(torch.cat([view.real_latents for view in views]).numpy())
 
     def group(view):
@@ -318,19 +293,19 @@ def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> No
     """Distances of distilled images to the nearest training image of their class, and of training images to one another."""
     import numpy as np
 
-    from misc.judge import quantiles
-    from scripts.artefact import code_version, package_versions, write_json
-    images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name_of(split, row),
-               "distance": float(distance)} for view in views for image, row, distance in
-              zip(view.images, view.by_pixels.rows, view.by_pixels.distances, strict=True)]
-    nearest = {"images of the set": quantiles([entry["distance"] for entry in images])}
+    def name(row: int) -> str:
+        return "/".join(split.paths[row].parts[-2:]) if split.paths else f"training image {row}"
+    images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name(row),
+               "distance": float(distance)}
+              for view in views for image, row, distance in zip(view.images, *view.by_pixels, strict=True)]
+    summary = {"images of the set": quantiles([entry["distance"] for entry in images])}
     among_real = np.concatenate([view.among_real for view in views])
     if len(among_real):
-        nearest["training images to one another"] = quantiles(among_real)
-    write_json(path, {"kind": "show_distilled", "distilled": folder.name, "nearest_training_image": nearest, "images": images,
+        summary["training images to one another"] = quantiles(among_real)
+    write_json(path, {"kind": "show_distilled", "distilled": folder.name, "nearest_training_image": summary, "images": images,
                       "code": code_version(), "packages": package_versions()})
-    for name, found in nearest.items():
-        print(f"distance to the nearest training image of the class, {name}: " +
+    for which, found in summary.items():
+        print(f"distance to the nearest training image of the class, {which}: " +
               ", ".join(f"{what} {value:.3f}" for what, value in found.items()))
     closest = min(images, key=lambda entry: entry["distance"])
     print(f"{path}: distances of {len(images)} images; the closest pair is {closest['image']} and {closest['nearest']}")

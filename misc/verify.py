@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from scripts import artefact
 from scripts.cli import InputError, Parser, Progress, printable, run
 
 BESIDE = ("manifest.json", "config.json", "result.json", "metrics.jsonl")  # have no digest in the manifest
@@ -36,43 +37,44 @@ def main(args):
 
 def verify(folder: Path) -> tuple[str, list[str]]:
     """The kind of an artefact, and all problems: of its manifest, files (missing, extra, size, digest) and content."""
-    from scripts.artefact import manifest_problems, read_json, without_manifest
     if not (folder / "manifest.json").exists():
-        return "no artefact", [f"manifest.json: expected a finished artefact, found {without_manifest(folder)}"]
+        return "no artefact", [f"manifest.json: expected a finished artefact, found {artefact.without_manifest(folder)}"]
     try:
-        manifest = read_json(folder / "manifest.json")
+        manifest = artefact.read_json(folder / "manifest.json")
     except InputError as error:
-        return "no artefact", [inner(error, folder)]
+        return "no artefact", [str(error).removeprefix(f"{folder}/")]
     kind = str(manifest.get("kind")) if isinstance(manifest, dict) else "no artefact"
-    problems = manifest_problems(manifest)
+    problems = artefact.manifest_problems(manifest)
     if not problems and kind not in CONTENT:
         problems = [f"expected kind {', '.join(sorted(CONTENT))}, found {kind}"]
     if problems:
         return kind, [f"manifest.json: {problem}" for problem in problems]
     problems = list(wrong_files(folder, manifest))
-    known = set(map(file_of, problems))
-    return kind, problems + [problem for problem in content(folder, manifest) if file_of(problem) not in known]
+    known, content = files_of(problems), reported(folder, CONTENT[kind](folder, manifest))
+    return kind, problems + [problem for problem in content if not files_of([problem]) <= known]
 
 
-def file_of(problem: str) -> str:
-    """The file that a problem names."""
-    return problem.partition(": ")[0]
+def files_of(problems: list[str]) -> set[str]:
+    """The files that problems name."""
+    return {problem.partition(": ")[0] for problem in problems}
 
 
-def inner(error: InputError, folder: Path) -> str:
-    """A reader's message without the folder's name."""
-    return str(error).removeprefix(f"{folder}/")
+def reported(folder: Path, problems: Problems) -> Problems:
+    """The problems; an InputError of a reader, without the folder's name, is the last one."""
+    try:
+        yield from problems
+    except InputError as error:
+        yield str(error).removeprefix(f"{folder}/")
 
 
 def wrong_files(folder: Path, manifest: dict) -> Problems:
     """Files that are missing, have another size or digest, or are images that the manifest does not list."""
     from distillation.images import ENDINGS
-    from scripts.artefact import digest, file_problems
-    broken = file_problems(folder, manifest)
+    broken = artefact.file_problems(folder, manifest)
     yield from broken
-    known, listed = set(map(file_of, broken)), {*manifest["files"], *BESIDE}
+    known, listed = files_of(broken), {*manifest["files"], *BESIDE}
     for name, expected in Progress(manifest["files"].items(), desc=folder.name, unit="file", delay=1):
-        if name not in known and (found := digest(folder / name)) != expected:
+        if name not in known and (found := artefact.digest(folder / name)) != expected:
             yield f"{name}: expected the digest {expected[:12]}..., found {found[:12]}..."
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -84,29 +86,18 @@ def wrong_files(folder: Path, manifest: dict) -> Problems:
             print(printable(f"{folder}/{name}: not in manifest.json (a warning)"))
 
 
-# content: one function per kind yields the problems; a reader's InputError is the last of them
-
-def content(folder: Path, manifest: dict) -> Problems:
-    """Problems that only reading the files shows."""
-    try:
-        yield from CONTENT[manifest["kind"]](folder, manifest)
-    except InputError as error:
-        yield inner(error, folder)
-
+# content: one function per kind, for problems that only reading the files shows
 
 def tensor_file(folder: Path, name: str, check: Callable[[dict], list[str]]) -> Problems:
-    """Problems of one safetensors file, or why it cannot be read."""
-    from scripts.artefact import read_tensors
-    try:
-        yield from (f"{name}: {problem}" for problem in check(read_tensors(folder / name)))
-    except InputError as error:
-        yield inner(error, folder)
+    """Problems of one safetensors file."""
+    def found() -> Problems:
+        yield from (f"{name}: {problem}" for problem in check(artefact.read_tensors(folder / name)))
+    return reported(folder, found())
 
 
 def unequal(manifest: dict, where: str, **actual: int) -> Problems:
     """Numbers in a dictionary of the manifest that differ from the actual ones."""
-    stored = manifest.get(where)
-    stored = stored if isinstance(stored, dict) else {}
+    stored = manifest[where] if isinstance(manifest.get(where), dict) else {}
     yield from (f"manifest.json: expected {where} of {number} {name}, found {stored.get(name)}"
                 for name, number in actual.items() if stored.get(name) != number)
 
@@ -126,7 +117,6 @@ def distilled(folder: Path, manifest: dict) -> Problems:
     """As many images of one size in each class, with weights that sum to 1, and `metadata.jsonl` equal to the rows."""
     from distillation.distilled_set import read_distilled
     from distillation.images import open_image
-    from scripts.artefact import parse_json, read_bytes
     classes, paths, labels, weights = read_distilled(folder)
     rows, images = manifest["rows"], Counter(labels.tolist())
     yield from unequal(manifest, "counts", images=len(rows), classes=len(classes))
@@ -136,8 +126,8 @@ def distilled(folder: Path, manifest: dict) -> Problems:
             yield f"manifest.json: expected {max(images.values())} images of class {entry['name']}, found {images[label]}"
         elif abs(weight - 1) > 1e-4:
             yield f"manifest.json: expected weights of class {entry['name']} that sum to 1, found {weight:.6g}"
-    lines = read_bytes(folder / "metadata.jsonl", "a file of rows").splitlines()
-    found = [parse_json(folder / "metadata.jsonl", line) for line in lines]
+    listing = folder / "metadata.jsonl"
+    found = [artefact.parse_json(listing, line) for line in artefact.read_bytes(listing, "a file of rows").splitlines()]
     if len(found) != len(rows):
         yield f"metadata.jsonl: expected {len(rows)} lines, found {len(found)}"
     yield from (f"metadata.jsonl: expected line {number} equal to the row in manifest.json, found another"
@@ -188,17 +178,17 @@ def checkpoint(folder: Path, manifest: dict) -> Problems:
 
 def continual(folder: Path, manifest: dict) -> Problems:
     """A result with accuracies; the buffer's images, no more than it may have; the weights of a common start."""
-    from scripts.artefact import Expected, read_json, tensor_problems
     from scripts.networks import weight_problems
-    yield from accuracies("result.json", read_json(folder / "result.json"))
+    yield from accuracies("result.json", artefact.read_json(folder / "result.json"))
     room, classes = manifest["config"].get("buffer_size"), len(manifest["classes"])
 
     def buffer_problems(tensors: dict) -> list[str]:
         count = tensors["labels"].numel() if "labels" in tensors else None
-        problems = tensor_problems(tensors, {"images": Expected("integer", (count, 3, None, None), 0, 255),
-                                             "labels": Expected("integer", (count,), 0, classes - 1)})
+        problems = artefact.tensor_problems(tensors, {
+            "images": artefact.Expected("integer", (count, 3, None, None), 0, 255),
+            "labels": artefact.Expected("integer", (count,), 0, classes - 1)})
         full = not problems and isinstance(room, int) and count > room
-        return problems + [f"labels: expected at most {room} images, found {count}"] * full
+        return [f"labels: expected at most {room} images, found {count}"] if full else problems
     for name, check in (("buffer.safetensors", buffer_problems), ("model.safetensors", weight_problems)):
         if name in manifest["files"]:
             yield from tensor_file(folder, name, check)

@@ -19,9 +19,9 @@ import stat
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
@@ -40,27 +40,24 @@ PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "
 
 @contextlib.contextmanager
 def atomic_path(path: Path):
-    """Yield a temporary name beside `path`; it takes the name `path` only if the block succeeds and the disk has it all.
-
-    Raises OSError naming `path` when the disk does not take it, whatever the library that wrote made of it.
-    """
+    """Yield a temporary name beside `path`, renamed to `path` once all is on the disk; a failing disk is an OSError."""
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield partial
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())  # a network disk may say only now that it is full; and no name without content
-            os.replace(partial, path)
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # a network disk may report only now that it is full
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path):
-    """Turn what writing `path` fails with into an OSError that names it, where a disk is the cause."""
+    """Turn any error with a disk as its cause into an OSError that names `path`."""
     try:
         yield
     except InputError:
@@ -73,24 +70,20 @@ def disk_errors(path: Path):
 
 
 def disk_error(error: BaseException | None) -> int | None:
-    """The system's error number behind what a library raised; None where there is none.
-
-    safetensors only has it in its text, torch raises an error of its own while it handles the system's.
-    """
+    """The system's error number behind a library's error, or None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error.errno
-        said = re.search(r"\(os error (\d+)\)", str(error))
-        if said:
-            return int(said[1])
+        if number := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors has it only in its text
+            return int(number[1])
         error = error.__cause__ or error.__context__
     return None
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically."""
-    with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content) -> None:
@@ -99,7 +92,7 @@ def write_json(path: Path, content) -> None:
 
 
 def read_bytes(path: Path, expected: str, largest_bytes: int = LARGEST_BYTES) -> bytes:
-    """Read a regular file of at most `largest_bytes`; raises InputError naming what was `expected` for anything else."""
+    """Read a regular file of at most `largest_bytes`. Raises InputError naming what was `expected`."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe would wait
             status = os.fstat(file.fileno())
@@ -117,12 +110,12 @@ def read_bytes(path: Path, expected: str, largest_bytes: int = LARGEST_BYTES) ->
 
 
 def read_json(path: Path, largest_bytes: int = LARGEST_BYTES):
-    """Read JSON; raises InputError for anything else, for NaN and Infinity, and beyond `largest_bytes`."""
+    """Read JSON of at most `largest_bytes`. Raises InputError for anything else, NaN and Infinity included."""
     return parse_json(path, read_bytes(path, "a JSON file", largest_bytes))
 
 
 def parse_json(where, content: bytes):
-    """The content of a JSON text; raises InputError naming `where`, as `read_json` does."""
+    """The content of a JSON text. Raises InputError naming `where`, as `read_json` does."""
     def refuse(name: str):
         raise ValueError(f"the number {name}")
     try:
@@ -133,60 +126,55 @@ def parse_json(where, content: bytes):
         raise InputError(f"{where}: expected JSON, found {one_line(error)}") from None
 
 
-def of_the_machine(error: Exception) -> bool:
-    """Whether a reader failed at the disk or for want of memory, rather than at what a file holds."""
-    if type(error).__name__ in ("MemoryError", "OutOfMemoryError"):  # torch's, of an accelerator, is a RuntimeError
-        return True
-    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # EINVAL: a place before the file's beginning
-
-
 def one_line(error: Exception) -> str:
-    """An error's message, or its type where it has none, as the end of one line."""
+    """An error's message on one line, or its type where it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def write_tensors(path: Path, tensors: dict) -> None:
     """Write named CPU tensors as safetensors, atomically."""
     from safetensors.torch import save_file
-    with atomic_path(path) as partial:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    with atomic_path(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def write_state(path: Path, state: dict) -> None:
-    """Write the state of a training, to be read by torch.load with weights_only, atomically."""
+    """Write what torch.load reads with weights_only, atomically."""
     import torch
-    with atomic_path(path) as partial, open(partial, "wb") as file:  # given a path, torch does not say why writing failed
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:  # with a path torch hides why writing failed
         torch.save(state, file)
 
 
 def read_tensors(path: Path) -> dict:
-    """Read a safetensors file; raises InputError when it is missing or damaged."""
+    """Read a safetensors file. Raises InputError when it is missing or damaged."""
     from safetensors.torch import load_file
-    if not Path(path).is_file():
-        raise InputError(f"{path}: expected a safetensors file, found {'no file' if os.path.lexists(path) else 'nothing'}")
-    try:
-        return load_file(path)
-    except Exception as error:  # SafetensorError, and what torch says of types and shapes it cannot have
-        if of_the_machine(error):
-            raise
-        raise InputError(f"{path}: expected a safetensors file, found {one_line(error)}") from None
+    return read_file(path, load_file, "a safetensors file", one_line)
 
 
 def read_torch(path: Path, expected: str, device="cpu"):
-    """What torch.save wrote, without running anything in it; raises InputError naming what was `expected`."""
+    """Read what torch.save wrote, without running code in it. Raises InputError naming what was `expected`."""
     import torch
-    if not Path(path).is_file():
-        raise InputError(f"{path}: expected {expected}, found {'a folder' if Path(path).is_dir() else 'nothing'}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch's, about files that it refuses next
-            return torch.load(path, weights_only=True, map_location=device)
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
-        if of_the_machine(error):
-            raise
+
+    def problem(error: Exception) -> str:
         calls = re.search(r"GLOBAL ([\w.]+)", str(error))
-        found = f"a pickle that asks for {calls[1]}, which was not run" if calls else "another or a damaged file"
-        raise InputError(f"{path}: expected {expected} saved by torch.save, found {found}") from None
+        return f"a pickle that asks for {calls[1]}, which was not run" if calls else "another or a damaged file"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's, about files that it then refuses
+        return read_file(path, partial(torch.load, weights_only=True, map_location=device),
+                         f"{expected} saved by torch.save", problem)
+
+
+def read_file(path: Path, read: Callable, expected: str, problem: Callable[[Exception], str]):
+    """`read(path)`. Raises InputError with `problem(error)` for a wrong file; a failing disk and too little memory are none."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: expected {expected}, found {'no file' if os.path.lexists(path) else 'nothing'}")
+    try:
+        return read(path)
+    except Exception as error:  # the type depends on where the file is damaged
+        machine = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # EINVAL: a seek before the start
+        if machine or type(error).__name__ in ("MemoryError", "OutOfMemoryError"):  # the second is torch's
+            raise
+        raise InputError(f"{path}: expected {expected}, found {problem(error)}") from None
 
 
 def digest(path: Path) -> str:
@@ -197,8 +185,9 @@ def digest(path: Path) -> str:
 
 # tensors
 
-FLOATS, INTEGERS = ("float16", "bfloat16", "float32", "float64"), ("uint8", "int8", "int16", "int32", "int64")
-KINDS = {"float": FLOATS, "integer": INTEGERS, "bool": ("bool",), "number": FLOATS + INTEGERS}
+KINDS = {"float": ("float16", "bfloat16", "float32", "float64"), "bool": ("bool",),
+         "integer": ("uint8", "int8", "int16", "int32", "int64")}
+KINDS["number"] = KINDS["float"] + KINDS["integer"]
 
 
 @dataclass(frozen=True)
@@ -213,7 +202,7 @@ class Expected:
 
 
 def tensor_problems(found: dict, expected: dict[str, Expected]) -> list[str]:
-    """What is wrong with the tensors `found`: missing, unknown, of another type or shape, or with a value out of range."""
+    """Problems of the tensors `found`: missing, unknown, of another type or shape, or with a value out of range."""
     problems = [f"{name}: expected no tensor of this name, found one" for name in found.keys() - expected.keys()]
     for name, wanted in expected.items():
         if name in found:
@@ -224,7 +213,7 @@ def tensor_problems(found: dict, expected: dict[str, Expected]) -> list[str]:
 
 
 def one_problem(value, wanted: Expected) -> Iterator[str]:
-    """The first thing that is wrong with a tensor, if anything is."""
+    """The first problem of a tensor, if any."""
     shape, kind = tuple(value.shape), str(value.dtype).removeprefix("torch.")
     if kind not in KINDS[wanted.kind]:
         yield f"expected {wanted.kind} values, found {kind}"
@@ -253,18 +242,16 @@ def code_version() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide what is computed."""
+    """Versions of the packages that results depend on."""
     return {name: metadata.version(name) for name in PACKAGES}
 
 
 def begin(folder: Path, kind: str, config: dict, wait: bool = False) -> bool:
-    """Start, or continue, the artefact in `folder`. Returns True when it is complete, False when there is work to do.
+    """Start or continue the artefact in `folder`; True when it is complete.
 
-    Raises InputError when the folder was begun with another configuration (naming both values), or when another process works
-    in it; with `wait` it waits for that process instead.
+    Raises InputError when the folder has another configuration, or another process works in it; `wait` waits for that process.
     """
-    folder = Path(folder)
-    config = json.loads(json.dumps(config))
+    folder, config = Path(folder), json.loads(json.dumps(config))
     check_configuration(folder, kind, config)
     while not (folder / "manifest.json").exists():
         stop_if_asked()
@@ -289,9 +276,9 @@ _locks: dict[Path, int] = {}  # the open lock files of this process
 
 
 def lock(folder: Path) -> str | None:
-    """Lock `folder` for this process. Returns None, or the process that has the lock, in words.
+    """Lock `folder` for this process; returns None, or a description of the process that has the lock.
 
-    The system's lock on the file `.lock` ends with its process, so that a killed job leaves nothing to clean up.
+    The system's lock on the file `.lock` ends with its process, so a killed job leaves nothing to clean up.
     """
     path = folder.absolute() / LOCK
     if path in _locks:
@@ -311,7 +298,7 @@ def lock(folder: Path) -> str | None:
             print(f"warning: {path.parent}: this disk has no file locks; start no second job in this folder")
         if path.exists() and os.path.samestat(os.fstat(file), os.stat(path)):
             break
-        os.close(file)  # the process before removed the file in between
+        os.close(file)  # the last process removed the file in between
     os.truncate(file, 0)
     os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
     _locks[path] = file
@@ -322,22 +309,16 @@ def unlock(folder: Path) -> None:
     """Let other processes work in `folder`, if this one has its lock."""
     path = folder.absolute() / LOCK
     if path in _locks:
-        with contextlib.suppress(OSError):  # a disk that fails now: the lock ends with the process
+        with contextlib.suppress(OSError):  # if the disk fails, the lock ends with the process
             path.unlink(missing_ok=True)
         os.close(_locks.pop(path))
 
 
-def unlock_all() -> None:
-    """Release every lock of this process."""
-    for path in list(_locks):
-        unlock(path.parent)
-
-
-at_end.append(unlock_all)
+at_end.append(lambda: [unlock(path.parent) for path in list(_locks)])
 
 
 def check_configuration(folder: Path, kind: str, config: dict) -> None:
-    """Raise InputError when `folder` was begun as another kind or with another configuration."""
+    """Raise InputError when `folder` has another kind or configuration."""
     if not (folder / "config.json").exists():
         return
     found = read_json(folder / "config.json")
@@ -352,9 +333,9 @@ def check_configuration(folder: Path, kind: str, config: dict) -> None:
 
 
 def finish(folder: Path, kind: str, classes: list[dict], config: dict, files: list[str], **facts) -> None:
-    """Write `manifest.json`: the folder is complete. `files` are paths below `folder`; `facts` are counts and rows."""
+    """Complete a folder: write `manifest.json`. `files` are paths below `folder`; `facts` are counts and rows."""
     folder = Path(folder)
-    for leftover in folder.rglob("*.partial"):  # of a process that was killed while writing
+    for leftover in folder.rglob("*.partial"):  # of a process killed while writing
         leftover.unlink(missing_ok=True)
     write_json(folder / "manifest.json", {
         "kind": kind, "version": VERSION, "classes": classes, "config": config, "code": code_version(),
@@ -365,19 +346,18 @@ def finish(folder: Path, kind: str, classes: list[dict], config: dict, files: li
 
 
 def hardware() -> str:
-    """The accelerator's name, or the processor's and how many threads torch uses."""
+    """The accelerator's name, or the processor's and the number of torch's threads."""
     import torch
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
+    names, threads = [], torch.get_num_threads()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        if names:
-            return f"{names[0]}, {torch.get_num_threads()} threads"
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{[*names, platform.processor() or platform.machine()][0]}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def write_result(folder: Path, kind: str, config: dict, metrics: dict, seconds: dict) -> None:
-    """Write `result.json`: what a run measured and on what; not part of the manifest, since time differs from run to run."""
+    """Write `result.json`: what a run measured, and on what. It is not in the manifest, since times differ between runs."""
     write_json(Path(folder) / "result.json", {
         "kind": kind, "metrics": metrics, "config": config, "seconds": {name: round(s, 3) for name, s in seconds.items()},
         "code": code_version(), "packages": package_versions(), "hardware": hardware(),
@@ -385,7 +365,7 @@ def write_result(folder: Path, kind: str, config: dict, metrics: dict, seconds: 
 
 
 def identity(artefact: Path) -> str:
-    """What a folder's files hash to together, or a single file's hash: the link between a stage and its input."""
+    """The hash of all files of a folder, or of one file: the link between a stage and its input."""
     artefact = Path(artefact)
     if artefact.is_file():
         return digest(artefact)
@@ -394,13 +374,11 @@ def identity(artefact: Path) -> str:
 
 
 def read_manifest(folder: Path, kind: str) -> dict:
-    """Read a folder's manifest and check it without opening its files.
+    """Read and check a folder's manifest, without opening the other files.
 
-    Raises InputError: missing, unfinished, another kind or version, not built as `finish` builds it, a file that is missing, of
-    another size or outside the folder.
+    Raises InputError for an unfinished folder, another kind or version, and files that are missing, outside or of another size.
     """
-    folder = Path(folder)
-    path = folder / "manifest.json"
+    folder, path = Path(folder), Path(folder) / "manifest.json"
     if not path.exists():
         raise InputError(f"{folder}: expected a finished folder of kind {kind}, found {without_manifest(folder)}")
     manifest = read_json(path)
@@ -412,20 +390,20 @@ def read_manifest(folder: Path, kind: str) -> dict:
 
 
 def without_manifest(folder: Path) -> str:
-    """What a folder without `manifest.json` is."""
+    """A description of a folder without `manifest.json`."""
     return "an unfinished folder" if (folder / "config.json").exists() else \
         "a folder without manifest.json" if folder.is_dir() else "a file" if folder.is_file() else "nothing"
 
 
 def raise_first(where: str, problems: list[str], mark: str = ": ") -> None:
-    """Raise InputError for the first of `problems` ("what: expected ..., found ..."), if any, after `where` and a mark."""
+    """Raise InputError for the first of `problems` ("what: expected ..., found ..."), if any."""
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"{where}{mark}{one_line(ValueError(problems[0]))}{more}")
 
 
 def manifest_problems(manifest) -> list[str]:
-    """What is wrong with a manifest's own shape: fields that every kind has, of the types that readers rely on."""
+    """Problems of the fields that manifests of every kind have."""
     if not isinstance(manifest, dict):
         return [f"expected a manifest, found {type(manifest).__name__}"]
     if manifest.get("version") != VERSION:
@@ -436,7 +414,8 @@ def manifest_problems(manifest) -> list[str]:
     if problems:
         return problems
     problems += [f"class {label}: expected a name and a prompt, found {entry!r}"
-                 for label, entry in enumerate(manifest["classes"]) if not _is_class(entry)]
+                 for label, entry in enumerate(manifest["classes"])
+                 if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("name", "prompt"))]
     problems += [f"file {name!r}: expected a path inside the folder" for name in manifest["files"] if not is_inner(name)]
     problems += [f"file {name}: expected a SHA-256 digest, found {digest!r}" for name, digest in manifest["files"].items()
                  if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest))]
@@ -446,30 +425,19 @@ def manifest_problems(manifest) -> list[str]:
     return problems + ([] if manifest["classes"] else ["expected at least one class, found none"])
 
 
-def _is_class(entry) -> bool:
-    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("name", "prompt"))
-
-
 def is_inner(name) -> bool:
-    """Whether `name` is a relative path in POSIX form that stays below where it starts, links aside."""
-    if not isinstance(name, str) or not name or "\0" in name or "\\" in name:
+    """Whether `name` is a relative path in POSIX form that a disk can have below a folder, links aside."""
+    if not isinstance(name, str) or "\0" in name or "\\" in name or name.startswith("/"):
         return False
     parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and _can_be_named(name)
-
-
-def _can_be_named(name: str) -> bool:
     try:
-        return all(len(part) <= 255 for part in os.fsencode(name).split(b"/"))
+        return bool(parts) and ".." not in parts and all(len(part) <= 255 for part in os.fsencode(name).split(b"/"))
     except UnicodeEncodeError:
         return False
 
 
 def file_problems(folder: Path, manifest: dict) -> list[str]:
-    """Files of a manifest that are missing, no regular file, of another size, or lead out of `folder` by a link.
-
-    One question to the file system per file, a few per folder, and none about content.
-    """
+    """Files of a manifest that are missing, not regular, of another size, or links out of `folder`; reads no content."""
     inside, sizes, problems = os.path.join(os.path.realpath(folder), ""), manifest.get("bytes", {}), []
     names = {name: PurePosixPath(name) for name in manifest["files"]}
     parents = {parent: os.path.realpath(folder / parent) for parent in {path.parent for path in names.values()}}

@@ -116,24 +116,9 @@ class Loop:
 
 # rate curves: (steps or epochs done, of how many) -> factor of the learning rate
 
-def constant(done: float, total: float) -> float:
-    """Always 1."""
-    return 1.0
-
-
-def linear(done: float, total: float) -> float:
-    """A straight line from 1 to 0."""
-    return 1 - done / total
-
-
 def cosine(done: float, total: float) -> float:
     """Half a cosine from 1 to 0."""
     return 0.5 * (1 + math.cos(math.pi * (done / total)))
-
-
-def half_cosine(done: float, total: float) -> float:
-    """The first half of `cosine`, from 1 to 0.5 (RDED, arXiv 2312.03526, released code)."""
-    return 0.5 * (1 + math.cos(math.pi * (done / total / 2)))
 
 
 def warm_cosine(done: float, total: float, warm_up: float = 0.1) -> float:
@@ -160,8 +145,9 @@ def short_warm_up(done: int, total: int, warm_up_steps: int = 50) -> float:
 
 
 CURVES: dict[str, Callable[[float, float], float]] = {
-    "constant": constant, "linear": linear, "cosine": cosine, "half-cosine": half_cosine, "warm-cosine": warm_cosine,
-    "triangle": triangle, "one-cycle": one_cycle, "short-warm-up": short_warm_up}
+    "constant": lambda done, total: 1.0, "linear": lambda done, total: 1 - done / total, "cosine": cosine,
+    "half-cosine": lambda done, total: cosine(done, 2 * total),  # from 1 to 0.5 (RDED, arXiv 2312.03526, released code)
+    "warm-cosine": warm_cosine, "triangle": triangle, "one-cycle": one_cycle, "short-warm-up": short_warm_up}
 
 
 # optimisers

@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from continual.train_continual import METHODS
-from misc.studies.batch import LOADED, free_port, run_command
+from misc.studies.batch import LOADED, run_command
 from scripts.artefact import code_version, digest, hardware, package_versions, write_json
 from scripts.cli import ROOT, Parser, Progress, run
 
@@ -109,7 +110,9 @@ def _work(words: list[str], environment: dict, log: Path) -> None:
 
 def launched(processes: int) -> list[dict]:
     """The environment that a launcher gives to each of its processes; nothing for one process."""
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)] if processes > 1 else [{}]
 
 

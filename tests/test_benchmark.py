@@ -45,7 +45,7 @@ def test_the_command_writes_a_result_and_the_table_shows_it(here, tmp_path):
     assert all(result[name] for name in ("hardware", "cores", "threads", "packages", "code"))
     (tmp_path / "README.md").write_text("No table.\n")
     (tmp_path / "misc" / "benchmark.md").write_text("<!-- table: benchmark-distillation -->\n")
-    assert here("misc.report.tables", "--root", tmp_path).code == 0
+    assert here("misc.report.__main__", "tables", "--root", tmp_path).code == 0
     page = (tmp_path / "misc" / "benchmark.md").read_text()
     assert page.count("not run") >= len(ROWS["distillation"]) and "one by one, diffusers' pipeline" in page
 

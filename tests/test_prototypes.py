@@ -12,7 +12,7 @@ from sklearn.neighbors import LocalOutlierFactor
 
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode, load_split
-from distillation.encoding import encode_classes
+from distillation.encoding import Encoding, encode_classes
 from distillation.prototypes import LEAST_BATCH, cluster, find_prototypes, inliers, nearest_members, read_prototypes
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 from scripts.randomness import generator_for
@@ -51,8 +51,8 @@ def test_the_order_of_the_latents_changes_nothing_where_clusters_are_clear():
 def test_latents_and_prototypes_do_not_depend_on_the_batch_they_are_encoded_in(checkpoint, image_data, batch_size):
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
     split = load_split("folder", image_data, "train")
-    found = {label: latents for label, latents, _ in encode_classes(pipeline, split, [3, 1], SIZE, seed=5,
-                                                                    batch_size=batch_size)}
+    found = {label: latents for label, latents, _ in encode_classes(pipeline, split, [3, 1], SIZE,
+                                                                    Encoding(5, batch_size=batch_size))}
     assert list(found) == [3, 1]
     noise = torch.randn(PER_CLASS, 4, 8, 8, generator=generator_for(5, "latent", 1))
     expected = pipeline(decode(split, split.rows_of(1), SIZE), noise)
@@ -64,7 +64,7 @@ def test_latents_and_prototypes_do_not_depend_on_the_batch_they_are_encoded_in(c
 def test_the_mean_latent_needs_no_noise(checkpoint, image_data):
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
     split = load_split("folder", image_data, "train")
-    (_, latents, rows), = encode_classes(pipeline, split, [2], SIZE, seed=5, latent="mean", batch_size=3)
+    (_, latents, rows), = encode_classes(pipeline, split, [2], SIZE, Encoding(5, "mean", batch_size=3))
     torch.testing.assert_close(latents, pipeline(decode(split, rows, SIZE)), atol=1e-5, rtol=1e-5)
     assert rows.tolist() == split.rows_of(2).tolist()
 
@@ -219,7 +219,7 @@ def test_damaged_images_end_the_run_or_are_left_out_and_listed(here, own_image_d
     # the rest of the class has the latents it has among all
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
     split = load_split("folder", own_image_data, "train", on_bad_image="skip")
-    (_, latents, rows), = encode_classes(pipeline, split, [1], SIZE, seed=0, batch_size=5)
+    (_, latents, rows), = encode_classes(pipeline, split, [1], SIZE, Encoding(0, batch_size=5))
     noise = torch.randn(PER_CLASS, 4, 8, 8, generator=generator_for(0, "latent", 1))
     readable = [place for place in range(PER_CLASS) if place not in (0, 7)]
     assert rows.tolist() == split.rows_of(1)[readable].tolist()

@@ -9,11 +9,11 @@ a block run in order, blocks run in parallel. A failing command ends its block. 
 import importlib
 import os
 import shlex
-import socket
 import sys
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, check_range, run
+from scripts.artefact import read_bytes
+from scripts.cli import InputError, Parser, Progress, check_range, run
 
 LOADED = ("accelerate", "diffusers", "sklearn.cluster", "torch", "torchvision", "transformers",
           "scripts.pipeline_stable_diffusion_latents2img")
@@ -29,7 +29,6 @@ def parse_args():
 
 
 def main(args):
-    from scripts.cli import Progress
     blocks = read_blocks(Path(args.commands))
     for name in LOADED:
         importlib.import_module(name)
@@ -40,9 +39,9 @@ def main(args):
                 number, block = waiting.pop(0)
                 running[fork(run_block, block)] = number
             process, status = os.wait()
+            number = running.pop(process)
             if os.waitstatus_to_exitcode(status):
-                failed.append(running[process])
-            del running[process]
+                failed.append(number)
             bar.update()
     if failed:
         raise InputError(f"{args.commands}: {len(failed)} of {len(blocks)} blocks failed: {sorted(failed)}")
@@ -50,7 +49,6 @@ def main(args):
 
 def read_blocks(path: Path) -> list[list[list[str]]]:
     """Blocks of commands, each a list of words; `#` starts a comment. Raises InputError when there are none."""
-    from scripts.artefact import read_bytes
     blocks: list[list[list[str]]] = [[]]
     for line in read_bytes(path, "a file of commands").decode().splitlines():
         words = shlex.split(line, comments=True)
@@ -80,13 +78,6 @@ def run_command(words: list[str]) -> int:
     entry = importlib.import_module(words[0])
     run(entry.parse_args, entry.main)
     return 0
-
-
-def free_port() -> int:
-    """An unused port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def fork(work, what) -> int:
