@@ -18,7 +18,7 @@ TEACHER_RECIPE=${TEACHER_RECIPE:---min-scale-crops $MIN_SCALE --optimizer sgd --
 LABEL_BATCH=${LABEL_BATCH:-1024}
 # 4 students. D4M reports for ResNet-18 / 50 / 101 27.9 / 33.5 / 34.2 % at IPC 10 and 55.2 / 62.4 / 63.4 % at IPC 50; users who
 # ran the released code report 18.9 % at IPC 10. PROTOCOL=rded asks the teacher for every batch. BATCH is the protocol's
-MODEL=${MODEL:-resnet18} STEM=${STEM:-imagenet} EPOCHS=${EPOCHS:-300} BATCH=${BATCH:-}
+MODEL=${MODEL:-resnet18} STEM=${STEM:-imagenet} EPOCHS=${EPOCHS:-300} BATCH=${BATCH:-} SEEDS=${SEEDS:-${SEED:-0}}
 PROTOCOL=${PROTOCOL-d4m} BF16=${BF16-1}
 # 5 continual, 2 epochs per task
 TASKS=${TASKS:-5} SCHEDULE=${SCHEDULE:-epochs} TASK_EPOCHS=${TASK_EPOCHS:-2}
