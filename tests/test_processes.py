@@ -228,12 +228,12 @@ def test_a_student_of_several_processes_is_that_of_one(request, image_data, dist
 
 def test_a_teacher_with_batch_norm_is_as_good(tmp_path):
     """Without GPUs each process normalises its own rows, so only the accuracy is about the same."""
-    words = ["matching.train_teacher", "--dataset", "digits", "--arch", "resnet18", "--epochs", 2, "--flip", 0]
+    words = ["matching.train_teacher", "--dataset", "digits", "--arch", "resnet18", "--epochs", 4, "--flip", 0]
     for count in (1, 2):
         job = Job(count, tmp_path / f"{count}.log", *words, "--output-dir", tmp_path / str(count)).finish()
         assert job.said().count("each normalises its own rows") == (count > 1)
     one, two = (result_of(tmp_path / str(count))["metrics"]["test_accuracy"] for count in (1, 2))
-    assert min(one, two) > 0.75 and abs(one - two) < 0.08  # seen: 0.861 and 0.852
+    assert min(one, two) > 0.9 and abs(one - two) < 0.05  # seen: 0.975 both; after 2 epochs they depend on the processor
 
 
 # ends
