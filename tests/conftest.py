@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from a hub
 import importlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -63,6 +64,13 @@ def kill_when(process: subprocess.Popen, root: Path, pattern: str, seconds: floa
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, f"{root}: no {pattern} within {seconds:.0f} s, or over before it was seen"
+
+
+def free_port() -> int:
+    """An unused port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def artefact(root: Path) -> Path:

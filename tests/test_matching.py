@@ -236,7 +236,7 @@ def test_the_students_views_are_what_the_teacher_was_asked(soft_labels, distille
 
 
 def test_the_readers_lines_in_the_readme_run(soft_labels, distilled):
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "matching" / "README.md").read_text()
     code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "SoftLabels" in block)
     code = re.sub(r'"runs/quickstart/distilled/[^"]*"', repr(str(distilled.folder)), code)
     code = re.sub(r'"runs/quickstart/soft-labels/[^"]*"', repr(str(soft_labels.folder)), code)

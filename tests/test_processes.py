@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import artefact
+from conftest import artefact, free_port
 from test_resume import manifest_of
 from tiny_continual import RECIPE, tiny, write_data
 
@@ -24,7 +24,7 @@ from distillation.datasets import load_split
 from matching.augmentation import Views
 from matching.image_set import image_set
 from matching.training import Labels, Recipe, train
-from misc.studies.batch import free_port, run_command
+from misc.studies.batch import run_command
 from scripts.artefact import read_tensors, write_tensors
 from scripts.cli import ROOT
 from scripts.networks import seeded

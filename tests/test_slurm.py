@@ -6,8 +6,8 @@ import re
 import subprocess
 
 import pytest
+from conftest import free_port
 
-from misc.studies.batch import free_port
 from scripts.cli import ROOT
 
 SBATCH = ROOT / "scripts" / "slurm" / "stage.sbatch"
