@@ -62,7 +62,8 @@ def parse_args():
     parser.add_argument("--steps", default=None, type=int, nargs="+", help="steps per task; one value, or one per --stream")
     parser.add_argument("--budget-seconds", default=None, type=float, nargs="+",
                         help="seconds of training per task; one value, or one per --stream; results then differ by machine")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast of forward and backward")
+    parser.add_argument("--bf16", action="store_true",
+                        help="forward and backward in bfloat16 where that is safe and the device has it")
     parser.add_argument("--batch-size", default=32, type=int, help="stream images per step")
     parser.add_argument("--optimizer", default="adamw", choices=("sgd", "adamw"), help="optimiser, new for every task")
     parser.add_argument("--lr", default=1e-3, type=float, help="highest learning rate")

@@ -19,7 +19,7 @@ from scripts.artefact import identity
 from scripts.cli import InputError
 from scripts.networks import load_model
 from scripts.randomness import seed_for
-from scripts.training import CURVES, new_optimizer, parameter_groups
+from scripts.training import CURVES, half_precision, new_optimizer, parameter_groups
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BUDGET_STEPS = 1000  # points of the learning-rate curve over a budget of seconds
@@ -177,7 +177,7 @@ class Trainer:
 
     def precision(self, views: Tensor) -> torch.autocast:
         """The autocast context of a forward."""
-        return torch.autocast(views.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+        return half_precision(views.device, self.recipe.bf16)
 
     def gradients(self, loss: Tensor) -> None:
         """Replace the parameters' gradients by those of `loss`."""

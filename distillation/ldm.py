@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from scripts.artefact import write_text
 from scripts.randomness import generator_for
-from scripts.training import CURVES, Loop, averaged, new_optimizer
+from scripts.training import CURVES, Loop, averaged, half_precision, new_optimizer
 
 PROMPT_TOKENS = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -213,17 +213,11 @@ def train_unet(unet: UNet2DConditionModel, trained: nn.ModuleDict, text_of: Call
         # forward and backward, in micro-batches
         batch = [tensor.to(unet.device).tensor_split(recipe.accumulation) for tensor in (latents, noise, timesteps, classes)]
         for latents, noise, timesteps, classes in zip(*batch, strict=True):
-            with half_precision(unet.device):
+            with half_precision(unet.device, wanted=unet.device.type == "cuda"):
                 loss = diffusion_loss(unet, scheduler, latents, noise, timesteps, text_of(classes))
             loop.backward(loss * (len(latents) / recipe.batch_size))
         loop.step()
     return {"losses": loop.losses, "seconds": loop.seconds}, average.module
-
-
-def half_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 for matrix products on an accelerator that has it; nothing elsewhere."""
-    usable = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=usable)
 
 
 def trained_text(text_encoder, tokens: Tensor) -> Callable[[Tensor], Tensor]:

@@ -36,7 +36,8 @@ def parse_args():
                         choices=("warm-cosine", "cosine", "triangle"),
                         help="learning rate per epoch; triangle: per step, up during the first quarter, then down to zero")
     parser.add_argument("--ema", default=0.0, type=float, help="keep averaged weights of this decay (0: the last weights)")
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe; weights stay float32")
+    parser.add_argument("--bf16", action="store_true",
+                        help="compute in bfloat16 where that is safe and the device has it; weights stay float32")
     parser.add_argument("--label-smoothing", default=0.0, type=float)
     parser.add_argument("--seed", default=0, type=int, help="seed of weights and views")
     # views

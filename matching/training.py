@@ -18,7 +18,7 @@ from scripts.artefact import finish, write_result, write_tensors, write_text
 from scripts.networks import WEIGHTS, accuracy, channels_last, predict
 from scripts.parallel import Team
 from scripts.randomness import seed_for
-from scripts.training import CURVES, Loop, averaged
+from scripts.training import CURVES, Loop, averaged, half_precision
 
 STATE, METRICS = "state.pt", "metrics.jsonl"  # in a model's folder: the resume point, and one line per epoch
 PER_STEP = ("triangle",)                      # curves that change the rate at every step; the others once an epoch
@@ -107,7 +107,7 @@ def train(network: nn.Module, images: ImageSet | FileImages, labels: Labels, rec
 
             # forward, student and teacher
             with team.no_sync(wrapped, last=rows is own_rows[batch][-1]), \
-                    torch.autocast(views.device.type, torch.bfloat16, enabled=recipe.bf16):
+                    half_precision(views.device, recipe.bf16):
                 logits = wrapped(views)
                 if labels.store is not None:
                     answers = stored[rows]

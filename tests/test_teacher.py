@@ -26,9 +26,10 @@ from matching.augmentation import (
 )
 from matching.image_set import image_set, pad_images, real_images
 from matching.training import METRICS, Labels, Recipe, train
+from scripts import training
 from scripts.networks import load_model, predict, seeded
 from scripts.randomness import seed_for
-from scripts.training import averaged, triangle
+from scripts.training import averaged, half_precision, triangle
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +139,22 @@ def losses_of(digits, folder, network=None, **settings) -> tuple[nn.Module, list
     return network, loop.losses
 
 
-def test_bfloat16_is_close_and_leaves_weights_and_loss_in_float32(digits, tmp_path):
+def test_bfloat16_is_close_and_leaves_weights_and_loss_in_float32(digits, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "has_bfloat16", lambda device_type: True)  # slow where the processor has none
     (exact, losses), (network, rounded) = losses_of(digits, tmp_path / "a"), losses_of(digits, tmp_path / "b", bf16=True)
     assert rounded == pytest.approx(losses, rel=0.02) and rounded != losses
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     assert all(loss == float(np.float32(loss)) for loss in rounded)
     torch.testing.assert_close(list(network.parameters()), list(exact.parameters()), atol=0.02, rtol=0.1)
+
+
+def test_without_bfloat16_units_it_computes_in_float32_and_says_so_once(capsys):
+    training.has_bfloat16.cache_clear()
+    cpu, ones, usable = torch.device("cpu"), torch.ones(4, 4), torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    for _ in range(2):
+        with half_precision(cpu, wanted=True):
+            assert (ones @ ones).dtype == (torch.bfloat16 if usable else torch.float32)
+    assert capsys.readouterr().err.count("computing in float32") == (0 if usable else 1)
 
 
 def test_metrics_of_a_run_that_goes_back_are_written_again_not_twice(digits, tmp_path):

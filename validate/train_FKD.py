@@ -59,7 +59,8 @@ def parse_args():
     parser.add_argument("--momentum", default=0.875, type=float, help="of SGD")
     parser.add_argument("--weight-decay", default=3e-5, type=float, help="of SGD")
     parser.add_argument("--ema", default=0.0, type=float, help="test and keep averaged weights of this decay (0: the last)")
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe; weights stay float32")
+    parser.add_argument("--bf16", action="store_true",
+                        help="compute in bfloat16 where that is safe and the device has it; weights stay float32")
     parser.add_argument("--adamw-lr", default=None, type=float, help="learning rate of AdamW (default: 0.001)")
     parser.add_argument("--adamw-weight-decay", default=None, type=float, help="of AdamW (default: 0.01)")
     # views; with stored soft labels a value given here must agree with them
