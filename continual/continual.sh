@@ -15,8 +15,7 @@ SAME_STEPS=${SAME_STEPS:-}               # per task: real streams once more with
 case $SCHEDULE in                        # each value per task: one, or one per stream in the order of STREAMS
     epochs) LENGTH=--epochs VALUES=${TASK_EPOCHS:-} ;;
     steps) LENGTH=--steps VALUES=${TASK_STEPS:-} ;;
-    budget) LENGTH="--schedule budget --budget-seconds" VALUES=${BUDGET_SECONDS:-} ;;
-    *) echo "SCHEDULE: expected epochs, steps or budget, found $SCHEDULE" >&2; exit 2 ;;
+    *) echo "SCHEDULE: expected epochs or steps, found $SCHEDULE" >&2; exit 2 ;;
 esac
 
 train() {

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from continual.training import Teacher
@@ -49,9 +48,3 @@ def reset_peak_memory(device: torch.device) -> None:
     """Restart the accelerator's peak memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def training_bytes(network: nn.Module, moments: int) -> int:
-    """Bytes of weights and statistics, gradients, and `moments` optimiser values per weight."""
-    weights = sum(parameter.nbytes for parameter in network.parameters())
-    return weights * (1 + moments) + sum(value.nbytes for value in network.state_dict().values())

@@ -1,7 +1,6 @@
-"""One run of the comparison, method x stream x seed: from images to `result.json`; and `--dry-run`."""
+"""One run of the comparison, method x stream x seed: from images to `result.json`."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
@@ -10,14 +9,14 @@ from torch import nn
 
 from continual.agem import AGEM
 from continual.buffer import ClassBalanced, Reservoir, TaskMemory
-from continual.cost import flops, peak_memory_bytes, reset_peak_memory, training_bytes
+from continual.cost import flops, peak_memory_bytes, reset_peak_memory
 from continual.derpp import Dark, DarkExperienceReplay
 from continual.er import ExperienceReplay
 from continual.learner import FineTune, Joint, Learner
 from continual.loop import Outcomes, ResumePoint, accuracies, learn, test_logits
 from continual.metrics import forward_transfer, per_class_accuracy, summarise
 from continual.start import pretrain, pretrained_backbone, read_start
-from continual.streams import Task, batches, class_order, hold_out, make_tasks, merge_tasks, random_images, split_classes
+from continual.streams import Task, class_order, hold_out, make_tasks, merge_tasks, random_images, split_classes
 from continual.task_arithmetic import Merging, TaskArithmetic
 from continual.timing import Timers
 from continual.training import Recipe, Teacher, Trainer, settings
@@ -36,7 +35,7 @@ REPLAYS = {"er": 1, "agem": 1, "derpp": 2}  # buffer batches per stream batch
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that decides a result. `steps` or `budget_seconds` is per task; `schedule` is part of names only."""
+    """Everything that decides a result. `steps` is per task; `schedule` is part of names only."""
 
     method: str
     stream: str
@@ -47,7 +46,7 @@ class Run:
     arch: str
     stem: str
     size: int
-    steps: int | None
+    steps: int
     buffer_size: int
     recipe: Recipe
     merging: Merging | None
@@ -55,24 +54,22 @@ class Run:
     buffer: str = "reservoir"
     labels: str = "hard"
     temperature: float | None = None
-    budget_seconds: float | None = None
     schedule: str = field(default="epochs", compare=False)
     schedule_in_name: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
         """The run's folder: method, stream, labels, buffer and schedule where they are not the defaults, and seed."""
-        schedule = {"steps": f"steps{self.steps}", "budget": f"budget{self.budget_seconds or 0:g}s"}.get(self.schedule)
         parts = (self.method, self.stream, "soft" if self.labels == "soft" else None,
                  f"memory-{self.buffer_source}" if self.buffer_source != self.stream else None,
-                 self.buffer if self.buffer != "reservoir" else None, schedule if self.schedule_in_name else None)
+                 self.buffer if self.buffer != "reservoir" else None, f"steps{self.steps}" if self.schedule_in_name else None)
         return "-".join(part for part in (*parts, f"seed{self.seed}") if part)
 
     @property
     def cost(self) -> float:
         """Training time relative to other runs of the same network."""
         replayed = self.recipe.replay_batch_size * REPLAYS.get(self.method, 0)
-        return self.budget_seconds or self.steps * (self.recipe.batch_size + replayed)
+        return self.steps * (self.recipe.batch_size + replayed)
 
 
 class Sources:
@@ -107,7 +104,7 @@ class Prepared:
     learner: Learner
     stream: list[Task]
     tests: list[Task]
-    steps: int | None
+    steps: int
     held_out: bool
     train: ImageSet
     memory: ImageSet
@@ -137,10 +134,9 @@ def prepare(run: Run, sources: Sources, device, teacher: Teacher | None = None) 
             pairs = [hold_out(task, run.buffer_size // len(stream), run.seed) for task in stream]
             stream, held_out = [task for task, _ in pairs], all(held for _, held in pairs)
         ratio = len(tests) / len(stream)  # joint training: the steps of all tasks
-        budget = run.budget_seconds and run.budget_seconds * ratio
-        trainer = Trainer(network, run.recipe, run.seed, timers, teacher if run.labels == "soft" else None, budget)
+        trainer = Trainer(network, run.recipe, run.seed, timers, teacher if run.labels == "soft" else None)
         learner = new_learner(run, trainer, train.images.shape[1:], classes)
-    return Prepared(learner, stream, tests, run.steps and round(run.steps * ratio), held_out, train, memory)
+    return Prepared(learner, stream, tests, round(run.steps * ratio), held_out, train, memory)
 
 
 def new_learner(run: Run, trainer: Trainer, shape, classes: int) -> Learner:
@@ -255,48 +251,3 @@ def report(run: Run, config: dict, prepared: Prepared, outcomes: Outcomes, basel
             "bytes": {"stream": train.images.nbytes + train.labels.nbytes, "buffer": stored["bytes"],
                       "teacher": teacher.bytes if teacher else 0},
             "buffer": stored, **facts, "code": code_version(), "packages": package_versions(), "hardware": hardware()}
-
-
-# --dry-run
-
-def plan(runs: list[Run], sources: Sources, device, teacher: Teacher | None) -> Iterator[str]:
-    """One line per run: tasks, steps, images, memory, and seconds estimated by a few steps; then the sum. Writes nothing."""
-    timed, total = {}, 0.0
-    for run in runs:
-        prepared, alike = prepare(run, sources, device, teacher), repr(replace(run, seed=0, steps=None, budget_seconds=None))
-        if alike not in timed:
-            timed[alike] = time_of_step_and_end(prepared)
-        step, end = timed[alike]
-        tasks, budget, size = len(prepared.stream), prepared.learner.trainer.budget_seconds, run.recipe.batch_size
-        steps = prepared.steps or max(1, round(budget / step))
-        start_steps = run.merging.start_steps if run.merging and run.merging.start == "distilled" else 0
-        seconds = tasks * ((budget or steps * step) + end) + start_steps * step
-        total += seconds
-        buffer, about = prepared.learner.buffer, "about " if budget else ""
-        sets = [*sources.given.values(), sources.test, prepared.train, prepared.memory]
-        sets += [part for task in (*prepared.stream, *prepared.tests) for part in (task.train, task.memory, task.test)]
-        memory = {"images": sum({one.images.data_ptr(): one.images.nbytes for one in sets if one is not None}.values()),
-                  "network and optimiser": training_bytes(prepared.network, 2 if run.recipe.optimizer == "adamw" else 1),
-                  "buffer": 0 if buffer is None else run.buffer_size * buffer.bytes_each,
-                  "teacher": teacher.bytes if teacher else 0}
-        yield (f"{run.name}: {tasks} tasks x {about}{steps} steps, {len(prepared.train)} images, "
-               f"{about}{tasks * steps * size} from the stream; "
-               + ", ".join(f"{name} {count} bytes" for name, count in memory.items() if count) + f"; about {seconds:.1f} s")
-    yield f"all {len(runs)} runs: about {total:.0f} s of training on this machine"
-
-
-def time_of_step_and_end(prepared: Prepared, count: int = 2) -> tuple[float, float]:
-    """Seconds of a step with a filled buffer and of a task's end. The learner is of no use afterwards."""
-    learner, task, recipe = prepared.learner, prepared.stream[0], prepared.learner.trainer.recipe
-    timers = learner.trainer.timers
-    batch, warm_up, *timed = batches(task.train, range(count + 2), recipe.batch_size, learner.trainer.seed, task.index)
-    learner.begin(task, count + 2)
-    learner.step(batch)
-    with timers.span("end"):
-        learner.end(task)
-    learner.begin(task, count + 2)
-    learner.step(warm_up)  # the first step of a shape is slow
-    with timers.span("steps"):
-        for batch in timed:
-            learner.step(batch)
-    return timers.spans["steps"] / count, timers.spans["end"]

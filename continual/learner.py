@@ -11,8 +11,8 @@ class Learner:
     def __init__(self, trainer: Trainer, buffer: Buffer | None = None):
         self.trainer, self.buffer = trainer, buffer
 
-    def begin(self, task: Task, steps: int | None = None) -> None:
-        """Begin a task of `steps` steps; None: as many as the budget of seconds allows."""
+    def begin(self, task: Task, steps: int) -> None:
+        """Begin a task of `steps` steps."""
         self.task = task
         self.trainer.begin(task.classes, steps)
 

@@ -75,9 +75,9 @@ def accuracies(logits: list[Tensor], tasks: list[Task], seen: set[int]) -> tuple
             [masked_accuracy(part, labels, classes) for part, labels, classes in pairs])
 
 
-def learn(learner: Learner, stream: list[Task], tests: list[Task], steps: int | None, name: str,
+def learn(learner: Learner, stream: list[Task], tests: list[Task], steps: int, name: str,
           point: ResumePoint) -> Outcomes:
-    """Train on the tasks of `stream`, `steps` each (None: for the budget), and test on `tests` after each task."""
+    """Train on the tasks of `stream`, `steps` each, and test on `tests` after each task."""
     trainer, outcomes = learner.trainer, Outcomes()
     timers, batch_size = trainer.timers, trainer.recipe.batch_size
 
@@ -94,8 +94,8 @@ def learn(learner: Learner, stream: list[Task], tests: list[Task], steps: int | 
         print(f"{point.path}: continuing at step {trainer.steps_done}")
 
     shown = time.perf_counter()
-    with Progress(total=steps * len(stream) * batch_size if steps else None, initial=trainer.steps_done * batch_size,
-                  desc=name, unit="img", leave=False) as bar:
+    with Progress(total=steps * len(stream) * batch_size, initial=trainer.steps_done * batch_size, desc=name,
+                  unit="img", leave=False) as bar:
         for index in range(len(outcomes.class_il), len(stream)):
             task = stream[index]
 

@@ -4,9 +4,9 @@
         --distilled runs/digits-ipc10 --seed 0 1 2
 
 Each combination of method, stream and seed is a run. It writes `<output-dir>/<method>-<stream>-seed<k>/result.json` and its
-buffer. Before the seed, the folder's name has `-soft` labels, `-memory-<source>`, `-class-balanced`, and `-steps<N>` or
-`-budget<S>s` with `--schedule`. The same command resumes, also in the middle of a task. Under `accelerate launch` each process
-takes whole runs. Tests use the real test split: Class-IL and Task-IL accuracy matrices.
+buffer. Before the seed, the folder's name has `-soft` labels, `-memory-<source>`, `-class-balanced`, and `-steps<N>` with
+`--schedule steps`. The same command resumes, also in the middle of a task. Under `accelerate launch` each process takes whole
+runs. Tests use the real test split: Class-IL and Task-IL accuracy matrices.
 """
 
 import math
@@ -26,8 +26,6 @@ def parse_args():
     parser.add_argument("--stream", default=["real"], nargs="+", choices=SOURCES, help="one or more sources of the stream")
     parser.add_argument("--seed", default=[0], type=int, nargs="+", help="one or more seeds of weights, order and draws")
     parser.add_argument("--output-dir", default="runs/continual", help="one folder per run below it")
-    parser.add_argument("--dry-run", action="store_true",
-                        help="print tasks, steps, images, memory and estimated time of every run, write nothing")
     parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
     # data
     add_dataset_flags(parser)
@@ -54,14 +52,11 @@ def parse_args():
     # network and schedule
     parser.add_argument("--arch", default="resnet18", help="network trained: a torchvision model")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
-    parser.add_argument("--schedule", default=None, choices=("epochs", "steps", "budget"),
-                        help="unit of a task's length (default: that of the given flag; steps and budget go into the folder's "
-                             "name)")
+    parser.add_argument("--schedule", default=None, choices=("epochs", "steps"),
+                        help="unit of a task's length (default: that of the given flag); `steps` goes into folder names")
     parser.add_argument("--epochs", default=None, type=float, nargs="+",
                         help="passes over a task (default: 2); one value, or one per --stream")
     parser.add_argument("--steps", default=None, type=int, nargs="+", help="steps per task; one value, or one per --stream")
-    parser.add_argument("--budget-seconds", default=None, type=float, nargs="+",
-                        help="seconds of training per task; one value, or one per --stream; results then differ by machine")
     parser.add_argument("--bf16", action="store_true",
                         help="forward and backward in bfloat16 where that is safe and the device has it")
     parser.add_argument("--batch-size", default=32, type=int, help="stream images per step")
@@ -122,17 +117,16 @@ def check(args) -> None:
 
 def lengths(args) -> dict:
     """The length of a task by schedule: the flag and its values."""
-    return {"epochs": ("--epochs", args.epochs), "steps": ("--steps", args.steps),
-            "budget": ("--budget-seconds", args.budget_seconds)}
+    return {"epochs": ("--epochs", args.epochs), "steps": ("--steps", args.steps)}
 
 
 def schedule_of(args) -> str:
     """The schedule, by its name or by the flag of its length."""
-    return args.schedule or ("steps" if args.steps else "budget" if args.budget_seconds else "epochs")
+    return args.schedule or ("steps" if args.steps else "epochs")
 
 
 def main(args):
-    from continual.experiment import perform, plan
+    from continual.experiment import perform
     from scripts.parallel import my_share, new_accelerator
     accelerator = new_accelerator()
     started = time.perf_counter()
@@ -140,10 +134,6 @@ def main(args):
     runs = [run_of(args, sources, method, index, seed)
             for seed in args.seed for method in args.method for index in range(len(args.stream))]
     accelerator.print(f"images read in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
-    if args.dry_run:
-        if accelerator.is_main_process:
-            print("\n".join(plan(runs, sources, accelerator.device, teacher)))
-        return
     for one in my_share(runs, accelerator, [each.cost for each in runs]):
         result = perform(one, sources, Path(args.output_dir), accelerator.device, args.save_seconds, teacher)
         print(table_row(result) if result else f"{Path(args.output_dir) / one.name}: complete, skipped")
@@ -170,7 +160,7 @@ def run_of(args, sources, method: str, index: int, seed: int):
     from continual.training import Recipe
     stream, schedule = args.stream[index], schedule_of(args)
     images, length = sources.of(stream, seed), at(index, lengths(args)[schedule][1] or [2.0])
-    steps = {"epochs": max(1, math.ceil(length * len(images) / args.tasks / args.batch_size)), "steps": length}.get(schedule)
+    steps = length if schedule == "steps" else max(1, math.ceil(length * len(images) / args.tasks / args.batch_size))
     recipe = Recipe(args.optimizer, args.lr, args.weight_decay, args.momentum, args.lr_schedule, args.batch_size,
                     args.replay_batch_size, args.min_scale_crops, args.flip, args.bn_momentum, args.bf16)
     merging = Merging(args.start, args.start_steps, args.merge, args.scale, args.refit_head, args.experts)
@@ -179,9 +169,8 @@ def run_of(args, sources, method: str, index: int, seed: int):
                merging if method == "task_arithmetic" else None,
                dark=Dark(args.alpha, args.beta) if method == "derpp" else None,
                buffer=args.buffer if method in ("er", "derpp") else "reservoir", labels=args.labels,
-               temperature=args.temperature if args.labels == "soft" else None,
-               budget_seconds=length if schedule == "budget" else None, schedule=schedule,
-               schedule_in_name=args.schedule in ("steps", "budget"))
+               temperature=args.temperature if args.labels == "soft" else None, schedule=schedule,
+               schedule_in_name=args.schedule == "steps")
 
 
 def at(index: int, values: list):

@@ -22,8 +22,7 @@ from scripts.randomness import seed_for
 from scripts.training import CURVES, half_precision, new_optimizer, parameter_groups
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-BUDGET_STEPS = 1000  # points of the learning-rate curve over a budget of seconds
-COUNTERS = ("step", "steps_done", "images_seen", "seen", "began_seconds")
+COUNTERS = ("step", "steps_done", "images_seen", "seen")
 
 
 @dataclass(frozen=True)
@@ -99,15 +98,10 @@ def read_teacher(folder: str | Path, temperature: float, classes: list[dict], si
 # the network under training
 
 class Trainer:
-    """A network with its optimiser and timers. With a `teacher`, labels are soft.
+    """A network with its optimiser and timers. With a `teacher`, labels are soft."""
 
-    A task lasts its number of steps or, with `budget_seconds`, that many seconds of training.
-    """
-
-    def __init__(self, network: nn.Module, recipe: Recipe, seed: int, timers: Timers, teacher: Teacher | None = None,
-                 budget_seconds: float | None = None):
-        self.network, self.recipe, self.seed, self.timers = network, recipe, seed, timers
-        self.teacher, self.budget_seconds = teacher, budget_seconds
+    def __init__(self, network: nn.Module, recipe: Recipe, seed: int, timers: Timers, teacher: Teacher | None = None):
+        self.network, self.recipe, self.seed, self.timers, self.teacher = network, recipe, seed, timers, teacher
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.steps_done = self.images_seen = 0
         self.seen: list[int] = []  # classes
@@ -119,28 +113,19 @@ class Trainer:
         """The generator of everything random outside a step."""
         return np.random.default_rng(seed_for(self.seed, *where))
 
-    def begin(self, classes: Iterable[int], steps: int | None) -> None:
-        """Begin a task of these classes, with a new optimiser."""
+    def begin(self, classes: Iterable[int], steps: int) -> None:
+        """Begin a task of `steps` steps on these classes, with a new optimiser."""
         recipe = self.recipe
         self.optimizer = new_optimizer(recipe.optimizer, parameter_groups(self.network, recipe.weight_decay), recipe.lr,
                                        momentum=recipe.momentum)
         self.steps, self.step = steps, 0
         self.seen += [label for label in classes if label not in self.seen]
-        self.began_seconds = self.timers.spent("train")
         self.network.train()
-
-    def progress(self) -> tuple[int, int]:
-        """Steps done and steps in all; of a budget, the part used in units of 1 / BUDGET_STEPS."""
-        if self.budget_seconds is None:
-            return self.step, self.steps
-        used = (self.timers.spent("train") - self.began_seconds) / self.budget_seconds
-        return min(int(used * BUDGET_STEPS), BUDGET_STEPS), BUDGET_STEPS
 
     @property
     def over(self) -> bool:
         """Whether the task is over."""
-        done, total = self.progress()
-        return done >= total
+        return self.step >= self.steps
 
     def views(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Augmented, normalised views float [B, 3, H, W] of uint8 images, of stream and buffer alike."""
@@ -188,7 +173,7 @@ class Trainer:
 
     def update(self) -> None:
         """Take one optimiser step at the current learning rate."""
-        factor = CURVES[self.recipe.schedule](*self.progress())
+        factor = CURVES[self.recipe.schedule](self.step, self.steps)
         with self.timers.phase("update"):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.lr * factor

@@ -51,6 +51,7 @@ def main(args):
 
     from distillation.datasets import load_split
     from matching.image_set import distilled_images, real_images
+    from misc.report.tables import plain
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     train, test = (real_images(load_split(split=part, **dataset_flags(args)), 32) for part in ("train", "test"))
     judge = network_judge(args.teacher, train, device) if args.teacher else fit_judge(train)
@@ -74,14 +75,32 @@ def main(args):
         "code": code_version(), "packages": package_versions(), "hardware": hardware(),
     }
     write_json(Path(args.output), result)
-    print(f"judge: {judge.model}, {100 * result['judge']['test_accuracy']:.1f} % on {len(test)} real test images")
-    for name, found in result["manifold"].items():
-        print(f"{name}: precision {100 * found['precision']:.1f} %, recall {100 * found['recall']:.1f} %")
-    for name, found in result["recognised"].items():
-        distance, real = result["nearest_training_image"][name], result["nearest_training_image"]["real test images"]
-        print(f"{name}: {100 * found['share']:.1f} % of {found['images']} recognised; median distance to the nearest training "
-              f"image {distance['median']:.3f} (real test images {real['median']:.3f})")
+    print(plain(report(result)))
     print(f"written to {args.output}")
+
+
+def report(result: dict) -> list:
+    """What the judge recognised, precision and recall where they were measured, and distances to the training split."""
+    from misc.report.tables import NONE, Section
+    distances, near = result["nearest_training_image"], result.get("manifold", {})
+    recognised = {**result["recognised"],
+                  "real test images": {"images": result["judge"]["test_images"], "share": result["judge"]["test_accuracy"]}}
+    rows = []
+    for name in dict.fromkeys([*result["recognised"], *near, "real test images"]):
+        found, apart, close = recognised.get(name), distances.get(name, {}), near.get(name, {})
+        rows.append([name, *((str(found["images"]), f"{100 * found['share']:.1f}") if found else (NONE, NONE)),
+                     *(f"{100 * close[key]:.1f}" if close else NONE for key in ("precision", "recall")),
+                     *(f"{apart[key]:.3f}" if apart else NONE for key in ("minimum", "5 % quantile", "median"))])
+    header = ["Images", "Number", "Recognised (%)", "Precision (%)", "Recall (%)", "Distance, minimum", "5 % quantile",
+              "Median"]
+    kept = [place for place in range(len(header)) if any(row[place] != NONE for row in rows)]
+    says = (f"A judge ({result['judge']['model']}, trained on the training split) classifies what the checkpoint draws. "
+            "Distances are root-mean-square pixel distances (0 to 1) to the nearest training image; a copy has 0.")
+    if near:
+        says += (" Precision is the fraction of drawn images near a real test image, recall that of real test images near a "
+                 "drawn one, in the judge's features, with as many real images as drawn ones.")
+    return [Section("Judge", says, tuple(header[place] for place in kept),
+                    tuple(tuple(row[place] for place in kept) for row in rows))]
 
 
 def small(images):

@@ -87,7 +87,7 @@ def units_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, dict[str, in
     stages["student"] = {"student's views trained": made * epochs}
     methods, streams = s.get("METHODS", METHODS).split(), s.get("STREAMS", "real random distilled").split()
     lengths = (s.get("TASK_STEPS") or s.get("TASK_EPOCHS") or "").split()
-    if methods and lengths and s["SCHEDULE"] != "budget":
+    if methods and lengths:
         steps = 0
         for stream, length in zip(streams, lengths * (1 if len(lengths) > 1 else len(streams)), strict=True):
             batches = (train if stream == "real" else made) / int(s["TASKS"]) / int(s["BATCH_SIZE"])

@@ -9,7 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small processes; tests and
 os.environ.setdefault("ACCELERATE_USE_CPU", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from a hub
 
+import fcntl
 import importlib
+import pickle
 import shutil
 import signal
 import socket
@@ -25,6 +27,7 @@ from PIL import Image
 
 from scripts.cli import ROOT, run
 
+SLOWEST = ("test_quickstart", "test_study", "test_processes", "test_shell", "test_slurm", "test_bad_input", "test_resume")
 CLASSES = ["ant", "bear", "cat", "dog", "eel", "fox", "gnu", "hen", "ibex", "jay", "koi", "sea_lion"]  # 12: "10" < "2" as text
 PER_CLASS, TEST_PER_CLASS, SIZE, IPC, REPEATS, EPOCHS = 14, 3, 32, 3, 2, 6
 
@@ -73,11 +76,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def pytest_collection_modifyitems(items):
+    """The files that take longest first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+
+
 def artefact(root: Path) -> Path:
     return next(root.rglob("config.json")).parent
 
 
-def run_stage(module: str, flags: list, output_flag: str, root: Path, unit: str) -> Stage:
+def run_stage(root: Path, module: str, flags: list, output_flag: str, unit: str) -> Stage:
     """Run a stage in root/whole; run it in root/killed too, and kill that one at its first file `unit`."""
     flags = [str(flag) for flag in flags]
     whole, killed = (start(module, *flags, output_flag, root / name) for name in ("whole", "killed"))
@@ -131,8 +139,24 @@ def new_checkpoint(folder: Path, text_width: int = 16, prediction_type: str = "e
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    return new_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+def made_once(tmp_path_factory, worker_id):
+    """`made_once(name, make, *args)`: the result of make(folder, *args), made by one of the test processes for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    world = (base if worker_id == "master" else base.parent) / "world"
+    world.mkdir(exist_ok=True)
+
+    def call(name, make, *args):
+        with open(world / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (known := world / f"{name}.pickle").exists():
+                known.write_bytes(pickle.dumps(make(world / name, *args)))
+            return pickle.loads(known.read_bytes())
+    return call
+
+
+@pytest.fixture(scope="session")
+def checkpoint(made_once) -> Path:
+    return made_once("checkpoint", new_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -141,9 +165,12 @@ def new_checkpoint_in():
 
 
 @pytest.fixture(scope="session")
-def image_data(tmp_path_factory) -> Path:
-    """train/<class>/ and test/<class>/ of 12 classes: each a colour of its own under coarse noise."""
-    root = tmp_path_factory.mktemp("images")
+def image_data(made_once) -> Path:
+    return made_once("images", write_world)
+
+
+def write_world(root: Path) -> Path:
+    """Write train/<class>/ and test/<class>/ of 12 classes: each a colour of its own under coarse noise."""
     for label, name in enumerate(CLASSES):
         colour = np.random.default_rng(label).uniform(40, 215, 3)
         for part, count in (("train", PER_CLASS), ("test", TEST_PER_CLASS)):
@@ -162,38 +189,35 @@ def own_image_data(image_data, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prototypes(tmp_path_factory, checkpoint, image_data) -> Stage:
+def prototypes(made_once, checkpoint, image_data) -> Stage:
     flags = ["--dataset", "folder", "--data_dir", image_data, "--ipc", IPC, "--batch_size", 5, "--num_workers", 2,
              "--diffusion_checkpoints_path", checkpoint]
-    return run_stage("distillation.gen_prototype", flags, "--save_prototype_path", tmp_path_factory.mktemp("prototypes"),
-                     "*.safetensors")
+    return made_once("prototypes", run_stage, "distillation.gen_prototype", flags, "--save_prototype_path", "*.safetensors")
 
 
 @pytest.fixture(scope="session")
-def distilled(tmp_path_factory, checkpoint, image_data, prototypes) -> Stage:
+def distilled(made_once, checkpoint, image_data, prototypes) -> Stage:
     flags = ["--dataset", "folder", "--prototype_path", prototypes.folder, "--ipc", IPC * REPEATS, "-s", 0.5, "-g", 3,
              "--num_inference_steps", 4, "--batch_size", 5, "--diffusion_checkpoints_path", checkpoint]
-    return run_stage("distillation.gen_syn_image", flags, "--save_init_image_path", tmp_path_factory.mktemp("distilled"),
-                     "*.png")
+    return made_once("distilled", run_stage, "distillation.gen_syn_image", flags, "--save_init_image_path", "*.png")
 
 
 @pytest.fixture(scope="session")
-def teacher(tmp_path_factory, image_data) -> Stage:
+def teacher(made_once, image_data) -> Stage:
     flags = ["--dataset", "folder", "--data_dir", image_data, "--arch", "resnet18", "--input-size", SIZE, "--epochs", 3,
              "--batch-size", 64, "--mix-type", "cutmix", "--save-seconds", 0]
-    return run_stage("matching.train_teacher", flags, "--output-dir", tmp_path_factory.mktemp("teacher"), "state.pt")
+    return made_once("teacher", run_stage, "matching.train_teacher", flags, "--output-dir", "state.pt")
 
 
 @pytest.fixture(scope="session")
-def soft_labels(tmp_path_factory, distilled, teacher) -> Stage:
+def soft_labels(made_once, distilled, teacher) -> Stage:
     flags = ["--data", distilled.folder, "--teacher", teacher.folder, "--epochs", EPOCHS, "--input-size", SIZE,
              "--batch-size", 64, "--mix-type", "cutmix", "--use-fp16"]
-    return run_stage("matching.generate_soft_label", flags, "--fkd-path", tmp_path_factory.mktemp("soft_labels"),
-                     "*.safetensors")
+    return made_once("soft_labels", run_stage, "matching.generate_soft_label", flags, "--fkd-path", "*.safetensors")
 
 
 @pytest.fixture(scope="session")
-def student(tmp_path_factory, image_data, distilled, soft_labels) -> Stage:
+def student(made_once, image_data, distilled, soft_labels) -> Stage:
     flags = ["--train-dir", distilled.folder, "--fkd-path", soft_labels.folder, "--dataset", "folder", "--data_dir",
              image_data, "--model", "resnet18", "--epochs", 2, "--batch-size", 36, "--cos", "-T", 20, "--save-seconds", 0]
-    return run_stage("validate.train_FKD", flags, "--output-dir", tmp_path_factory.mktemp("student"), "state.pt")
+    return made_once("student", run_stage, "validate.train_FKD", flags, "--output-dir", "state.pt")

@@ -97,13 +97,12 @@ def test_time_saved_accuracy_kept_and_payback_by_hand():
 
 def test_real_runs_with_the_steps_of_the_small_sets_are_an_arm_of_their_own():
     runs = comparison({"real": [0.9], "real-same": [0.8], "random": [0.7], "distilled": [0.8]})
-    runs["budget"] = content(stream="real", steps=17, schedule="budget")
     runs["soft"] = content(stream="distilled", steps=10, labels="soft")
     runs["memory"] = {**content(stream="real"), "buffer_source": "distilled"}
     runs["tuned"] = content("finetune", steps=10)    # no small sets to compare it with
     rows = rows_of(runs)
     assert [arm.name for arm in rows["er"]] == ["real", "real, same steps", "real, memory distilled", "random", "distilled",
-                                                "distilled, soft labels", "real, same seconds"]
+                                                "distilled, soft labels"]
     assert [arm.name for arm in rows["finetune"]] == ["real"] and list(rows) == ["finetune", "er"]
     assert rows["er"][SAME][0].name == "real-same-0"
 

@@ -265,12 +265,12 @@ def test_a_run_begun_at_commit_9ae800c_and_killed_in_its_second_task_is_finished
     (("--buffer-size", 2), "--buffer-size"),
     (("--method", "task_arithmetic", "--start", "nowhere"), "--start nowhere"),
     (("--steps", 3, "--epochs", 2), "--schedule steps: expected no --epochs, found 2.0"),
-    (("--schedule", "budget"), "--schedule budget: expected --budget-seconds, found none"),
+    (("--schedule", "steps"), "--schedule steps: expected --steps, found none"),
     (("--schedule", "epochs", "--steps", 3), "--schedule epochs: expected no --steps, found 3"),
     (("--labels", "soft"), "expected both or neither"),
     (("--teacher", "x"), "expected both or neither"),
     (("--labels", "soft", "--teacher", "nowhere"), "nowhere: expected a finished folder of kind teacher"),
-    (("--budget-seconds", 0), "--budget-seconds: expected a value in")])
+    (("--epochs", 0), "--epochs: expected a value in")])
 def test_bad_input_is_one_line_and_writes_nothing(words, part, tmp_path, monkeypatch, capsys):
     assert part in refusal(monkeypatch, capsys, *words, "--output-dir", tmp_path / "out")
     assert not list(tmp_path.rglob("result.json"))

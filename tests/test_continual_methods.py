@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_data, write_teacher
 from torch import nn
 
-from continual import train_continual
 from continual.agem import AGEM
 from continual.buffer import ClassBalanced, Reservoir, TaskMemory
 from continual.cost import flops, flops_of_pass
@@ -296,25 +295,13 @@ def test_torchvisions_weights_are_taken_from_the_cache_with_a_new_head(tmp_path,
         pretrained_backbone("resnet18", "cifar", network)
 
 
-def test_a_budget_lasts_its_seconds_and_carries_the_learning_rate(monkeypatch):
-    trainer = new_trainer(recipe=replace(RECIPE, schedule="one-cycle"), budget_seconds=10.0)
-    trainer.timers.spans["train"] = 5.0
-    trainer.begin([0], None)
-    assert trainer.progress() == (0, 1000) and not trainer.over
-    trainer.timers.spans["train"] = 5.0 + 7.5
-    assert trainer.progress() == (750, 1000) and not trainer.over
-    trainer.timers.spans["train"] = 15.5
-    assert trainer.progress() == (1000, 1000) and trainer.over
-
-
 def test_folder_names_have_what_is_not_the_default():
     usual = Run("er", "real", "real", 0, 2, "natural", FAST, "imagenet", 32, 14, ROOM, RECIPE, None)
     for name, changes in (
             ("er-real-seed0", {}), ("er-real-seed0", {"schedule": "steps"}),
             ("er-real-soft-memory-distilled-seed0", {"labels": "soft", "buffer_source": "distilled"}),
             ("er-real-class-balanced-seed0", {"buffer": "class-balanced"}),
-            ("er-real-steps14-seed0", {"schedule": "steps", "schedule_in_name": True}),
-            ("er-real-budget1.5s-seed0", {"schedule": "budget", "schedule_in_name": True, "budget_seconds": 1.5})):
+            ("er-real-steps14-seed0", {"schedule": "steps", "schedule_in_name": True})):
         assert replace(usual, **changes).name == name
 
 
@@ -325,7 +312,7 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("continual"))
 
 
-def test_soft_labels_and_distilled_memory_of_a_real_stream_keep_to_the_budget(data, tmp_path, monkeypatch):
+def test_soft_labels_and_distilled_memory_of_a_real_stream_keep_to_its_size(data, tmp_path, monkeypatch):
     teacher = write_teacher(tmp_path / "teacher")
     methods = ("er", "agem", "derpp", "task_arithmetic")
     in_process(monkeypatch, *tiny(data, tmp_path, "--method", *methods, "--buffer-source", "distilled", "--labels", "soft",
@@ -345,25 +332,6 @@ def test_soft_labels_and_distilled_memory_of_a_real_stream_keep_to_the_budget(da
         ahead = result["task_il"]["matrix"][0][1] - result["task_il"]["baseline"][1]
         assert result["task_il"]["forward_transfer"] == pytest.approx(ahead)
         assert result["flops"] > 0 and result["peak_memory_bytes"] > 1e7 and result["schedule"] == "steps"
-
-
-def test_a_budget_of_seconds_from_the_command_line(data, tmp_path, monkeypatch):
-    words = [word for word in tiny(data, tmp_path, "--tasks", 2, "--budget-seconds", 0.3, "--arch", FAST)]
-    place = words.index("--steps")
-    in_process(monkeypatch, *words[:place], *words[place + 2:])
-    result = json.loads((tmp_path / "er-real-seed0" / "result.json").read_text())
-    assert result["seconds"]["train"] >= 0.6 and result["steps"] >= 2
-    assert (result["schedule"], result["config"]["steps"], result["config"]["budget_seconds"]) == ("budget", None, 0.3)
-
-
-def test_a_dry_run_prints_every_run_and_writes_nothing(data, tmp_path, monkeypatch, capsys):
-    teacher = write_teacher(tmp_path / "teacher")
-    in_process(monkeypatch, *tiny(data, tmp_path / "out", "--method", *train_continual.METHODS, "--seed", 0, 1,
-                                  "--dry-run", "--tasks", 2, "--labels", "soft", "--teacher", teacher, "--arch", FAST))
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 14 and "er-real-soft-seed1: 2 tasks x 2 steps, 48 images, 16 from the stream" in "\n".join(lines)
-    assert f"buffer {8 * (3 * 32 * 32 + 8)} bytes" in "\n".join(lines) and lines[-1].startswith("all 12 runs: about ")
-    assert not (tmp_path / "out").exists()
 
 
 def test_merging_settings_of_old_folders_still_fit():

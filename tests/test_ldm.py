@@ -27,7 +27,7 @@ WEIGHTS = ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_mo
 def trained(tmp_path_factory, image_data):
     flags = ["--dataset", "folder", "--data_dir", image_data, "--size", SIZE, "--vae_channels", 8, 8, 8, "--unet_channels", 16,
              16, "--text_width", 16, "--vae_steps", 4, "--unet_steps", 6, "--batch_size", 16, "--save_seconds", 0]
-    return run_stage("distillation.train_ldm", flags, "--output_dir", tmp_path_factory.mktemp("ldm"), "unet.pt")
+    return run_stage(tmp_path_factory.mktemp("ldm"), "distillation.train_ldm", flags, "--output_dir", "unet.pt")
 
 
 def test_stock_diffusers_loads_and_runs_the_folder(trained):

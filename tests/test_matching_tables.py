@@ -1,14 +1,11 @@
 """The tables of misc/matching.md: which run ends in which cell, and what is computed from it."""
 
-import shutil
 
 import pytest
 
 from misc.report.figures import draw_label_bytes
-from misc.report.literature import architectures
-from misc.report.results import Results, Run, collect
+from misc.report.results import Results, Run
 from misc.report.tables import Section, protocols, storage, storage_points
-from scripts.cli import ROOT
 
 CONFIG = {"epochs": 60, "stem": "imagenet", "input_size": 32, "mix_type": "cutmix", "min_scale_crops": 0.6, "flip": 0.0,
           "batch_size": 50, "temperature": 20.0, "lr_schedule": "cosine", "adamw_lr": 0.001, "arch": "resnet18"}
@@ -63,13 +60,3 @@ def test_the_figure_is_drawn_twice_alike(result, tmp_path):
     for name in ("a", "b"):
         draw_label_bytes(tmp_path / f"{name}.png", result)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_the_papers_figures_stand_below_ours(result, tmp_path):
-    (tmp_path / "results").mkdir()
-    shutil.copy(ROOT / "misc" / "published.json", tmp_path)
-    collect(result, tmp_path / "results" / "matching_digits.jsonl")
-    table = architectures(tmp_path)
-    place = row_of(table, "resnet18", "swin_t").index("swin_t")
-    assert row_of(table, "this code")[place] == "41.0 ± 1.4" and row_of(table, "CVPR 2024")[place] == "58.1"
-    assert row_of(table, "this code")[1] == "not run"

@@ -9,16 +9,14 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from misc.report.figures import packed, unpacked
 from misc.report.page import html_section
 from misc.report.results import Results, collect, read_collected
 from misc.report.tables import Section
 from scripts.cli import ROOT
-from tests.test_report import CLASSES, SHADES, write_images, write_student
+from tests.test_report import write_student
 
 KEPT = ROOT / "misc" / "results"
 FILES = ("quickstart", "matching_digits", "continual_digits_resnet50", "digits")
@@ -115,7 +113,7 @@ def test_every_figure_decodes_and_says_what_it_is_and_what_made_it(text):
 
 def test_each_figure_wanted_is_there(page, text):
     titles = page.texts["h3"]
-    for title in ("Images", "D4M images beside random real ones", "Accuracy against training time", "Accuracy matrices",
+    for title in ("Accuracy against training time", "Accuracy matrices",
                   "Accuracy against label bytes", "Accuracy against images per class"):
         part = text.split(f"<h3>{title}</h3>")[1].split("</section>")[0]
         assert title in titles and "<img" in part and re.search(r"<code>[^<]*\bsh [\w/]+\.sh</code>", part), title
@@ -162,33 +160,17 @@ def test_the_browsers_complaints_would_be_seen(tmp_path):
 
 # what else is kept
 
-def test_pictures_are_kept_as_they_are():
-    rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(5)]
-    back = unpacked(json.loads(json.dumps(packed({"rows": {"real": images, "D4M": None}, "beside": {"D4M": [images[:2]]}}))))
-    assert [image.tobytes() for image in back["rows"]["real"]] == [image.tobytes() for image in images]
-    assert back["rows"]["D4M"] is None and [len(line) for line in back["beside"]["D4M"]] == [2]
-    large = unpacked(packed({"rows": {"real": [image.resize((100, 100)) for image in images]}, "beside": {}}))
-    assert {image.size for image in large["rows"]["real"]} == {(64, 64)} and unpacked(packed(None)) is None
-
-
-def test_a_study_of_ones_own_has_its_pictures_students_and_command(tmp_path, here):
-    for method in SHADES:
-        write_images(tmp_path / "study" / "seed0", method)
+def test_a_study_of_ones_own_has_its_students_and_command(tmp_path, here):
     for seed, accuracy in enumerate((0.5, 0.7)):
         write_student(tmp_path / "study", "distilled", "hard", seed, accuracy)
     kept, output = tmp_path / "kept" / "my_study.jsonl", tmp_path / "out"
-    assert here("misc.report.__main__", "collect", tmp_path / "study", kept, "--kind", "student", "--command", "sh my.sh <1>",
-                "--pictures", tmp_path / "study" / "seed0").code == 0
+    assert here("misc.report.__main__", "collect", tmp_path / "study", kept, "--kind", "student", "--command",
+                "sh my.sh <1>").code == 0
     assert here("misc.report.__main__", "run", kept, "--output", output).code == 0
     text = (output / "report.html").read_text()
-    assert "<h1>Report of my_study.jsonl</h1>" in text and text.count("<img") == 2 and "<nav" not in text
-    assert text.count("<code>sh my.sh &lt;1&gt;</code>") == 3
+    assert "<h1>Report of my_study.jsonl</h1>" in text and "<nav" not in text
+    assert text.count("<code>sh my.sh &lt;1&gt;</code>") == 1
     assert '<th scope="row" class="left">distilled-hard</th><td>60.0 ± 14.1</td>' in text
-    assert f"A row per class ({len(CLASSES)} of 2)" in words(text)
-    assert "the number of images (4 D4M and 4 random real)" in words(text)
-    answer = here("misc.report.__main__", "collect", tmp_path / "study", kept, "--pictures", tmp_path / "study")
-    assert answer.code == 2 and "--pictures: expected a folder with D4M images" in answer.err
 
 
 def test_a_collected_file_gives_back_its_runs(tmp_path, here):

@@ -191,7 +191,7 @@ RECIPE = ["--crop", "pad", "--cutout", 8, "--optimizer", "sgd", "--lr-schedule",
 def recipe(tmp_path_factory, image_data):
     flags = ["--dataset", "folder", "--data_dir", image_data, "--arch", "shufflenet_v2_x0_5", "--input-size", SIZE,
              *RECIPE]
-    return run_stage("matching.train_teacher", flags, "--output-dir", tmp_path_factory.mktemp("recipe"), "state.pt")
+    return run_stage(tmp_path_factory.mktemp("recipe"), "matching.train_teacher", flags, "--output-dir", "state.pt")
 
 
 def test_the_whole_recipe_killed_and_continued_equals_one_go(here, recipe, image_data):

@@ -219,6 +219,7 @@ READERS = {  # what is damaged: the files, the damage, the reader
 def test_a_damaged_file_is_read_or_refused(artefacts, name, data):
     files, damage, read = READERS[name]
     path = data.draw(st.sampled_from(sorted(artefacts.glob(files))))
+    read(artefacts)     # with what it imports
     whole, memory, started = path.read_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     path.write_bytes(data.draw(damage(whole)))
     try:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from misc import benchmark, plan
+from misc import benchmark, judge, plan
 from misc.report import figures, literature, results, statistics, tables
 from misc.report.page import chapters_of, is_run, page
 from scripts.artefact import read_json, write_json, write_text
@@ -36,7 +36,6 @@ def parse_args():
     gather.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="only these parts of the folder (seed*)")
     gather.add_argument("--kind", nargs="+", default=None, help="only results of these kinds (student, continual, ...)")
     gather.add_argument("--command", dest="made_by", default="", help="command behind the results, for the report")
-    gather.add_argument("--pictures", default=None, metavar="DIR", help="run whose distilled/ images the report shows")
 
     rewrite = commands.add_parser("tables", help="rewrite the marked tables of README.md and misc/*.md, and their figures")
     rewrite.add_argument("--root", default=".", help="folder with README.md and misc/")
@@ -89,7 +88,9 @@ def all_tables() -> dict:
     """Every table by its name in README.md and misc/*.md: its result file, and what makes its sections."""
     return {**tables.TABLES, "plan": ("plan_imagenet.json", plan.report),
             **{f"benchmark-{name}": (f"benchmark_{name}.json", benchmark.report)
-               for name in ("distillation", "matching", "continual")}}
+               for name in ("distillation", "matching", "continual")},
+            **{f"judge{ending}": (f"judge_{name}.json", judge.report)
+               for ending, name in (("", "digits"), ("-cifar10", "cifar10"), ("-arms", "cifar10_arms"))}}
 
 
 def collect(args):
@@ -98,10 +99,7 @@ def collect(args):
             and any(fnmatchcase(run.name.split("/")[0], pattern) for pattern in args.only)]
     if not runs:
         raise InputError(f"{args.folder}: expected folders with result.json, found none")
-    pictures = figures.packed(figures.pictures_of(Path(args.pictures))) if args.pictures else None
-    if args.pictures and pictures is None:
-        raise InputError(f"--pictures: expected a folder with D4M images in distilled/*, found none in {args.pictures}")
-    results.collect(replace(found, runs=runs, command=args.made_by, pictures=pictures), Path(args.collected))
+    results.collect(replace(found, runs=runs, command=args.made_by), Path(args.collected))
     print(f"{args.collected}: {len(runs)} results")
 
 

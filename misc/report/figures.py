@@ -1,9 +1,6 @@
-"""Every figure: students, continual runs, grids of images, a map of latents. The same numbers give the same PNG."""
+"""Every figure: students, continual runs, grids of images. The same numbers give the same PNG."""
 
-import base64
-import io
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
@@ -13,7 +10,6 @@ from misc.report.results import METHODS, Results, Rows, Run, place_of
 from misc.report.statistics import equal_and_not, equal_in_rows, summaries
 from misc.report.tables import NOT_RUN, Section, grouped, storage_points, strengths, student_numbers
 
-TEN_COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#222222")
 COLOURS = {"real": "#0072B2", "random": "#E69F00", "distilled": "#009E73",  # safe for colour-blind readers
            "real, same steps": "#56B4E9", "distilled, soft labels": "#CC79A7"}
 OTHER_COLOURS = ("#D55E00", "#882255", "#999933", "#44AA99", "#332288", "#661100", "#6699CC", "#888888")
@@ -25,7 +21,7 @@ STUDENT_SETTINGS = {"network": "config.arch", "teacher": "config.teacher", "batc
 LABEL_SETTINGS = {**STUDENT_SETTINGS, "teacher": "config.teacher_arch", "temperature": "config.temperature",
                   "learning-rate schedule": "config.lr_schedule"}
 GREY = "#59626d"
-SHOWN_CLASSES, BESIDE, KEPT_PIXELS = 10, 4, 64
+SHOWN_CLASSES, BESIDE = 10, 4
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, dpi=160, layout="constrained", **options):
@@ -323,48 +319,9 @@ def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None],
     save(figure, path, **({} if width_inches else {"bbox_inches": "tight", "pad_inches": 0.05}))
 
 
-def draw_map(path: Path, groups: list[tuple], labels: list[str], caption: str) -> None:
-    """Points in the plane, a colour per group of (mark, name, real [N, 2], distilled [M, 2], prototypes [M, 2] or empty).
-
-    Prototypes, or without them the distilled points, carry the group's mark, so that colours need not be told apart.
-    """
-    import numpy as np
-    from matplotlib.lines import Line2D
-    width, height = np.ptp(np.concatenate([points for group in groups for points in group[2:4]]), axis=0)
-    figure, ((axis,),) = new_figure(7.4, 1.2 + 5 * min(max(height / width, 0.5), 1.5), dpi=200)
-    joined = len(groups[0][4]) > 0
-    for (mark, _, real, distilled, prototypes), colour in zip(groups, TEN_COLOURS, strict=False):
-        axis.scatter(*real.T, s=9, color=colour, alpha=0.4, lw=0, zorder=1)
-        marked = prototypes if joined else distilled
-        axis.scatter(*marked.T, s=120, color=colour, edgecolors="black", lw=1, zorder=3)
-        for point in marked:
-            axis.annotate(mark, point, ha="center", va="center_baseline", fontsize=7, color=ink_on(colour), zorder=4)
-        if joined:
-            axis.plot(*zip(prototypes.T, distilled.T, strict=True), color="black", lw=0.7, zorder=2)
-            axis.scatter(*distilled.T, s=42, marker="X", color=colour, edgecolors="white", lw=0.8, zorder=5)
-    axis.set(xlabel=labels[0], ylabel=labels[1], aspect="equal")
-    axis.spines[["top", "right"]].set_visible(False)
-    kinds = [("training image", "o", 3, "none"), ("prototype" if joined else "image of the set", "o", 10, "black")]
-    kinds += [("distilled image", "X", 8, "white")] if joined else []
-    handles = [Line2D([], [], ls="none", marker=marker, ms=size, mec=edge, color="#b0b0b0", label=name)
-               for name, marker, size, edge in kinds]
-    handles += [Line2D([], [], ls="none", marker="o", ms=8, color=colour,
-                       label=mark if name == mark else f"{mark}  {plain_name(name)}")
-                for (mark, name, *_), colour in zip(groups, TEN_COLOURS, strict=False)]
-    figure.legend(handles=handles, loc="outside right center", frameon=False)
-    figure.supxlabel(fill(caption, 125, break_on_hyphens=False), x=0.01, ha="left", fontsize=8, parse_math=False)
-    save(figure, path, bbox_inches="tight", pad_inches=0.05)
-
-
 def plain_name(name: str, most: int = 28) -> str:
     """A name as a figure prints it: cut after `most` characters, without mathematics between dollar signs."""
     return (name if len(name) <= most else f"{name[:most - 1]}…").replace("$", r"\$")
-
-
-def ink_on(colour: str) -> str:
-    """Black or white, whichever is more readable on `colour`, "#rrggbb"."""
-    red, green, blue = (int(colour[place:place + 2], 16) for place in (1, 3, 5))
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
 
 
 # pictures of a run: real, prototype and D4M image of each class, and D4M images beside random real ones
@@ -430,30 +387,3 @@ def picture_figures(folder: Path, pictures: dict) -> list[Section]:
                              held=held + f"({' and '.join(f'{count} {name}' for name, count in found.items())}).",
                              alt=f"Images, a row per class ({', '.join(names)}): {each} D4M images, then {each} real ones."))
     return grids
-
-
-def each_line(change: Callable, pictures: dict | None) -> dict | None:
-    return pictures and {**pictures, "rows": {name: line and change(line) for name, line in pictures["rows"].items()},
-                         "beside": {name: list(map(change, of)) for name, of in pictures["beside"].items()}}
-
-
-def strip(images: list) -> str:
-    """Square images side by side, as one PNG in Base64."""
-    from PIL import Image
-    size = min(images[0].width, KEPT_PIXELS)
-    line, file = Image.new("RGB", (size * len(images), size)), io.BytesIO()
-    for place, image in enumerate(images):
-        line.paste(image.resize((size, size), Image.LANCZOS) if image.size != (size, size) else image, (place * size, 0))
-    line.save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def cut(line: str) -> list:
-    """The images of a strip."""
-    from PIL import Image
-    image = Image.open(io.BytesIO(base64.b64decode(line)))
-    return [image.crop((left, 0, left + image.height, image.height)) for left in range(0, image.width, image.height)]
-
-
-packed = partial(each_line, strip)      # for JSON: each line of images as one PNG in Base64, at most KEPT_PIXELS high
-unpacked = partial(each_line, cut)

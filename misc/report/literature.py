@@ -12,7 +12,7 @@ from pathlib import Path
 
 from misc.report.results import METHODS, Results, Run, continual_rows, read_collected
 from misc.report.statistics import measure
-from misc.report.tables import NONE, NOT_RUN, STUDENT, Section, cell, counts, grouped, setting, storage_points, teachers
+from misc.report.tables import NONE, NOT_RUN, STUDENT, Section, cell, counts, grouped, setting, teachers
 from scripts.artefact import read_json
 from scripts.cli import InputError
 
@@ -23,7 +23,6 @@ IMAGES = {"distilled": "D4M images", "prototype": "decoded prototypes", "noise":
 STATED = re.compile(r"(?:(?<=[/_-])|^)(ipc\d+|label\d+|seed\d+|hard|soft|d4m|rded|protocols|tiny_imagenet|imagenet|cifar100?)"
                     r"(?=[/_-]|$)")     # words of a student's folder that do not name the source of its images
 CROSS_RUN = re.compile(r"seed\d+/students/cross/(?P<model>\w+)$")
-CROSS_NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "swin_t", "vit_b_16", "convnet_d3_w128")
 IPC_COLUMNS = {str(ipc): f"IPC {ipc} (%)" for ipc in (10, 50, 100, 200, 500)} | {"all": "All real (%)"}
 MAY_DIFFER = ("seed", "fkd_seed", "images", "soft_labels", "teacher")      # between the runs of one cell
 SOFT_D4M = "D4M images, soft labels"
@@ -249,17 +248,8 @@ def cross_rows(misc: Path, study: Study, networks) -> list[Row]:
 
 
 def storage(misc: Path) -> list[Section]:
-    """Bytes of soft labels against accuracy: whole labels, and those of fewer epochs."""
-    rows, points = published(misc, "storage"), storage_points(MATCHING_DIGITS.read(misc))
-    most = max((one["bytes"]["mean"] for one in points.values()), default=0)
-    for one in points.values():
-        size, stored, epochs, logits, classes = (one[key]["mean"] for key in (
-            "bytes", "stored_epochs", "epochs", "stored_logits", "classes"))
-        if stored < epochs or logits == classes:
-            rows.append(MATCHING_DIGITS.row(
-                "digits, IPC 10", "ResNet-18", f"{logits:.0f} of {classes:.0f} logits, {stored:.0f} of {epochs:.0f} epochs",
-                {"size": f"{size / 1e6:.2f} MB", "times": f"{most / size:.1f}", "accuracy": cell(one, "accuracy", 100)},
-                ["data: digits", "D4M images", "bytes with the draws of every view"], str(one["n"])))
+    """Bytes of soft labels against accuracy: whole labels, and those of a fortieth of the epochs (LPLD)."""
+    rows = published(misc, "storage")
     for file, name in (("imagenet", "labels of every view"), ("imagenet_fortieth", "labels of a fortieth of the epochs")):
         study = STUDIES[file]
         found = {"accuracy": soft_resnet18(misc, study, "distilled", 50)}
@@ -303,20 +293,7 @@ def continual_row(study: Study, method: str, arm: str, runs: list[Run]) -> Row:
                       f"{config['recipe.optimizer']}", STEMS[config["stem"]]], str(numbers["n"]))
 
 
-def architectures(misc: Path) -> list[Section]:
-    """The table of misc/matching.md: students of many architectures on one distilled set, and the paper's figures below."""
-    (paper,), (results, runs, numbers) = published(misc, "cross"), cross_students(misc)
-    models = list(dict.fromkeys([*CROSS_NETWORKS, *numbers]))
-    rows = [("this code, digits, IPC 10 (%)", *(cell(numbers.get(model), "accuracy", 100) for model in models)),
-            ("training (s)", *(cell(numbers.get(model), "seconds") for model in models)),
-            ("D4M (CVPR 2024, table 5), ImageNet-1K, IPC 50 (%)", *(paper.cells.get(model, NONE) for model in models))]
-    equal = setting(runs, "epochs", "batch_size", "adamw_lr", "lr_schedule", "input_size")
-    return [Section("Architectures", f"Accuracy and seconds of training, n = {counts(numbers.values())}. Teacher: "
-                    f"{teachers(results)}. Equal: soft labels, {equal}. The last row is another data set: no comparison.",
-                    ("", *models), tuple(rows))]
-
-
-TABLES = {"cross": architectures,
+TABLES = {
     "literature-cifar": partial(side_by_side, "cifar", ("cifar10", "cifar10_small", "matching_cifar10", "cifar100"),
                                 ("10", "50", "500", "all")),
     "literature-large": partial(side_by_side, "large", ("imagenet", "tiny_imagenet"), ("10", "50", "100", "200", "all")),

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from misc.report import tables as made
-from misc.report.figures import picture_figures, pictures_of, stream_figures, student_figures, unpacked
+from misc.report.figures import picture_figures, pictures_of, stream_figures, student_figures
 from misc.report.results import Results, continual_rows, read_collected, read_results
 from misc.report.tables import NOT_RUN, Section, left_columns
 from scripts.artefact import read_json
@@ -66,13 +66,12 @@ def chapter(path: Path, tables: Tables, folder: Path, command: str) -> list[Sect
         return [replace(part, command=part.command or line) for make in makers for part in make(content)]
     results = read_results(path) if path.is_dir() else read_collected(path)
     if path.is_dir():
-        pictures = pictures_of(path)
         sections = [made.run_students(results), *guarded(made.run_continual, results), *made.stages(results)]
     else:
-        pictures = unpacked(results.pictures)
         sections = [part for make in makers for part in make(results)] or [
             *made.students_by_name(results), *(guarded(made.run_continual, results) if results.of_kind("continual") else [])]
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = pictures_of(path)
     sections += [*(picture_figures(folder, pictures) if pictures else []), *student_figures(folder, results)]
     sections += guarded(lambda them: stream_figures(folder, continual_rows(them.runs)), results)
     by = results.command or command or " && ".join(

@@ -1,7 +1,7 @@
 """Result files: one row type for the runs of every stage, read from folders and from collected files.
 
 A collected file (`misc/results/*.jsonl`) has a header line, then one line a run. The header holds the command, the date, the
-seconds of the stages, pictures, and what is equal in all runs: code, packages, hardware and, by kind, configuration.
+seconds of the stages, and what is equal in all runs: code, packages, hardware and, by kind, configuration.
 """
 
 import json
@@ -17,7 +17,7 @@ from scripts.cli import InputError
 METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
            "task_arithmetic": "Task Arithmetic", "derpp": "DER++"}
 SMALL = ("random", "distilled")     # sources with as few images as the distilled set
-SAME_STEPS, SAME_SECONDS = "same steps", "same seconds"
+SAME_STEPS = "same steps"
 STREAM = ("method", "stream", "buffer_source", "labels", "schedule", "seed")
 CONTINUAL = {"acc": "class_il.acc", "task_il_acc": "task_il.acc", "average_incremental": "class_il.average_incremental",
              "forgetting": "class_il.forgetting", "bwt": "class_il.bwt", "forward_transfer": "task_il.forward_transfer",
@@ -57,12 +57,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """The runs of a folder or of a collected file, the command behind them, seconds by stage, and pictures (packed)."""
+    """The runs of a folder or of a collected file, the command behind them, and seconds by stage."""
 
     runs: list[Run]
     command: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
-    pictures: dict | None = None
 
     def of_kind(self, kind: str) -> list[Run]:
         return [run for run in self.runs if run.kind == kind]
@@ -156,7 +155,7 @@ def read_collected(path: Path) -> Results:
     made, common = ({key: header[key] for key in MADE if key in header}, header.get("config", {}))
     runs = [Run(one["run"], one["kind"], common.get(one["kind"], {}) | one.get("config", {}), one.get("metrics", {}),
                 one.get("seconds", {}), made | {key: one[key] for key in MADE if key in one}) for one in lines]
-    return Results(runs, header.get("command", ""), header.get("seconds", {}), header.get("pictures"))
+    return Results(runs, header.get("command", ""), header.get("seconds", {}))
 
 
 def collect(results: Results, path: Path, when: str | None = None) -> None:
@@ -166,7 +165,7 @@ def collect(results: Results, path: Path, when: str | None = None) -> None:
     common = {kind: common_part([run.config for run in runs if run.kind == kind]) for kind in kinds}
     made = common_part([run.made for run in runs if run.made] or [{}])
     header = {"command": results.command, "when": when or time.strftime("%Y-%m-%d"), "runs": len(runs), **made,
-              "seconds": results.seconds, "config": common, "pictures": results.pictures}
+              "seconds": results.seconds, "config": common}
     lines = [{"run": run.name, "kind": run.kind, "config": without(run.config, common[run.kind]),
               **dict(zip(("metrics", "seconds"), kept(run), strict=True)), **without(run.made, made)} for run in runs]
     entries = ({key: one for key, one in line.items() if one or one == 0} for line in (header, *lines))
@@ -207,8 +206,7 @@ def shortened(value, significant: int = 12):
 def continual_rows(runs: list[Run]) -> Rows:
     """Sort continual runs into rows. Raises InputError where a row would mix settings, or test images differ.
 
-    A real stream with as few steps as the small sets is an arm of its own, `same steps`. Runs of a time budget are
-    `same seconds`. A result that is found twice counts once.
+    A real stream with as few steps as the small sets is an arm of its own, `same steps`. A result found twice counts once.
     """
     runs = [run for run in runs if run.kind == "continual"]
     digests = {run.get("config.digests.test"): run.name for run in runs}
@@ -217,7 +215,7 @@ def continual_rows(runs: list[Run]) -> Rows:
         raise InputError(f"{first} and {second}: expected runs tested on the same images, found other test images")
     fewest: dict[str, int] = {}
     for run in runs:
-        if run.config["stream"] in SMALL and run.get("config.schedule") != "budget":
+        if run.config["stream"] in SMALL:
             method = run.config["method"]
             fewest[method] = min(run.metrics["steps"], fewest.get(method, run.metrics["steps"]))
     rows: Rows = {}
@@ -235,14 +233,13 @@ def arm_of(run: Run, fewest: int | None) -> Arm:
     """The arm of a continual run; the small sets take `fewest` steps on their own epochs."""
     stream, steps = run.config["stream"], run.metrics["steps"]
     schedule = {True: "", False: f"{steps} steps"} if stream in SMALL else {True: SAME_STEPS, False: ""}
-    return Arm(stream, run.get("config.buffer_source", stream), run.get("config.labels", "hard"),
-               SAME_SECONDS if run.get("config.schedule") == "budget" else schedule[steps == fewest])
+    return Arm(stream, run.get("config.buffer_source", stream), run.get("config.labels", "hard"), schedule[steps == fewest])
 
 
 def place_of(arm: Arm) -> tuple:
     """The place of an arm in a table: real before random before distilled."""
     sources = ("real", *SMALL)
-    return arm.schedule == SAME_SECONDS, sources.index(arm.stream), sources.index(arm.memory), arm.labels, arm.schedule
+    return sources.index(arm.stream), sources.index(arm.memory), arm.labels, arm.schedule
 
 
 def check_one_setting(row: str, first: Run, second: Run) -> None:
@@ -250,7 +247,6 @@ def check_one_setting(row: str, first: Run, second: Run) -> None:
     one, other = ({**run.config, "steps": run.metrics["steps"]} for run in (first, second))
     same_seed = one["seed"] == other["seed"]
     ignored = ("schedule", *(() if same_seed else ("seed", "digests.")))
-    ignored += ("steps",) if other.get("schedule") == "budget" else ()
     differ = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and not key.startswith(ignored)]
     if differ:
         raise InputError(f"{first.name} and {second.name}: expected one setting in the row {row}, found other "

@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from misc.report.results import CONTINUAL, SAME_SECONDS, SAME_STEPS, Arm, Rows, Run
+from misc.report.results import CONTINUAL, SAME_STEPS, Arm, Rows, Run
 
 MEASURES = {**{name: f"metrics.{name}" for name in CONTINUAL}, "train_seconds": "seconds.train"}
 SUMMARISED = tuple(name for name in MEASURES if name not in ("matrix", "confusion", "scale_curves", "start_note"))
@@ -106,8 +106,8 @@ def counterparts(arm: Arm, arms) -> list[Arm]:
 
 
 def real_of(arm: Arm, arms) -> Arm | None:
-    """The arm on real images against which time is saved: on its own epochs, or in the same seconds."""
-    plain = Arm("real", "real", "hard", SAME_SECONDS if arm.schedule == SAME_SECONDS else "")
+    """The arm on real images against which time is saved: on its own epochs."""
+    plain = Arm("real", "real", "hard")
     return plain if plain in arms and plain != arm else None
 
 

@@ -454,29 +454,6 @@ def headline(digits: Results, cifar10: Results, streams: Results) -> list[Sectio
                                          "All real images"), tuple(rows))]
 
 
-def judge(result: dict) -> list[Section]:
-    """What the judge recognised, precision and recall where they were measured, and distances to the training split."""
-    distances, near = result["nearest_training_image"], result.get("manifold", {})
-    recognised = {**result["recognised"],
-                  "real test images": {"images": result["judge"]["test_images"], "share": result["judge"]["test_accuracy"]}}
-    rows = []
-    for name in dict.fromkeys([*result["recognised"], *near, "real test images"]):
-        found, apart, close = recognised.get(name), distances.get(name, {}), near.get(name, {})
-        rows.append([name, *((str(found["images"]), f"{100 * found['share']:.1f}") if found else (NONE, NONE)),
-                     *(f"{100 * close[key]:.1f}" if close else NONE for key in ("precision", "recall")),
-                     *(f"{apart[key]:.3f}" if apart else NONE for key in ("minimum", "5 % quantile", "median"))])
-    header = ["Images", "Number", "Recognised (%)", "Precision (%)", "Recall (%)", "Distance, minimum", "5 % quantile",
-              "Median"]
-    kept = [place for place in range(len(header)) if any(row[place] != NONE for row in rows)]
-    says = (f"A judge ({result['judge']['model']}, trained on the training split) classifies what the checkpoint draws. "
-            "Distances are root-mean-square pixel distances (0 to 1) to the nearest training image; a copy has 0.")
-    if near:
-        says += (" Precision is the fraction of drawn images near a real test image, recall that of real test images near a "
-                 "drawn one, in the judge's features, with as many real images as drawn ones.")
-    return [Section("Judge", says, tuple(header[place] for place in kept),
-                    tuple(tuple(row[place] for place in kept) for row in rows))]
-
-
 def faults(result: dict) -> list[Section]:
     """Kills by stage and processes; exit code and message on a full and on a read-only disk."""
     kills, disks = result["kills"], result["disks"]
@@ -506,8 +483,7 @@ TABLES = {"headline": ("digits.jsonl cifar10_small.jsonl continual_digits_resnet
           **{name: ("digits.jsonl", partial(student_table, *what)) for name, what in STUDENT_TABLES.items()},
           "protocols": ("matching_digits.jsonl", protocols), "protocols-cifar10": ("matching_cifar10.jsonl", protocols),
           "storage": ("matching_digits.jsonl", storage),
-          "judge": ("judge_digits.json", judge), "judge-cifar10": ("judge_cifar10.json", judge),
-          "judge-arms": ("judge_cifar10_arms.json", judge), "faults": ("faults.json", faults),
+          "faults": ("faults.json", faults),
           "continual": ("continual_digits_resnet18.jsonl", continual),
           **{f"{name}-{network}": (f"continual_digits_{network}.jsonl", make) for network in ("resnet18", "resnet50")
              for name, make in (COMPARISON | COST).items()}, "starts": ("continual_digits_starts.jsonl", starts),
