@@ -1,10 +1,13 @@
 """Real images and the prompts of their classes: `load_split(name, ...)` gives ordered classes, labels and a reader."""
 
+import gzip
 import hashlib
 import json
+import math
 import os
 import sys
 import unicodedata
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,9 +22,11 @@ from scripts.artefact import is_inner, read_bytes
 from scripts.cli import ROOT, InputError
 
 PROMPTS = ROOT / "distillation" / "label-prompt"
-BY_CLASS = {"digits": "digits.txt", "cifar10": "cifar10.txt", "cifar100": "cifar100.txt"}  # lines in class order
+BY_CLASS = {name: f"{name}.txt" for name in ("digits", "fashion_mnist", "cifar10", "cifar100")}  # lines in class order
 BY_WNID = {"imagenet": ("imagenet_wnids.txt", "imagenet_classes.txt"),  # WordNet numbers, and their names line by line
            "tiny_imagenet": ("tiny_imagenet_wnids.txt", "tiny_imagenet_classes.txt")}
+IDX_NAMES = {"train": "train", "test": "t10k"}
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of its package dataset-fashion-mnist
 
 
 @dataclass(frozen=True)
@@ -171,15 +176,57 @@ def _digits(data_dir: Path, split: str) -> Split:
 def _torchvision(name: str) -> Callable[[Path, str], Split]:
     def load(data_dir: Path, split: str) -> Split:
         from torchvision.datasets import CIFAR10, CIFAR100
-        source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-        try:
-            data = source(data_dir, train=split == "train", download=True)  # existing files are only checked
-        except Exception as error:  # torchvision raises URLError, HTTPError, RuntimeError: all mean that there is none
-            raise InputError(f"{data_dir}: expected {name} as torchvision stores it, found none and could not "
-                             f"download it ({' '.join(str(error).split())})") from None
+        data = _downloaded(name, {"cifar10": CIFAR10, "cifar100": CIFAR100}[name], data_dir, split)
         classes = [{"name": label} for label in data.classes]
         return Split(name, classes, np.array(data.targets), lambda row: Image.fromarray(data.data[row]), 32)
     return load
+
+
+def _downloaded(name: str, source: Callable, data_dir: Path, split: str):
+    """torchvision's data set `source`, downloaded into `data_dir` where it is missing."""
+    try:
+        return source(data_dir, train=split == "train", download=True)  # existing files are only checked
+    except Exception as error:  # torchvision raises URLError, HTTPError, RuntimeError: all mean that there is none
+        raise InputError(f"{data_dir}: expected {name} as torchvision stores it, found none and could not "
+                         f"download it ({' '.join(str(error).split())})") from None
+
+
+def _fashion_mnist(data_dir: Path, split: str) -> Split:
+    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), padded from 28 to 32 pixels, grey in three channels.
+
+    Read from idx files, plain or gzipped: in `data_dir`, as torchvision stores them there, or of Debian's package.
+    """
+    from torchvision.datasets import FashionMNIST
+    first, folders = IDX_NAMES[split], (data_dir, data_dir / "FashionMNIST" / "raw", DEBIAN)
+    if not any(_idx_file(folder, f"{first}-images-idx3-ubyte") for folder in folders):
+        _downloaded("fashion_mnist", FashionMNIST, data_dir, split)
+    folder = next(folder for folder in folders if _idx_file(folder, f"{first}-images-idx3-ubyte"))
+    images, labels = (read_idx(_idx_file(folder, name := f"{first}-{kind}-ubyte") or folder / name, dimensions)
+                      for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1)))
+    if len(images) != len(labels) or labels.max(initial=0) > 9 or images.shape[1:] != (28, 28):
+        raise InputError(f"{folder}: expected images of 28 x 28 pixels with as many labels from 0 to 9, found "
+                         f"{list(images.shape)} and {len(labels)} labels")
+    pixels = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    return Split("fashion_mnist", [{"name": name} for name in FashionMNIST.classes], labels.astype(np.int64),
+                 lambda row: Image.fromarray(pixels[row]).convert("RGB"), 32)
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    """The file `name` or `name`.gz in `folder`."""
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The uint8 array of an idx file, plain or gzipped. Raises InputError for another or a damaged file."""
+    content = read_bytes(path, "an idx file")
+    try:
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path}: expected a whole gzip file, found {error}") from None
+    header = np.frombuffer(content[4:4 + 4 * dimensions], ">u4")
+    if content[:4] != bytes([0, 0, 8, dimensions]) or 4 + 4 * dimensions + math.prod(header.tolist()) != len(content):
+        raise InputError(f"{path}: expected an idx file of {dimensions} dimensions of bytes, found another or a damaged one")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(header)
 
 
 def _folder(name: str) -> Callable[[Path, str], Split]:
@@ -244,8 +291,9 @@ def _of_files(name: str, root: Path, class_names: list[str], paths: list[Path], 
     return Split(name, classes, labels, lambda row: open_image(paths[row]), paths=paths, root=root)
 
 
-_LOADERS = {"digits": _digits, "cifar10": _torchvision("cifar10"), "cifar100": _torchvision("cifar100"),
-            "tiny_imagenet": _tiny_imagenet, "imagenet": _folder("imagenet"), "folder": _folder("folder")}
+_LOADERS = {"digits": _digits, "fashion_mnist": _fashion_mnist, "tiny_imagenet": _tiny_imagenet,
+            **{name: _torchvision(name) for name in ("cifar10", "cifar100")},
+            **{name: _folder(name) for name in ("imagenet", "folder")}}
 
 
 # prompts

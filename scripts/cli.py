@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS_LDM = "distillation/checkpoints/digits-ldm"
-DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder")
+DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder")
 GRACE_SECONDS = 15  # for the unit of work at SIGTERM; schedulers leave 30 seconds before SIGKILL
 LOG_SECONDS = 30    # between progress lines in a log file
 

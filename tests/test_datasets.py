@@ -1,5 +1,6 @@
 """Real images: classes and prompts against torchvision's own lists, and folders as messy as people have them."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import torch
 from PIL import Image, ImageSequence
 from test_bad_input import refused
 from torchvision import transforms
-from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageFolder, Imagenette
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST, ImageFolder, Imagenette
 from torchvision.models import ResNet18_Weights
 
 from distillation.datasets import PROMPTS, decode, decode_all, decode_readable, image_folder, load_split
@@ -583,3 +584,37 @@ def test_fits_keep_or_squash_the_aspect():
 def test_extreme_shapes(fit, size):
     assert np.array(fit_image(Image.new("RGB", size, (9, 8, 7)), 64, fit)).reshape(-1, 3).tolist() == [[9, 8, 7]] * 64 * 64
     assert fit_image(marked(5), 8, fit).tobytes() == marked(5).tobytes()
+
+
+# Fashion-MNIST
+
+def write_idx(folder, ending: str = "", count: int = 20) -> None:
+    """The four idx files of a small Fashion-MNIST: image i of class i % 10 is grey i."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "t10k"):
+        images, labels = np.arange(count, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2), np.arange(count) % 10
+        for name, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
+            content = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+            (folder / f"{part}-{name}-ubyte{ending}").write_bytes(gzip.compress(content) if ending else content)
+
+
+@pytest.mark.parametrize(("below", "ending"), [("", ""), ("", ".gz"), ("FashionMNIST/raw", "")])
+def test_fashion_mnist_is_read_from_its_files(tmp_path, below, ending):
+    write_idx(tmp_path / below, ending)
+    for part in ("train", "test"):
+        split = load_split("fashion_mnist", tmp_path, part)
+        assert [entry["name"] for entry in split.classes] == FashionMNIST.classes
+        assert [entry["prompt"] for entry in split.classes][:2] == ["T-shirt", "trousers"]
+        pixels = np.asarray(split.read(13))
+        assert split.labels[13] == 3 and pixels.shape == (32, 32, 3)
+        assert (pixels[2:30, 2:30] == 13).all() and pixels.sum() == 13 * 28 * 28 * 3     # padded by black
+
+
+@pytest.mark.parametrize("change", ["cut", "other", "labels"])
+def test_damaged_fashion_mnist_is_refused(tmp_path, change):
+    write_idx(tmp_path, ".gz")
+    path = tmp_path / f"train-{'labels-idx1' if change == 'labels' else 'images-idx3'}-ubyte.gz"
+    one_label = bytes([0, 0, 8, 1, 0, 0, 0, 1, 7])
+    path.write_bytes({"cut": path.read_bytes()[:-9], "other": b"other", "labels": gzip.compress(one_label)}[change])
+    with pytest.raises(InputError, match=str(tmp_path)):
+        load_split("fashion_mnist", tmp_path, "train")
