@@ -136,7 +136,7 @@ def main(args):
     accelerator.print(f"images read in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
     for one in my_share(runs, accelerator, [each.cost for each in runs]):
         result = perform(one, sources, Path(args.output_dir), accelerator.device, args.save_seconds, teacher)
-        print(table_row(result) if result else f"{Path(args.output_dir) / one.name}: complete, skipped")
+        print(table_row(result) if result else f"{Path(args.output_dir) / one.name}: complete, nothing to do")
 
 
 def load_sources(args, device):
@@ -192,4 +192,4 @@ def table_row(result: dict) -> str:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "output_dir")

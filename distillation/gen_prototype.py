@@ -159,4 +159,4 @@ def write_originals_file(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "save_prototype_path")

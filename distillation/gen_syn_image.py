@@ -228,4 +228,4 @@ def folder_name(args, ipc: int, source: dict) -> str:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "save_init_image_path")

@@ -184,4 +184,4 @@ def unet_recipe(args):
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "output_dir")

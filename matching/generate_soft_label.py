@@ -120,4 +120,4 @@ def configuration(args, images, teacher: str) -> dict:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "fkd_path")

@@ -104,4 +104,4 @@ def configuration(args, images, test) -> dict:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "output_dir")

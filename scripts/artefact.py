@@ -25,7 +25,7 @@ from functools import cache, partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from scripts.cli import ROOT, InputError, at_end, stop_if_asked, working
+from scripts.cli import ROOT, InputError, at_end, finished, stop_if_asked, working
 
 VERSION = 1
 LOCK = ".lock"
@@ -261,7 +261,7 @@ def begin(folder: Path, kind: str, config: dict, wait: bool = False) -> bool:
             check_configuration(folder, kind, config)  # another process may have begun, or finished, in between
             if (folder / "manifest.json").exists():
                 unlock(folder)
-                return True
+                break
             if not (folder / "config.json").exists():
                 write_json(folder / "config.json", {"kind": kind, "config": config})
             working()
@@ -269,6 +269,7 @@ def begin(folder: Path, kind: str, config: dict, wait: bool = False) -> bool:
         if not wait:
             raise InputError(f"{folder}: expected a folder that no other process works in, found {holder}; wait for it to end")
         time.sleep(WAIT_SECONDS)
+    finished.append(folder)
     return True
 
 
@@ -343,6 +344,7 @@ def finish(folder: Path, kind: str, classes: list[dict], config: dict, files: li
         "bytes": {name: (folder / name).stat().st_size for name in files},
     })
     unlock(folder)
+    finished.append(folder)
 
 
 def hardware() -> str:

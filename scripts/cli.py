@@ -5,6 +5,9 @@ stopped by SIGTERM with its state written; 2 bad input; 3 a failing disk, or ano
 """
 
 import argparse
+import contextlib
+import hashlib
+import json
 import os
 import signal
 import sys
@@ -17,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DIGITS_LDM = "distillation/checkpoints/digits-ldm"
 DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder")
 GRACE_SECONDS = 15  # for the unit of work at SIGTERM; schedulers leave 30 seconds before SIGKILL
+ANSWERS = ROOT / "runs" / ".finished"  # the folders of each finished command
 LOG_SECONDS = 30    # between progress lines in a log file
 
 
@@ -123,14 +127,26 @@ class Progress(tqdm):
 # start and end
 
 _stop_asked, _working = threading.Event(), threading.Event()
-at_end: list = []  # functions that every command calls at its end, such as the release of locks
+at_end: list = []    # functions that every command calls at its end, such as the release of locks
+finished: list = []  # the folders that this command found or made complete
 
 
-def run(parse_args, main) -> None:
-    """Run an entry point: the only place that turns errors and SIGTERM into exit codes."""
+def run(parse_args, main, output: str = "") -> None:
+    """Run an entry point: the only place that turns errors and SIGTERM into exit codes.
+
+    `output` is the flag of the folder written. The same command on the same inputs is then answered without its libraries.
+    """
     before = _listen()
     try:
-        main(parse_args())
+        args = parse_args()
+        alone = output and os.environ.get("WORLD_SIZE", "1") == "1"     # else the others' folders are not known here
+        question = alone and _question(args, main, output)
+        if question and _answered(question):
+            return
+        finished.clear()
+        main(args)
+        if question and finished:
+            _remember(question)
     except Stopped:
         sys.exit(_stopped())
     except InputError as error:
@@ -218,3 +234,53 @@ def _on_signal(number, _frame) -> None:
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
     else:
         raise Stopped
+
+
+# a finished command
+
+def _question(args, main, output: str) -> str:
+    """A hash of command, flags, input files and our code; empty where an input is no file here, such as a hub's checkpoint."""
+    values = [value for each in vars(args).values() for value in (each if isinstance(each, list) else [each])]
+    names = [value for value in values if isinstance(value, str) and value != getattr(args, output)]
+    if any("/" in name and not os.path.exists(name) for name in names):
+        return ""
+    inputs = {name: _dates(Path(name)) for name in {*names} if os.path.exists(name)}
+    code = [_date(path) for path in sorted(ROOT.glob("*/*.py"))]
+    asked = [main.__module__, os.path.realpath(main.__code__.co_filename), os.getcwd(), vars(args), inputs, code]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _dates(path: Path) -> list:
+    """Sizes and dates of a file, of a finished folder's manifest, or of what is in a folder (of many files: the folder's)."""
+    if (path / "manifest.json").is_file():
+        return [_date(path / "manifest.json")]
+    if not path.is_dir():
+        return [_date(path)]
+    entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+    own = [_date(path)] if len(entries) > 100 else [_date(Path(entry)) for entry in entries if entry.is_file()]
+    return own + [each for entry in entries if entry.is_dir() for each in _dates(Path(entry))]
+
+
+def _date(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return path.name, status.st_size, status.st_mtime_ns
+
+
+def _answered(question: str) -> bool:
+    """Whether this command was answered before and all it made is there."""
+    try:
+        made = json.loads((ANSWERS / question).read_text(encoding="utf-8"))
+        complete = all(_dates(Path(folder)) == [tuple(dates)] for folder, dates in made.items())
+    except (OSError, ValueError):
+        return False
+    for folder in made if complete else ():
+        print(f"{folder}: complete, nothing to do")
+    return complete
+
+
+def _remember(question: str) -> None:
+    """Write the answer of this command; where that fails, it is asked again next time."""
+    with contextlib.suppress(OSError):
+        ANSWERS.mkdir(parents=True, exist_ok=True)
+        made = {str(folder): _dates(folder)[0] for folder in finished}
+        (ANSWERS / question).write_text(json.dumps(made), encoding="utf-8")

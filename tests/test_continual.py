@@ -243,7 +243,7 @@ def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path
     assert "trained on too" in results["task_arithmetic-distilled-seed0"]["memory"]
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     in_process(monkeypatch, *words)
-    assert capsys.readouterr().out.count("complete, skipped") == 18
+    assert capsys.readouterr().out.count("complete, nothing to do") == 18
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert "begun with tasks=2, now asked for 4" in refusal(monkeypatch, capsys, *words, "--tasks", 4)
 

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,3 +121,18 @@ def test_rate_curves_at_start_middle_and_end(name, values):
     total, ends = 100, {"one-cycle": 99}
     found = [CURVES[name](done, total) for done in (0, 50, ends.get(name, 100))]
     assert found == pytest.approx(values, abs=1e-7)
+
+
+def test_a_finished_command_is_answered_without_its_libraries(own_image_data, tmp_path):
+    def again() -> tuple[int, str, bool]:
+        done = subprocess.run([sys.executable, "-X", "importtime", "-m", "distillation.gen_syn_image", "--method", "random",
+                               "--dataset", "folder", "--data_dir", own_image_data, "--ipc", "2",
+                               "--save_init_image_path", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True)
+        return done.returncode, done.stdout, bool(re.search(r"\| +torch\n", done.stderr))
+    folder = tmp_path / "out" / "folder_random_ipc2"
+    assert again()[2]
+    assert again() == (0, f"{folder}: complete, nothing to do\n", False)
+    (folder / "manifest.json").write_text((folder / "manifest.json").read_text() + " ")     # another artefact in its place
+    assert again()[::2] == (0, True)
+    next((own_image_data / "train").rglob("*.png")).unlink()     # other images: the stored configuration refuses them
+    assert again()[::2] == (2, True)

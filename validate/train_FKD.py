@@ -253,4 +253,4 @@ def configuration(settings, images, test_split) -> dict:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "output_dir")
