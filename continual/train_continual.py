@@ -146,6 +146,8 @@ def load_sources(args, device):
     from continual.training import read_teacher
     from distillation.datasets import load_split
     from matching.image_set import distilled_images, real_images
+    from scripts.artefact import check_held_out
+    check_held_out(args.validation, args.distilled, args.random, args.teacher)
     splits = [load_split(split=part, **dataset_flags(args)) for part in ("train", "test")]
     size = args.size or splits[0].native_size_pixels or 224
     folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]
@@ -170,7 +172,7 @@ def run_of(args, sources, method: str, index: int, seed: int):
                dark=Dark(args.alpha, args.beta) if method == "derpp" else None,
                buffer=args.buffer if method in ("er", "derpp") else "reservoir", labels=args.labels,
                temperature=args.temperature if args.labels == "soft" else None, schedule=schedule,
-               schedule_in_name=args.schedule == "steps")
+               schedule_in_name=args.schedule == "steps", validation=args.validation)
 
 
 def at(index: int, values: list):

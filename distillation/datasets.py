@@ -20,6 +20,7 @@ from PIL import Image
 from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_image
 from scripts.artefact import is_inner, read_bytes
 from scripts.cli import ROOT, InputError
+from scripts.randomness import seed_for
 
 PROMPTS = ROOT / "distillation" / "label-prompt"
 BY_CLASS = {name: f"{name}.txt" for name in ("digits", "fashion_mnist", "cifar10", "cifar100")}  # lines in class order
@@ -70,18 +71,36 @@ class Split:
 
 
 def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Path | None = None,
-               prompt_template: str | None = None, on_bad_image: str = "error") -> Split:
-    """Load `split` ("train" or "test") of the data set `name`.
+               prompt_template: str | None = None, on_bad_image: str = "error", validation: int = 0) -> Split:
+    """Load `split` ("train" or "test") of the data set `name`; with `validation`, of its training images (`part_of_training`).
 
     Prompts are the data set's own or the lines of `label_file` in class order; they replace {} in `prompt_template`. Raises
     InputError for a missing folder, an empty class, an unknown wnid, and a label file that does not fit.
     """
-    loaded = _LOADERS[name](Path(data_dir), split)
+    loaded = _LOADERS[name](Path(data_dir), "train" if validation else split)
+    if validation:
+        loaded = part_of_training(loaded, split, validation)
     names = [entry["name"] for entry in loaded.classes]
     own = own_prompts(name, names, loaded.root) if label_file is None else names
     classes = [{"name": class_name, "prompt": prompt} for class_name, prompt in zip(names, own, strict=True)]
     classes = with_prompts(classes, name, label_file, prompt_template)
     return replace(loaded, classes=classes, on_bad_image=on_bad_image)
+
+
+def part_of_training(training: Split, split: str, validation: int) -> Split:
+    """`validation` training images, as evenly over the classes as all of them are ("test"), or the others ("train").
+
+    Which images is no matter of a command's seed. Raises InputError where a class has no image in one of the two parts.
+    """
+    labels = training.labels
+    keys = np.random.default_rng(seed_for(0, "validation")).random(len(labels))
+    by_class, chosen = np.lexsort((keys, labels)), np.zeros(len(labels), dtype=bool)
+    chosen[by_class[(2 * np.arange(validation) + 1) * len(labels) // (2 * validation)]] = True    # evenly spaced places
+    for part in (labels[chosen], labels[~chosen]):
+        if missing := sorted(set(range(len(training.classes))) - set(part.tolist())):
+            raise InputError(f"--validation: expected some but not all training images of each class, found {validation} of "
+                             f"{len(labels)}, which do not divide class {training.classes[missing[0]]['name']}")
+    return training.only(np.flatnonzero(chosen if split == "test" else ~chosen))
 
 
 def decode(split: Split, rows, size_pixels: int, workers: int = 2, fit: str = "squash") -> torch.Tensor:

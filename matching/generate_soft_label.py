@@ -11,7 +11,7 @@ divides epochs among processes.
 import time
 from pathlib import Path
 
-from scripts.cli import Parser, add_dataset_flags, check_range, check_views, dataset_flags, run, stop_if_asked
+from scripts.cli import Parser, add_dataset_flags, check_range, check_views, dataset_flags, run, stop_if_asked, validation_of
 
 
 def parse_args():
@@ -72,11 +72,12 @@ def main(args):
     from matching.image_set import distilled_images, real_images
     from matching.soft_labels import epoch_file, leading_answers, relabel, stored_epochs, write_epoch
     from matching.teachers import load_teacher
-    from scripts.artefact import finish, write_result
+    from scripts.artefact import check_held_out, finish, write_result
     from scripts.cli import Progress
     from scripts.parallel import all_done, begin_together, my_unfinished, new_accelerator
 
     accelerator = new_accelerator()
+    check_held_out(args.validation, args.data, args.teacher)
     if args.data:
         images = distilled_images(args.data, args.workers, args.data_path, accelerator.device)
     else:
@@ -116,7 +117,8 @@ def configuration(args, images, teacher: str) -> dict:
     """What decides the labels."""
     names = ("data_path", "epochs", "batch_size", "fkd_seed", "use_fp16", "keep_topk", "temperature", "keep_epochs",
              "input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "mixup", "cutmix")
-    return {**{name: getattr(args, name) for name in names}, "images": images.name, "teacher": teacher}
+    return {**{name: getattr(args, name) for name in names}, "images": images.name, "teacher": teacher,
+            **validation_of(args)}
 
 
 if __name__ == "__main__":

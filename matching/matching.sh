@@ -14,7 +14,7 @@ else
 fi
 $LAUNCH -m matching.generate_soft_label \
     ${DISTILLED:+--data "$DISTILLED"} \
-    --dataset "$DATASET" --data_dir "$DATA" \
+    --dataset "$DATASET" --data_dir "$DATA" ${VALIDATION:+--validation "$VALIDATION"} \
     --epochs "$EPOCHS" --fkd-seed 42 \
     --input-size "$INPUT_SIZE" --min-scale-crops "$MIN_SCALE" --max-scale-crops 1 --flip "$FLIP" --mix-type cutmix \
     --use-fp16 ${KEEP_TOPK:+--keep-topk "$KEEP_TOPK"} --keep-epochs "$KEEP_EPOCHS" \

@@ -9,10 +9,11 @@ among processes; for images of 32 pixels one device is faster.
 
 from pathlib import Path
 
-from scripts.cli import Parser, add_dataset_flags, check_range, check_views, dataset_flags, run
+from scripts.cli import Parser, add_dataset_flags, check_range, check_views, dataset_flags, run, validation_of
 
 OPTIMIZERS = {"adamw": (1e-3, 0.01), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
-MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image")
+MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image",
+                "validation")   # which has a line of its own
 
 
 def parse_args():
@@ -100,7 +101,7 @@ def configuration(args, images, test) -> dict:
             "schedule": "one-cycle" if args.schedule == "triangle" else args.schedule,  # its name in earlier versions
             "learning_rate": rate if args.learning_rate is None else args.learning_rate,
             "weight_decay": decay if args.weight_decay is None else args.weight_decay,
-            "images": images.digest, "test": test.digest}
+            "images": images.digest, "test": test.digest, **validation_of(args)}
 
 
 if __name__ == "__main__":

@@ -391,6 +391,16 @@ def read_manifest(folder: Path, kind: str) -> dict:
     return manifest
 
 
+def check_held_out(validation: int, *folders) -> None:
+    """Raise InputError for an artefact that may have seen the images that `--validation` holds out for the test."""
+    for path in [Path(folder) / "manifest.json" for folder in folders if folder and validation]:
+        manifest = read_json(path) if path.is_file() else {"config": {}}
+        raise_first(f"{path}", manifest_problems(manifest) if path.is_file() else [])
+        if (made_with := manifest["config"].get("validation", 0)) != validation:
+            raise InputError(f"--validation {validation}: expected {path.parent} made with it as well, found --validation "
+                             f"{made_with}; it may have seen the images of the test")
+
+
 def without_manifest(folder: Path) -> str:
     """A description of a folder without `manifest.json`."""
     return "an unfinished folder" if (folder / "config.json").exists() else \

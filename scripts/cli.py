@@ -69,6 +69,8 @@ def add_dataset_flags(parser) -> None:
                         help="text with {} for the prompt, such as 'a photo of a {}' (default: the prompt alone)")
     parser.add_argument("--on_bad_image", default="error", choices=("error", "skip"),
                         help="stop at a file that cannot be read as an image, or leave it out")
+    parser.add_argument("--validation", default=0, type=int, metavar="N",
+                        help="hold out N training images, the same in every command, and test on these, not on the test images")
 
 
 def add_checkpoint_flags(parser) -> None:
@@ -81,7 +83,12 @@ def add_checkpoint_flags(parser) -> None:
 def dataset_flags(args) -> dict:
     """The values of `add_dataset_flags` as the arguments of `load_split`."""
     return {"name": args.dataset, "data_dir": args.data_dir, "label_file": args.label_file_path,
-            "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image}
+            "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image, "validation": args.validation}
+
+
+def validation_of(args) -> dict:
+    """`--validation` as a stored configuration has it: absent at 0, so that folders from before it are the same runs."""
+    return {"validation": args.validation} if args.validation else {}
 
 
 def check_range(flag: str, value, low, high=float("inf")) -> None:

@@ -22,7 +22,16 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST, ImageFolder, Imagenette
 from torchvision.models import ResNet18_Weights
 
-from distillation.datasets import PROMPTS, decode, decode_all, decode_readable, image_folder, load_split
+from distillation.datasets import (
+    PROMPTS,
+    Split,
+    decode,
+    decode_all,
+    decode_readable,
+    image_folder,
+    load_split,
+    part_of_training,
+)
 from distillation.images import BadImage, fit_image, open_image
 from matching.image_set import check_class_names, real_images
 from scripts.cli import InputError
@@ -618,3 +627,58 @@ def test_damaged_fashion_mnist_is_refused(tmp_path, change):
     path.write_bytes({"cut": path.read_bytes()[:-9], "other": b"other", "labels": gzip.compress(one_label)}[change])
     with pytest.raises(InputError, match=str(tmp_path)):
         load_split("fashion_mnist", tmp_path, "train")
+
+
+# held-out training images
+
+def test_validation_images_and_the_rest_are_the_training_images():
+    whole = load_split("digits", "", "train")
+    rest, held = (load_split("digits", "", part, validation=100) for part in ("train", "test"))
+    pixels = [[bytes(split.read(row).tobytes()) for row in range(len(split.labels))] for split in (whole, rest, held)]
+    assert len(pixels[2]) == 100 and sorted(pixels[0]) == sorted(pixels[1] + pixels[2])
+    shares = 100 * np.bincount(whole.labels) / len(whole.labels)
+    assert np.abs(np.bincount(held.labels) - shares).max() < 1
+    again, other = (load_split("digits", "", "test", validation=count) for count in (100, 101))
+    assert held.identity() == again.identity() != other.identity()
+    assert load_split("digits", "", "train", validation=0).identity() == whole.identity()
+
+
+def test_validation_images_are_drawn_at_random_and_named(image_data):
+    rest, held = (load_split("folder", image_data, part, validation=24) for part in ("train", "test"))
+    assert np.bincount(held.labels).tolist() == [2] * 12 and rest.root == held.root == image_data / "train"
+    assert len({*rest.paths} | {*held.paths}) == 12 * 14 and len({path.name for path in held.paths}) > 6
+    assert sorted(rest.paths) == rest.paths and [path.parent.name for path in held.paths] == [
+        held.classes[label]["name"] for label in held.labels]
+
+
+@pytest.mark.parametrize("count, by_class", [(8, [6, 2]), (2, [1, 1]), (1, None), (40, None), (41, None), (-1, None)])
+def test_classes_of_other_sizes_are_divided_in_proportion(count, by_class):
+    split = Split("a", [{"name": "many"}, {"name": "few"}], np.repeat([0, 1], [30, 10]), None)
+    if by_class:
+        parts = (part_of_training(split, part, count).labels for part in ("test", "train"))
+        assert [np.bincount(labels).tolist() for labels in parts] == [by_class, [30 - by_class[0], 10 - by_class[1]]]
+    else:
+        with pytest.raises(InputError, match=f"--validation: expected some but not all .* found {count} of 40"):
+            part_of_training(split, "train", count)
+
+
+def test_every_stage_stores_and_asks_for_validation(here, image_data, checkpoint, distilled, tmp_path):
+    data = ("--dataset", "folder", "--data_dir", image_data, "--validation", 24)
+
+    def config(pattern):
+        return json.loads(next(tmp_path.glob(pattern)).read_text())["config"]
+    how = ("--diffusion_checkpoints_path", checkpoint, "--batch_size", 5)
+    assert here("distillation.gen_prototype", *data, "--ipc", 2, *how, "--save_prototype_path", tmp_path / "p").code == 0
+    (prototypes,) = (tmp_path / "p").iterdir()
+    assert here("distillation.gen_syn_image", *data, "--prototype_path", prototypes, "-s", 1, "--num_inference_steps", 2, *how,
+                "--save_init_image_path", tmp_path / "d").code == 0
+    (images,) = (tmp_path / "d").iterdir()
+    student = ("validate.train_FKD", *data, "--labels", "hard", "--model", "convnet_d1_w4", "--input-size", 32, "--epochs", 1,
+               "--batch-size", 12, "--output-dir", tmp_path / "s")
+    assert refused(here(*student, "--train-dir", distilled.folder), distilled.folder, "found --validation 0")
+    assert refused(here(*student, "--train-dir", images, "--val-dir", image_data / "test"), "--validation", "--val-dir")
+    assert not (tmp_path / "s").exists()
+    assert here(*student, "--train-dir", images).code == 0
+    assert {config(f"{part}/manifest.json")["validation"] for part in ("p/*", "d/*", "s")} == {24}
+    assert config("s/manifest.json")["test"] == load_split("folder", image_data, "test", validation=24).identity()
+    assert "validation" not in json.loads((distilled.folder / "manifest.json").read_text())["config"]

@@ -129,6 +129,8 @@ def test_variables_choose_baselines_labels_and_teachers(asked):
     (student,) = asked("validate/train_FKD", METHOD="random", IPC="3", LABELS="hard")
     assert student.train_dir == f"{images.save_init_image_path}/digits_random_ipc3"
     assert (student.labels, student.cluster_weights, student.input_size, student.cos) == ("hard", True, 32, True)
+    stages = (*CHAIN, "distillation/train_ldm", "continual/continual")
+    assert {asked(stage, VALIDATION="30")[0].validation for stage in stages} == {30}
     (student,) = asked("validate/train_FKD", DISTILLED="")
     assert student.train_dir is None and student.fkd_path == "runs/digits/soft-labels/real"
     (student,) = asked("validate/train_FKD", DATASET="imagenet", PROTOCOL="rded")

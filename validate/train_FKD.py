@@ -10,10 +10,10 @@ command resumes. `accelerate launch` divides every batch among processes; for sm
 import argparse
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, add_dataset_flags, check_range, check_views, dataset_flags, run
+from scripts.cli import InputError, Parser, add_dataset_flags, check_range, check_views, dataset_flags, run, validation_of
 
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "teacher",
-                "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project")
+                "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project", "validation")
 VIEWS = ("input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "fkd_seed")  # settings that soft labels store
 
 
@@ -115,6 +115,7 @@ def main(args):
     from distillation.distilled_set import check_class_names
     from matching.image_set import real_images
     from matching.training import finish_model, train
+    from scripts.artefact import check_held_out
     from scripts.networks import seeded
     from scripts.parallel import Team, begin_together, new_accelerator
     from validate.protocols import ORIGINAL, resolve
@@ -122,6 +123,7 @@ def main(args):
     # settings: flags, then the stored labels' views, then the protocol, then the original's defaults
     accelerator = new_accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
     team = Team(accelerator)
+    check_held_out(args.validation, args.train_dir, args.fkd_path, args.teacher)
     stored = stored_views(args)
     size = stored.get("input_size") or args.input_size or ORIGINAL["input_size"]
     images, test_split = training_images(args, size, accelerator.device), load_test(args)
@@ -197,6 +199,8 @@ def load_test(args):
     from distillation.datasets import image_folder, load_split
     if args.val_dir and not Path(args.val_dir).is_dir():
         raise InputError(f"--val-dir: expected a folder with one folder per class, found nothing at {args.val_dir}")
+    if args.val_dir and args.validation:
+        raise InputError(f"--validation: expected none with --val-dir, whose images are the test, found {args.validation}")
     if args.val_dir:
         return image_folder("val", Path(args.val_dir), on_bad_image=args.on_bad_image)
     return load_split(split="test", **dataset_flags(args))
@@ -249,7 +253,7 @@ def configuration(settings, images, test_split) -> dict:
     decisive = {name: value for name, value in vars(settings).items() if name not in MACHINE_ONLY}
     source = {"fkd_load": settings.fkd_path, "on-the-fly": settings.teacher}.get(settings.mode)
     return {**decisive, "arch": settings.model, "images": images.digest, "test": test_split.identity(),
-            "soft_labels": identity(source) if source else None}
+            "soft_labels": identity(source) if source else None, **validation_of(settings)}
 
 
 if __name__ == "__main__":
