@@ -194,6 +194,13 @@ def weight_problems(state: dict[str, Tensor]) -> list[str]:
         for name, value in state.items()})
 
 
+def repeat_statistics(network: nn.Module, times: int) -> None:
+    """Let every batch move BatchNorm's running statistics `times` times, as that many forwards in train mode do."""
+    for module in network.modules():
+        if times > 1 and isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1 - (1 - module.momentum) ** times
+
+
 @torch.no_grad()
 def predict(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
     """Logits [N, K] of uint8 images [N, 3, H, W], in evaluation mode."""
