@@ -102,6 +102,17 @@ def test_a_stopped_loop_continues_to_the_same_weights_losses_and_averages(tmp_pa
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
+def test_a_resume_point_with_other_groups_of_weight_decay_is_refused(tmp_path):
+    """As those of vision transformers that were begun when class tokens were decayed."""
+    train(tmp_path, 3)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    decayed, spared = state["optimizer"]["param_groups"]
+    decayed["params"].append(spared["params"].pop(0))
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(InputError, match=f"{tmp_path / 'state.pt'}: expected the parameter groups of this version"):
+        train(tmp_path, 3)
+
+
 def test_a_loss_that_is_not_finite_ends_in_one_line(tmp_path):
     with pytest.raises(InputError, match="test: expected a finite loss, found (nan|inf) at step"):
         train(tmp_path, 5, rate=1e30)
