@@ -78,7 +78,7 @@ def main(args):
     folder, config = Path(args.output_dir), configuration(args, images, test)
     network = seeded(args.arch, len(images.classes), args.stem, args.seed, args.input_size).to(accelerator.device)
     padded = pad_images(images, args.pad) if args.crop == "pad" else images
-    team.check_rows(len(images), args.batch_size)
+    team.check_rows(network, len(images), args.batch_size)
     if begin_together(folder, "teacher", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return

@@ -16,6 +16,7 @@ from distillation.datasets import load_split
 from matching.image_set import distilled_images, real_images
 from matching.soft_labels import SoftLabels
 from scripts.networks import load_model, repeat_statistics, seeded
+from scripts.parallel import Team
 from validate.protocols import preset
 
 
@@ -80,6 +81,37 @@ def test_a_student_learns_from_real_images(here, image_data, tmp_path):
                 "--batch-size", 24, "--epochs", 4, "--flip", 0, "--min-scale-crops", 0.5, "--output-dir",
                 tmp_path / "student").code == 0
     assert read(tmp_path / "student", "result.json")["metrics"]["test_accuracy"] > 4 / 12
+
+
+@pytest.fixture
+def one_each(image_data, tmp_path):
+    """Flags of a ResNet on three classes of one image."""
+    for part in ("train", "test"):
+        for name in CLASSES[:3]:
+            (tmp_path / "one" / part / name).mkdir(parents=True)
+            shutil.copy(image_data / part / name / "00.png", tmp_path / "one" / part / name)
+    return ["--dataset", "folder", "--data_dir", tmp_path / "one", "--input-size", SIZE, "--epochs", 1, "--output-dir",
+            tmp_path / "out"]
+
+
+def test_no_part_of_a_batch_has_one_row(here, one_each):
+    """Two parts of three images were two and one, which BatchNorm cannot normalise."""
+    answer = here("validate.train_FKD", "--labels", "hard", "--protocol", "d4m", *one_each)
+    assert answer.code == 0, answer.err
+    rows = torch.arange(7)
+    assert [list(map(len, Team().rows(rows, parts, 2))) for parts in (1, 3, 4, 9)] == [[7], [3, 2, 2], [3, 2, 2], [3, 2, 2]]
+    assert list(map(len, Team().rows(rows, 9, 1))) == [1] * 7
+
+
+@pytest.mark.parametrize("command", [["matching.train_teacher"], ["validate.train_FKD", "--labels", "hard"]])
+def test_a_batch_of_one_row_under_batch_norm_is_refused_and_the_corrected_command_runs(here, one_each, tmp_path, command):
+    answer = here(*command, *one_each, "--batch-size", 2)
+    assert answer.code == 2 and not (tmp_path / "out").exists()
+    assert answer.err == ("error: --batch-size: expected at least 2 images in every batch, 2 for BatchNorm, found 1 (3 images "
+                          "in batches of at most 2)\n")
+    assert here(*command, *one_each, "--batch-size", 3).code == 0
+    other = [*one_each[:-1], tmp_path / "convnet"]
+    assert here(*command, *other, "--batch-size", 1, "--arch", "convnet_d1_w4").code == 0
 
 
 def test_val_dir_names_other_test_images(here, image_data, tmp_path, hard):

@@ -137,7 +137,7 @@ def main(args):
     labels = new_labels(settings, images)
     network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
     repeat_statistics(network, values.get("bn_updates", 1))
-    team.check_rows(len(images), settings.batch_size, settings.gradient_accumulation_steps)
+    team.check_rows(network, len(images), settings.batch_size)
     if begin_together(folder, "student", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
