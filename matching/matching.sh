@@ -12,6 +12,8 @@ if [ -n "$WEIGHTS" ]; then
 else
     set -- --teacher "$TEACHER" "$@"
 fi
+# with PROTOCOL=d4m the images of a student's batch share one mix, so the labels have the student's batches
+case $PROTOCOL in d4m) LABEL_BATCH=${BATCH:-1024}; set -- --mix-per batch "$@" ;; esac
 $LAUNCH -m matching.generate_soft_label \
     ${DISTILLED:+--data "$DISTILLED"} \
     --dataset "$DATASET" --data_dir "$DATA" ${VALIDATION:+--validation "$VALIDATION"} \

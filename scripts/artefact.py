@@ -1,7 +1,7 @@
 """The contract between stages: every artefact is a folder whose `manifest.json` is written last.
 
-`config.json` is written first, so that a run with another configuration is refused before it touches anything. A lock keeps a
-second job out until `manifest.json` appears. Each file is written whole or not at all. Readers raise InputError for what does
+`config.json` is written first, so that a run with another configuration is refused once there is output. A lock keeps a second
+job out until `manifest.json` appears. Each file is written whole or not at all. Readers raise InputError for what does
 not fit the contract, and open nothing outside the folder.
 """
 
@@ -262,13 +262,14 @@ def begin(folder: Path, kind: str, config: dict, wait: bool = False) -> bool:
             if (folder / "manifest.json").exists():
                 unlock(folder)
                 break
-            if not (folder / "config.json").exists():
+            if not (folder / "config.json").exists() or not has_output(folder):
                 write_json(folder / "config.json", {"kind": kind, "config": config})
             working()
             return False
         if not wait:
             raise InputError(f"{folder}: expected a folder that no other process works in, found {holder}; wait for it to end")
         time.sleep(WAIT_SECONDS)
+    check_configuration(folder, kind, config)  # of the process that was waited for
     finished.append(folder)
     return True
 
@@ -318,9 +319,15 @@ def unlock(folder: Path) -> None:
 at_end.append(lambda: [unlock(path.parent) for path in list(_locks)])
 
 
+def has_output(folder: Path) -> bool:
+    """Whether a run has written anything into `folder` but its configuration and lock."""
+    return any(path.name not in ("config.json", LOCK) and path.suffix != ".partial" and path.is_file()
+               for path in folder.rglob("*"))
+
+
 def check_configuration(folder: Path, kind: str, config: dict) -> None:
-    """Raise InputError when `folder` has another kind or configuration."""
-    if not (folder / "config.json").exists():
+    """Raise InputError when `folder` has another kind or configuration. One without output yet binds nobody."""
+    if not (folder / "config.json").exists() or not has_output(folder):
         return
     found = read_json(folder / "config.json")
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS_LDM = "distillation/checkpoints/digits-ldm"
+MIX = {"mix_type": "none", "mix_per": "image", "mixup": 0.8, "cutmix": 1.0}  # alphas of FKD, SRe2L, D4M and RDED, released code
 DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder")
 GRACE_SECONDS = 15  # for the unit of work at SIGTERM; schedulers leave 30 seconds before SIGKILL
 ANSWERS = ROOT / "runs" / ".finished"  # the folders of each finished command
@@ -91,6 +92,17 @@ def validation_of(args) -> dict:
     return {"validation": args.validation} if args.validation else {}
 
 
+def add_mix_flags(parser, defaults: dict = MIX) -> None:
+    """Add the flags of CutMix and MixUp; what `defaults` does not name is None unless given."""
+    parser.add_argument("--mix-type", default=defaults.get("mix_type"), choices=("cutmix", "mixup", "none"))
+    parser.add_argument("--mix-per", default=defaults.get("mix_per"), choices=("image", "batch"),
+                        help="draw ratio and box for each image, or once for a batch with all partners inside it, as FKD and "
+                             "RDED do (default: image)")
+    for name in ("mixup", "cutmix"):
+        parser.add_argument(f"--{name}", default=defaults.get(name), type=float,
+                            help=f"{name}: the ratio is drawn from Beta(a, a) of this a (default: {MIX[name]})")
+
+
 def check_range(flag: str, value, low, high=float("inf")) -> None:
     """Raise InputError for a number outside [low, high], naming the flag."""
     if not low <= value <= high:
@@ -98,8 +110,9 @@ def check_range(flag: str, value, low, high=float("inf")) -> None:
 
 
 def check_views(args) -> None:
-    """Raise InputError for crops and flips that cannot be drawn; None passes."""
-    for flag, low, high in (("min_scale_crops", 1e-4, 1), ("max_scale_crops", 1e-4, 1), ("flip", 0, 1)):
+    """Raise InputError for crops, flips and ratios that cannot be drawn; None passes."""
+    for flag, low, high in (("min_scale_crops", 1e-4, 1), ("max_scale_crops", 1e-4, 1), ("flip", 0, 1),
+                            ("mixup", 1e-3, 1000), ("cutmix", 1e-3, 1000)):
         if getattr(args, flag) is not None:
             check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), low, high)
     if None not in (args.min_scale_crops, args.max_scale_crops):

@@ -248,6 +248,13 @@ def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path
     assert "begun with tasks=2, now asked for 4" in refusal(monkeypatch, capsys, *words, "--tasks", 4)
 
 
+def test_a_run_that_was_refused_before_its_first_step_can_be_corrected(data, tmp_path, monkeypatch, capsys):
+    words = tiny(data, tmp_path / "out", "--method", "finetune", "--arch", FAST)
+    assert "--tasks: expected between 1 and 4 tasks" in refusal(monkeypatch, capsys, *words, "--tasks", 5)
+    in_process(monkeypatch, *words, "--tasks", 2)
+    assert (tmp_path / "out" / "finetune-real-seed0" / "manifest.json").exists()
+
+
 def test_a_run_begun_at_commit_9ae800c_and_killed_in_its_second_task_is_finished(data, tmp_path, monkeypatch, capsys):
     shutil.copytree(ROOT / "tests/data/before_the_move/continual", tmp_path / "out")
     folder = tmp_path / "out" / "er-real-seed0"

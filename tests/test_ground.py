@@ -57,7 +57,7 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
         assert holder.stdout.readline() == "False\n"
         with pytest.raises(InputError, match=f"no other process works in, found process {holder.pid} on "):
             artefact.begin(folder, "prototypes", {"ipc": 1})
-        with pytest.raises(InputError, match="begun with ipc=1, now asked for 2"):
+        with pytest.raises(InputError, match="no other process works in"):
             artefact.begin(folder, "prototypes", {"ipc": 2})
     finally:
         holder.kill()
@@ -66,6 +66,31 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
     assert artefact.begin(folder, "prototypes", {"ipc": 1}) is False
     artefact.finish(folder, "prototypes", [{"name": "a", "prompt": "a"}], {"ipc": 1}, [])
     assert not (folder / ".lock").exists() and artefact.begin(folder, "prototypes", {"ipc": 1}) is True
+
+
+def test_a_configuration_binds_only_once_there_is_output(tmp_path):
+    def begin(ipc: int):
+        try:
+            return artefact.begin(tmp_path, "prototypes", {"ipc": ipc})
+        finally:
+            artefact.unlock(tmp_path)
+    (tmp_path / "00000_ant").mkdir()
+    for ipc in (1, 2):
+        assert begin(ipc) is False and artefact.read_json(tmp_path / "config.json")["config"] == {"ipc": ipc}
+    (tmp_path / "00000_ant" / "image.png").write_bytes(b"")
+    with pytest.raises(InputError, match="begun with ipc=2, now asked for 1"):
+        begin(1)
+    assert begin(2) is False
+
+
+def test_the_configuration_of_a_process_that_was_waited_for_is_checked(tmp_path, monkeypatch):
+    def other_process_ends(seconds):
+        artefact.write_json(tmp_path / "config.json", {"kind": "start", "config": {"steps": 1}})
+        (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(artefact, "lock", lambda folder: "process 1")
+    monkeypatch.setattr(artefact.time, "sleep", other_process_ends)
+    with pytest.raises(InputError, match="begun with steps=1, now asked for 2"):
+        artefact.begin(tmp_path, "start", {"steps": 2}, wait=True)
 
 
 def train(folder, steps, rate=0.1, stop_after=None, average=True):
@@ -101,6 +126,17 @@ def test_a_stopped_loop_continues_to_the_same_weights_losses_and_averages(tmp_pa
     assert continued[2].losses == whole[2].losses and continued[2].losses[-1] < continued[2].losses[0]
     for one, other in zip(whole[:2], continued[:2], strict=True):
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_a_resume_point_with_other_groups_of_weight_decay_is_refused(tmp_path):
+    """As those of vision transformers that were begun when class tokens were decayed."""
+    train(tmp_path, 3)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    decayed, spared = state["optimizer"]["param_groups"]
+    decayed["params"].append(spared["params"].pop(0))
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(InputError, match=f"{tmp_path / 'state.pt'}: expected the parameter groups of this version"):
+        train(tmp_path, 3)
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_line(tmp_path):

@@ -307,14 +307,18 @@ def test_equal_weights_are_one_to_the_last_bit_and_others_have_mean_one(count):
     torch.testing.assert_close(weights, torch.arange(1.0, count + 1) * 2 / (count + 1))
 
 
-def test_weight_decay_spares_biases_and_normalisation():
-    network = build("resnet18", 7)
+@pytest.mark.parametrize(("arch", "counts", "tables"), [  # tables: not vectors, and no "weight" in the name
+    ("resnet18", (21, 41), []), ("swin_t", (53, 120), ["relative_position_bias_table"] * 12),
+    ("vit_b_16", (50, 102), ["class_token", "pos_embedding"])])
+def test_weight_decay_spares_biases_normalisation_tokens_and_position_tables(arch, counts, tables):
+    with torch.device("meta"):
+        network = build(arch, 7)
     decayed, spared = parameter_groups(network, 0.3)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
+    assert (len(decayed["params"]), len(spared["params"])) == counts
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    assert {names[id(p)] for p in decayed["params"]} == {
-        name for name in names.values() if name.endswith("weight") and "bn" not in name and "downsample.1" not in name}
-    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+    assert all("weight" in names[id(p)] and p.ndim > 1 for p in decayed["params"])
+    assert [names[id(p)].rpartition(".")[2] for p in spared["params"] if p.ndim > 1] == tables
 
 
 def test_a_seeded_network_is_torchvisions_and_leaves_the_global_generator_alone():

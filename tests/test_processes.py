@@ -240,7 +240,7 @@ def test_a_batch_too_small_for_the_processes_is_refused(teacher_words, tmp_path)
     job = Job(3, tmp_path / "log", *teacher_words, "--batch-size", 5, "--output-dir", tmp_path / "teacher")
     assert job.codes() == [2, 2, 2] and not (tmp_path / "teacher").exists()
     assert set(job.said().splitlines()) == {"error: --batch-size: expected at least 6 images in every batch, 2 for each of 3 "
-                                            "processes in every part, found 4"}
+                                            "processes, found 4 (168 images in batches of at most 5)"}
 
 
 @pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, [0, 0]), (signal.SIGKILL, [3, -signal.SIGKILL])])

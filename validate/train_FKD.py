@@ -10,7 +10,18 @@ command resumes. `accelerate launch` divides every batch among processes; for sm
 import argparse
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, add_dataset_flags, check_range, check_views, dataset_flags, run, validation_of
+from scripts.cli import (
+    MIX,
+    InputError,
+    Parser,
+    add_dataset_flags,
+    add_mix_flags,
+    check_range,
+    check_views,
+    dataset_flags,
+    run,
+    validation_of,
+)
 
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "teacher",
                 "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project", "validation")
@@ -64,7 +75,7 @@ def parse_args():
     parser.add_argument("--adamw-lr", default=None, type=float, help="learning rate of AdamW (default: 0.001)")
     parser.add_argument("--adamw-weight-decay", default=None, type=float, help="of AdamW (default: 0.01)")
     # views; with stored soft labels a value given here must agree with them
-    parser.add_argument("--mix-type", default=None, choices=("cutmix", "mixup", "none"), help="default: as stored, else none")
+    add_mix_flags(parser, defaults={})
     parser.add_argument("--fkd_seed", default=None, type=int, help="default: as stored, else 42")
     parser.add_argument("--input-size", default=None, type=int, help="pixels of a view (default: as stored, else 224)")
     parser.add_argument("--min-scale-crops", default=None, type=float, help="default: as stored, else 0.08")
@@ -116,9 +127,9 @@ def main(args):
     from matching.image_set import real_images
     from matching.training import finish_model, train
     from scripts.artefact import check_held_out
-    from scripts.networks import seeded
+    from scripts.networks import repeat_statistics, seeded
     from scripts.parallel import Team, begin_together, new_accelerator
-    from validate.protocols import ORIGINAL, resolve
+    from validate.protocols import ORIGINAL, line, preset, resolve
 
     # settings: flags, then the stored labels' views, then the protocol, then the original's defaults
     accelerator = new_accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
@@ -128,23 +139,25 @@ def main(args):
     size = stored.get("input_size") or args.input_size or ORIGINAL["input_size"]
     images, test_split = training_images(args, size, accelerator.device), load_test(args)
     given = {**vars(args), **stored, "lr_schedule": "cosine" if args.cos else args.lr_schedule, "mode": label_mode(args)}
-    filled, chosen = resolve(given, args.protocol, len(images.classes), len(images))
-    settings = argparse.Namespace(**filled)
+    values = preset(args.protocol, args.dataset, len(images.classes), len(images), args.model, size)
+    settings = argparse.Namespace(**resolve(given, values))
     if args.protocol:
-        accelerator.print(f"protocol {args.protocol} sets {', '.join(f'{name} {value}' for name, value in chosen.items())}")
+        accelerator.print(line(args.protocol, values, given))
 
     # checks
     folder, config = Path(args.output_dir), configuration(settings, images, test_split)
     check_class_names(images.name, images.classes, test_split.name, test_split.classes)
     labels = new_labels(settings, images)
     network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
-    team.check_rows(len(images), settings.batch_size, settings.gradient_accumulation_steps)
+    repeat_statistics(network, values.get("bn_updates", 1))
+    team.check_rows(network, len(images), settings.batch_size)
     if begin_together(folder, "student", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
 
     # training and test
-    test = real_images(test_split, size, args.workers, "centre").to(accelerator.device) if team.main else None
+    fit = "sevenths" if "test_size" in values else "centre"
+    test = real_images(test_split, size, args.workers, fit).to(accelerator.device) if team.main else None
     accelerator.init_trackers(args.wandb_project or "train_FKD", plain(config))
     model, loop = train(network, images, labels, new_recipe(settings), student_optimizer(settings, network), folder, "student",
                         team)
@@ -177,7 +190,9 @@ def stored_views(args) -> dict:
     config = read_store(args.fkd_path)["config"]
     if missing := [name for name in VIEWS if name not in config]:
         raise InputError(f"{args.fkd_path}: expected {missing[0]} in the configuration of its manifest, found none")
-    stored = {name: config[name] for name in VIEWS}
+    stored = {name: config[name] for name in VIEWS} | {name: config.get(name, MIX[name]) for name in MIX}
+    if stored["mix_per"] == "batch":
+        stored["batch_size"] = config["batch_size"]
     for name, value in stored.items():
         given = getattr(args, name)
         if given is not None and given != value:
@@ -230,10 +245,10 @@ def new_labels(settings, images):
 
 def new_recipe(settings):
     """How the student is trained; stored soft labels have their own views."""
-    from matching.augmentation import Views
+    from matching.augmentation import Views, mix_of
     from matching.training import Recipe
     views = Views(settings.input_size, settings.seed if settings.mode == "hard" else settings.fkd_seed,
-                  (settings.min_scale_crops, settings.max_scale_crops), settings.flip, settings.mix_type)
+                  (settings.min_scale_crops, settings.max_scale_crops), settings.flip, **mix_of(settings))
     return Recipe(settings.epochs, settings.batch_size, views, settings.lr_schedule, settings.gradient_accumulation_steps,
                   settings.ema, settings.bf16, settings.save_seconds)
 
@@ -249,10 +264,12 @@ def student_optimizer(settings, network):
 
 def configuration(settings, images, test_split) -> dict:
     """What decides the student."""
+    from matching.augmentation import mix_config
     from scripts.artefact import identity
-    decisive = {name: value for name, value in vars(settings).items() if name not in MACHINE_ONLY}
+    decisive = {name: value for name, value in vars(settings).items() if name not in (*MACHINE_ONLY, *list(MIX)[1:])}
     source = {"fkd_load": settings.fkd_path, "on-the-fly": settings.teacher}.get(settings.mode)
-    return {**decisive, "arch": settings.model, "images": images.digest, "test": test_split.identity(),
+    mix = mix_config(settings, with_alpha=settings.mode != "fkd_load")
+    return {**decisive, **mix, "arch": settings.model, "images": images.digest, "test": test_split.identity(),
             "soft_labels": identity(source) if source else None, **validation_of(settings)}
 
 

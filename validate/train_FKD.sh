@@ -14,8 +14,9 @@ soft-rded)
 soft-*) set -- --fkd-path "$SOFT_LABELS" ${TEMPERATURE:+-T "$TEMPERATURE"} "$@" ;;
 *) set -- --labels "$LABELS" ${CLUSTER_WEIGHTS:+--cluster-weights} "$@" ;;
 esac
-case $LABELS-$PROTOCOL in
-soft-rded | hard-*) set -- --input-size "$INPUT_SIZE" --min-scale-crops "$MIN_SCALE" --max-scale-crops 1 --flip "$FLIP" "$@" ;;
+case $LABELS-$PROTOCOL in       # the crops of rded are the protocol's
+*-rded) set -- --input-size "$INPUT_SIZE" --flip "$FLIP" "$@" ;;
+hard-*) set -- --input-size "$INPUT_SIZE" --min-scale-crops "$MIN_SCALE" --max-scale-crops 1 --flip "$FLIP" "$@" ;;
 esac
 if [ -n "$PROTOCOL" ]; then set -- --protocol "$PROTOCOL" "$@"; else set -- --cos "$@"; fi
 

@@ -8,6 +8,7 @@ from functools import partial
 from misc.report import statistics as stats
 from misc.report.results import METHODS, Results, Rows, Run, continual_rows
 from misc.report.statistics import CLAIMED, CLAIMED_KEPT, CLAIMED_SAVING, equal_and_not, measure
+from validate.protocols import NOT_TAKEN
 
 NOT_RUN, NONE = "not run", "–"
 LEAST_SAVED = f"{100 * CLAIMED_SAVING:.0f} %"
@@ -379,7 +380,8 @@ def protocols(results: Results) -> list[Section]:
     equal = setting(sum(groups.values(), []), "epochs", "stem", "input_size", "mix_type", "min_scale_crops", "flip")
     return [Section("Protocols", "Accuracy on the real test images in percent, mean ± standard deviation over seeds. Teacher: "
                     f"{teachers(results)}. Equal: {equal}. Not equal: steps ({taken}), batch size, learning-rate schedule, and "
-                    "with soft labels stored views against new ones.",
+                    "with soft labels stored views against new ones. Not in this code: "
+                    f"{'; '.join(f'of {protocol}, {NOT_TAKEN[protocol]}' for protocol in PROTOCOLS)}.",
                     ("Student", "Trained on", *(f"{labels}, {protocol}" for labels in ("hard", "soft")
                                                 for protocol in PROTOCOLS), "Seeds (n)"), tuple(rows))]
 
