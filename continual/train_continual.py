@@ -10,6 +10,7 @@ runs. Tests use the real test split: Class-IL and Task-IL accuracy matrices.
 """
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def load_sources(args, device):
     from distillation.datasets import load_split
     from matching.image_set import distilled_images, real_images
     from scripts.artefact import check_held_out
-    check_held_out(args.validation, args.distilled, args.random, args.teacher)
+    check_held_out(args.validation, args.distilled, args.random, args.teacher, *filter(os.path.isdir, [args.start]))
     splits = [load_split(split=part, **dataset_flags(args)) for part in ("train", "test")]
     size = args.size or splits[0].native_size_pixels or 224
     folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]

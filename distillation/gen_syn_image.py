@@ -156,7 +156,7 @@ def starting_points(args, pipeline):
     from distillation.synthesis import check_latent_shape, latent_shape
     from scripts.artefact import check_held_out, identity
 
-    check_held_out(args.validation, args.prototype_path, args.filter_teacher)
+    check_held_out(args.validation, args.prototype_path)
     if args.method == "noise":
         split = load_split(split="train", **dataset_flags(args))
         zeros = Prototypes(torch.zeros(args.ipc, *latent_shape(pipeline)), torch.ones(args.ipc), torch.tensor(0.0))
@@ -187,6 +187,8 @@ def load_filter(args, classes: list[dict], images_per_class: int, device):
     if args.filter_teacher is None:
         return None
     from distillation.guidance import TeacherFilter
+    from scripts.artefact import check_held_out
+    check_held_out(args.validation, args.filter_teacher)
     return TeacherFilter(args.filter_teacher, classes, keep_of(args, images_per_class), device)
 
 

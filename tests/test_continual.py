@@ -287,3 +287,12 @@ def test_a_teacher_of_another_size_is_refused(data, tmp_path, monkeypatch, capsy
     teacher = write_teacher(tmp_path / "teacher", size=64)
     assert "expected a teacher of 32 pixels, found one of 64" in refusal(
         monkeypatch, capsys, *tiny(data, tmp_path / "out", "--labels", "soft", "--teacher", teacher))
+
+
+def test_validation_images_are_the_test_and_not_in_the_stream(data, tmp_path, monkeypatch, capsys):
+    words = ("--dataset", "folder", "--data-dir", data / "real", "--size", 32, "--validation", 8, "--tasks", 2, "--steps", 1,
+             "--batch-size", 4, "--replay-batch-size", 4, "--buffer-size", 8, "--arch", FAST, "--output-dir", tmp_path / "out")
+    in_process(monkeypatch, *words)
+    found = json.loads((tmp_path / "out" / "er-real-seed0" / "result.json").read_text())
+    assert found["config"]["validation"] == 8 and found["stream_images"] == 40 and np.sum(found["confusion"]) == 8
+    assert "--validation 8: expected" in refusal(monkeypatch, capsys, *words, "--distilled", data / "set")

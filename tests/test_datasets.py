@@ -34,6 +34,7 @@ from distillation.datasets import (
 )
 from distillation.images import BadImage, fit_image, open_image
 from matching.image_set import check_class_names, real_images
+from scripts.artefact import finish
 from scripts.cli import InputError
 
 CATEGORIES = ResNet18_Weights.DEFAULT.meta["categories"]
@@ -662,7 +663,9 @@ def test_classes_of_other_sizes_are_divided_in_proportion(count, by_class):
             part_of_training(split, "train", count)
 
 
-def test_every_stage_stores_and_asks_for_validation(here, image_data, checkpoint, distilled, tmp_path):
+def test_every_stage_stores_and_asks_for_validation(here, image_data, checkpoint, tmp_path):
+    seen = tmp_path / "from-all-images"
+    finish(seen, "distilled", [{"name": "a", "prompt": "a"}], {"dataset": "folder"}, [])
     data = ("--dataset", "folder", "--data_dir", image_data, "--validation", 24)
 
     def config(pattern):
@@ -670,15 +673,17 @@ def test_every_stage_stores_and_asks_for_validation(here, image_data, checkpoint
     how = ("--diffusion_checkpoints_path", checkpoint, "--batch_size", 5)
     assert here("distillation.gen_prototype", *data, "--ipc", 2, *how, "--save_prototype_path", tmp_path / "p").code == 0
     (prototypes,) = (tmp_path / "p").iterdir()
-    assert here("distillation.gen_syn_image", *data, "--prototype_path", prototypes, "-s", 1, "--num_inference_steps", 2, *how,
-                "--save_init_image_path", tmp_path / "d").code == 0
+    synthesis = ("distillation.gen_syn_image", *data, "-s", 1, "--num_inference_steps", 2, *how, "--save_init_image_path",
+                 tmp_path / "d", "--prototype_path")
+    assert refused(here(*synthesis, seen), seen, "found --validation 0")
+    assert refused(here(*synthesis, prototypes, "--filter_teacher", seen), seen, "found --validation 0")
+    assert here(*synthesis, prototypes).code == 0
     (images,) = (tmp_path / "d").iterdir()
     student = ("validate.train_FKD", *data, "--labels", "hard", "--model", "convnet_d1_w4", "--input-size", 32, "--epochs", 1,
                "--batch-size", 12, "--output-dir", tmp_path / "s")
-    assert refused(here(*student, "--train-dir", distilled.folder), distilled.folder, "found --validation 0")
+    assert refused(here(*student, "--train-dir", seen), seen, "found --validation 0")
     assert refused(here(*student, "--train-dir", images, "--val-dir", image_data / "test"), "--validation", "--val-dir")
     assert not (tmp_path / "s").exists()
     assert here(*student, "--train-dir", images).code == 0
     assert {config(f"{part}/manifest.json")["validation"] for part in ("p/*", "d/*", "s")} == {24}
     assert config("s/manifest.json")["test"] == load_split("folder", image_data, "test", validation=24).identity()
-    assert "validation" not in json.loads((distilled.folder / "manifest.json").read_text())["config"]
