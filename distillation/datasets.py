@@ -217,10 +217,10 @@ def _fashion_mnist(data_dir: Path, split: str) -> Split:
     """
     from torchvision.datasets import FashionMNIST
     first, folders = IDX_NAMES[split], (data_dir, data_dir / "FashionMNIST" / "raw", DEBIAN)
-    if not any(_idx_file(folder, f"{first}-images-idx3-ubyte") for folder in folders):
+    if not any(_idx_file(folder, f"{first}-images-idx3-ubyte").is_file() for folder in folders):
         _downloaded("fashion_mnist", FashionMNIST, data_dir, split)
-    folder = next(folder for folder in folders if _idx_file(folder, f"{first}-images-idx3-ubyte"))
-    images, labels = (read_idx(_idx_file(folder, name := f"{first}-{kind}-ubyte") or folder / name, dimensions)
+    folder = next(folder for folder in folders if _idx_file(folder, f"{first}-images-idx3-ubyte").is_file())
+    images, labels = (read_idx(_idx_file(folder, f"{first}-{kind}-ubyte"), dimensions)
                       for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1)))
     if len(images) != len(labels) or labels.max(initial=0) > 9 or images.shape[1:] != (28, 28):
         raise InputError(f"{folder}: expected images of 28 x 28 pixels with as many labels from 0 to 9, found "
@@ -230,9 +230,10 @@ def _fashion_mnist(data_dir: Path, split: str) -> Split:
                  lambda row: Image.fromarray(pixels[row]).convert("RGB"), 32)
 
 
-def _idx_file(folder: Path, name: str) -> Path | None:
-    """The file `name` or `name`.gz in `folder`."""
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+def _idx_file(folder: Path, name: str) -> Path:
+    """The file `name` in `folder`, or `name`.gz where that alone is there."""
+    zipped = folder / f"{name}.gz"
+    return zipped if zipped.is_file() and not (folder / name).is_file() else folder / name
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

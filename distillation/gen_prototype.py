@@ -126,7 +126,8 @@ def configuration(args, split, size: int) -> dict:
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     names = ("dataset", "ipc", "km_expand", "kmeans", "prototype", "outliers", "latent", "dtype", "resize", "batch_size",
              "seed")
-    return {**{name: getattr(args, name) for name in names}, "size": size, "data": split.identity(), **validation_of(args),
+    return {**{name: getattr(args, name) for name in names}, "size": size, "data": split.identity(),
+            **validation_of(args.validation),
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts,
                                               args.revision)}
 

@@ -160,14 +160,14 @@ def starting_points(args, pipeline):
     if args.method == "noise":
         split = load_split(split="train", **dataset_flags(args))
         zeros = Prototypes(torch.zeros(args.ipc, *latent_shape(pipeline)), torch.ones(args.ipc), torch.tensor(0.0))
-        source = {"ipc": args.ipc, "data": split.identity(), **validation_of(args)}
+        source = {"ipc": args.ipc, "data": split.identity(), **validation_of(args.validation)}
         return split.classes, dict.fromkeys(range(len(split.classes)), zeros), source
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
     classes = with_prompts(classes, args.dataset, args.label_file_path, args.prompt_template)
     check_latent_shape(pipeline, prototypes[0].centroids.shape[1:], made_with.get("size"), args.prototype_path)
     source = {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),
               "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers"),
-              **{name: made_with[name] for name in ("validation",) if name in made_with}}
+              **validation_of(made_with.get("validation", 0))}
     return classes, dict(enumerate(prototypes)), source
 
 
@@ -215,7 +215,7 @@ def configuration(args, image_size: int, source: dict, images_per_class: int) ->
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionLatents2ImgPipeline.parts,
                                               args.revision),
             "label_file": digest(args.label_file_path) if args.label_file_path else None, "source": source,
-            **{name: source[name] for name in ("validation",) if name in source}}
+            **validation_of(source.get("validation", 0))}
 
 
 def stop_of(args) -> int:

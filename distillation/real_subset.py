@@ -25,7 +25,7 @@ def choose_real(args, accelerator) -> None:
     folder = Path(args.save_init_image_path) / f"{args.dataset}_{args.method}_ipc{args.ipc}"
     pipeline, settings = (None, {}) if args.method == "random" else load_encoder(args, accelerator.device)
     config = {**{name: getattr(args, name) for name in ("method", "dataset", "ipc", "seed", "image_format")},
-              "image_size": size, "data": split.identity(), **settings, **validation_of(args)}
+              "image_size": size, "data": split.identity(), **settings, **validation_of(args.validation)}
     if begin_together(folder, "distilled", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return

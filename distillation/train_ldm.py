@@ -137,7 +137,7 @@ def configuration(args, split, source) -> dict:
         config |= {"init": checkpoint_identity(args.init, source.parts, args.revision),
                    "size": args.size or trained_size(source)}
         check_factor(config["size"], source.vae_scale_factor)
-    return {**config, "data": split.identity(), **validation_of(args)}
+    return {**config, "data": split.identity(), **validation_of(args.validation)}
 
 
 def train_from_scratch(split, device, args) -> tuple:

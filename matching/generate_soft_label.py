@@ -127,7 +127,7 @@ def configuration(args, images, teacher: str) -> dict:
              "input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "mixup", "cutmix")
     mix = mix_config(args, with_alpha=False)  # mixup and cutmix are there
     return {**{name: getattr(args, name) for name in names}, **mix, "images": images.name, "teacher": teacher,
-            **validation_of(args)}
+            **validation_of(args.validation)}
 
 
 if __name__ == "__main__":

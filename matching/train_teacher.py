@@ -10,7 +10,6 @@ among processes; for images of 32 pixels one device is faster.
 from pathlib import Path
 
 from scripts.cli import (
-    MIX,
     Parser,
     add_dataset_flags,
     add_mix_flags,
@@ -23,7 +22,7 @@ from scripts.cli import (
 
 OPTIMIZERS = {"adamw": (1e-3, 0.01), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image",
-                "validation", *list(MIX)[1:])   # the last ones have lines of their own
+                "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
 
 
 def parse_args():
@@ -112,7 +111,7 @@ def configuration(args, images, test) -> dict:
             "schedule": "one-cycle" if args.schedule == "triangle" else args.schedule,  # its name in earlier versions
             "learning_rate": rate if args.learning_rate is None else args.learning_rate,
             "weight_decay": decay if args.weight_decay is None else args.weight_decay,
-            **mix_config(args), "images": images.digest, "test": test.digest, **validation_of(args)}
+            **mix_config(args), "images": images.digest, "test": test.digest, **validation_of(args.validation)}
 
 
 if __name__ == "__main__":

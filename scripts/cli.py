@@ -87,9 +87,9 @@ def dataset_flags(args) -> dict:
             "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image, "validation": args.validation}
 
 
-def validation_of(args) -> dict:
+def validation_of(held_out: int) -> dict:
     """`--validation` as a stored configuration has it: absent at 0, so that folders from before it are the same runs."""
-    return {"validation": args.validation} if args.validation else {}
+    return {"validation": held_out} if held_out else {}
 
 
 def add_mix_flags(parser, defaults: dict = MIX) -> None:
@@ -159,8 +159,8 @@ def run(parse_args, main, output: str = "") -> None:
     before = _listen()
     try:
         args = parse_args()
-        alone = output and os.environ.get("WORLD_SIZE", "1") == "1"     # else the others' folders are not known here
-        question = alone and _question(args, main, output)
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"    # else the others' folders are not known here
+        question = _question(args, main, output) if output and alone else ""
         if question and _answered(question):
             return
         finished.clear()
@@ -264,33 +264,42 @@ def _question(args, main, output: str) -> str:
     names = [value for value in values if isinstance(value, str) and value != getattr(args, output)]
     if any("/" in name and not os.path.exists(name) for name in names):
         return ""
-    inputs = {name: _dates(Path(name)) for name in {*names} if os.path.exists(name)}
-    code = [_date(path) for path in sorted(ROOT.glob("*/*.py"))]
-    asked = [main.__module__, os.path.realpath(main.__code__.co_filename), os.getcwd(), vars(args), inputs, code]
+    try:
+        inputs = {name: _dates(name) for name in {*names} if os.path.exists(name)}
+        code = [_date(path) for path in sorted(ROOT.glob("*/*.py"))]
+    except OSError:     # the command itself says what is wrong with a file that it needs
+        return ""
+    asked = [os.path.realpath(main.__code__.co_filename), os.getcwd(), vars(args), inputs, code]
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _dates(path: Path) -> list:
-    """Sizes and dates of a file, of a finished folder's manifest, or of what is in a folder (of many files: the folder's)."""
-    if (path / "manifest.json").is_file():
-        return [_date(path / "manifest.json")]
-    if not path.is_dir():
-        return [_date(path)]
-    entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    own = [_date(path)] if len(entries) > 100 else [_date(Path(entry)) for entry in entries if entry.is_file()]
-    return own + [each for entry in entries if entry.is_dir() for each in _dates(Path(entry))]
+def _dates(path: str) -> list:
+    """Sizes and dates of a file, of a finished folder's manifest, or of all in a folder (of many files: the folder's)."""
+    manifest, seen = os.path.join(path, "manifest.json"), set()
+    if not os.path.isdir(path) or os.path.isfile(manifest):
+        return [_date(manifest if os.path.isfile(manifest) else path)]
+    dates = []
+    for folder, folders, files in os.walk(path, followlinks=True):
+        if os.path.realpath(folder) in seen:    # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        folders.sort()
+        within = [os.path.join(folder, name) for name in sorted(files)]
+        dates += map(_date, filter(os.path.isfile, within)) if len(folders + files) <= 100 else [_date(folder)]
+    return dates
 
 
-def _date(path: Path) -> tuple[str, int, int]:
-    status = path.stat()
-    return path.name, status.st_size, status.st_mtime_ns
+def _date(path) -> tuple[str, int, int]:
+    status = os.stat(path)
+    return os.path.basename(path), status.st_size, status.st_mtime_ns
 
 
 def _answered(question: str) -> bool:
     """Whether this command was answered before and all it made is there."""
     try:
         made = json.loads((ANSWERS / question).read_text(encoding="utf-8"))
-        complete = all(_dates(Path(folder)) == [tuple(dates)] for folder, dates in made.items())
+        complete = all(_dates(folder) == [tuple(date)] for folder, date in made.items())
     except (OSError, ValueError):
         return False
     for folder in made if complete else ():
@@ -302,5 +311,5 @@ def _remember(question: str) -> None:
     """Write the answer of this command; where that fails, it is asked again next time."""
     with contextlib.suppress(OSError):
         ANSWERS.mkdir(parents=True, exist_ok=True)
-        made = {str(folder): _dates(folder)[0] for folder in finished}
+        made = {str(folder): _dates(str(folder))[0] for folder in finished}
         (ANSWERS / question).write_text(json.dumps(made), encoding="utf-8")

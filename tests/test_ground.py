@@ -166,6 +166,8 @@ def test_a_finished_command_is_answered_without_its_libraries(own_image_data, tm
                                "--save_init_image_path", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True)
         return done.returncode, done.stdout, bool(re.search(r"\| +torch\n", done.stderr))
     folder = tmp_path / "out" / "folder_random_ipc2"
+    (own_image_data / "loop").symlink_to(own_image_data)
+    (own_image_data / "broken").symlink_to(own_image_data / "nothing")
     assert again()[2]
     assert again() == (0, f"{folder}: complete, nothing to do\n", False)
     (folder / "manifest.json").write_text((folder / "manifest.json").read_text() + " ")     # another artefact in its place

@@ -24,7 +24,8 @@ from scripts.cli import (
 )
 
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "teacher",
-                "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project", "validation")
+                "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project",
+                "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
 VIEWS = ("input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "fkd_seed")  # settings that soft labels store
 
 
@@ -266,11 +267,11 @@ def configuration(settings, images, test_split) -> dict:
     """What decides the student."""
     from matching.augmentation import mix_config
     from scripts.artefact import identity
-    decisive = {name: value for name, value in vars(settings).items() if name not in (*MACHINE_ONLY, *list(MIX)[1:])}
+    decisive = {name: value for name, value in vars(settings).items() if name not in MACHINE_ONLY}
     source = {"fkd_load": settings.fkd_path, "on-the-fly": settings.teacher}.get(settings.mode)
     mix = mix_config(settings, with_alpha=settings.mode != "fkd_load")
     return {**decisive, **mix, "arch": settings.model, "images": images.digest, "test": test_split.identity(),
-            "soft_labels": identity(source) if source else None, **validation_of(settings)}
+            "soft_labels": identity(source) if source else None, **validation_of(settings.validation)}
 
 
 if __name__ == "__main__":

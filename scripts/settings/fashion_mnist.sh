@@ -8,10 +8,10 @@ CHECKPOINT=${CHECKPOINT:-$RUN/fashion_mnist-ldm}        # of train_ldm.sh
 
 # 1 prototypes, encoded at the checkpoint's 32 pixels
 IPC=${IPC:-10} SIZE=${SIZE:-} KMEANS=${KMEANS:-full} ENCODE_BATCH=${ENCODE_BATCH:-256}
-# 2 images
+# 2 images. A first choice: not yet compared on validation images
 STRENGTH=${STRENGTH:-0.5} GUIDANCE=${GUIDANCE:-2} STEPS=${STEPS:-50} NEGATIVE_PROMPT=${NEGATIVE_PROMPT-}
 DENOISE_BATCH=${DENOISE_BATCH:-50}
-# 3 teacher and soft labels. Garments are nearly symmetric, shoes all point to the left: flips, and crops of at least a third
+# 3 teacher and soft labels. Most garments are nearly symmetric: flips, and crops of at least a third
 INPUT_SIZE=${INPUT_SIZE:-32} MIN_SCALE=${MIN_SCALE:-0.35} FLIP=${FLIP:-0.5} TEACHER_BATCH=${TEACHER_BATCH:-128}
 TEACHER_ARCH=${TEACHER_ARCH:-resnet18} TEACHER_STEM=${TEACHER_STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-12}
 TEACHER_RECIPE=${TEACHER_RECIPE:---crop pad --optimizer sgd -lr 0.1 --weight-decay 5e-4 --lr-schedule triangle --bf16}
