@@ -180,21 +180,17 @@ def test_python3_is_enough_and_the_environment_of_set_up_is_found(tmp_path):
 
 # from end to end
 
-EXPORTS = """set -eu
+START = """set -eu
 export DATASET=imagenet WEIGHTS= SIZE=32 STRENGTH=0.3 GUIDANCE=2 STEPS=4 IPC=2 INPUT_SIZE=32 EPOCHS=2 BATCH=4 TEACHER_EPOCHS=1
 export TEACHER_BATCH=4 BF16= TEACHER_RECIPE="--optimizer adamw" CHECKPOINT=../distillation/checkpoints/digits-ldm
 cd distillation
-sh gen_prototype_imgnt.sh
-sh gen_syn_image_imgnt.sh --seed 3
-cd ../matching
-sh train_teacher.sh
-sh matching.sh
-cd ../validate
-LAUNCH="accelerate launch" sh train_FKD.sh
 """
+STAGES = "sh gen_prototype_imgnt.sh\nsh gen_syn_image_imgnt.sh --seed 3\ncd ../matching\nsh train_teacher.sh\nsh matching.sh\n"
+STUDENT = 'cd ../validate\nLAUNCH="accelerate launch" sh train_FKD.sh\n'
 
 
-def test_imagenet_from_end_to_end_with_values_given_once(tmp_path):
+def test_imagenet_from_end_to_end_with_values_given_once(here, tmp_path):
+    """The commands of the scripts run in this process, the student's by the script and a launcher."""
     rng = np.random.default_rng(0)
     for wnid in ("n01440764", "n01443537"):
         for part, count in (("train", 4), ("val", 2)):
@@ -202,9 +198,15 @@ def test_imagenet_from_end_to_end_with_values_given_once(tmp_path):
             for place in range(count):
                 image = Image.fromarray(rng.integers(0, 256, (40, 32, 3), dtype=np.uint8))
                 image.save(tmp_path / "data" / part / wnid / f"{wnid}_{place}.JPEG")
-    start = executable(tmp_path / "all.sh", EXPORTS)
     folders = {name: os.path.relpath(tmp_path / name.lower(), ROOT / "distillation") for name in ("DATA", "RUN")}
-    done = run(str(start), ACCELERATE_USE_CPU="1", **folders)
+    python = executable(tmp_path / "bin" / "python", PRINTS)
+    done = run(str(executable(tmp_path / "stages.sh", START + STAGES)), PATH=f"{python.parent}:{os.environ['PATH']}", **folders)
+    commands = [part.splitlines()[1:] for part in done.stdout.split("BEGIN\n")[1:]]
+    assert (done.returncode, len(commands)) == (0, 4), done.stderr
+    for words in commands:
+        answer = here(*words)
+        assert answer.code == 0, answer.err
+    done = run(str(executable(tmp_path / "student.sh", START + STUDENT)), ACCELERATE_USE_CPU="1", **folders)
     assert done.returncode == 0, done.stderr[-2000:]
     run_folder = tmp_path / "run"
     distilled = json.loads((run_folder / "distilled" / "imagenet_ipc2_2_s0.3_g2.0_kmexpand1" / "manifest.json").read_text())
