@@ -59,6 +59,13 @@ def start(module: str, *flags, **environment) -> subprocess.Popen:
                             env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def shell(script, *words, cwd=ROOT, **environment) -> subprocess.CompletedProcess:
+    """Run a shell script, with the Python of the tests as the active one."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, **{name: str(value) for name, value in environment.items()}}
+    return subprocess.run(["sh", script, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+
+
 def kill_when(process: subprocess.Popen, root: Path, pattern: str, seconds: float = 600) -> None:
     """SIGKILL `process` as soon as a file `pattern` lies below `root`."""
     until = time.monotonic() + seconds
