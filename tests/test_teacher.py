@@ -167,14 +167,11 @@ def test_the_network_sees_views_with_the_holes_of_seed_epoch_and_row(digits, tmp
 
 # the command
 
-RECIPE = ["--crop", "pad", "--cutout", 8, "--optimizer", "sgd", "--lr-schedule", "triangle", "--label-smoothing", 0.1,
-          "--ema", 0.9, "--bf16", "--batch-size", 48, "--epochs", 4, "--save-seconds", 0]
-
-
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, image_data):
     flags = ["--dataset", "folder", "--data_dir", image_data, "--arch", "shufflenet_v2_x0_5", "--input-size", SIZE,
-             *RECIPE]
+             "--crop", "pad", "--cutout", 8, "--optimizer", "sgd", "--lr-schedule", "triangle", "--label-smoothing", 0.1,
+             "--ema", 0.9, "--bf16", "--batch-size", 48, "--epochs", 4, "--save-seconds", 0]
     return run_stage(tmp_path_factory.mktemp("recipe"), "matching.train_teacher", flags, "--output-dir", "state.pt")
 
 
