@@ -59,6 +59,13 @@ def start(module: str, *flags, **environment) -> subprocess.Popen:
                             env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def shell(script, *words, cwd=ROOT, **environment) -> subprocess.CompletedProcess:
+    """Run a shell script, with the Python of the tests as the active one."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, **{name: str(value) for name, value in environment.items()}}
+    return subprocess.run(["sh", script, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+
+
 def kill_when(process: subprocess.Popen, root: Path, pattern: str, seconds: float = 600) -> None:
     """SIGKILL `process` as soon as a file `pattern` lies below `root`."""
     until = time.monotonic() + seconds
@@ -169,6 +176,13 @@ def image_data(made_once) -> Path:
     return made_once("images", write_world)
 
 
+@pytest.fixture(scope="session")
+def data(made_once) -> Path:
+    """What tests of the continual stage train on."""
+    from tiny_continual import write_data
+    return made_once("continual", write_data)
+
+
 def write_world(root: Path) -> Path:
     """Write train/<class>/ and test/<class>/ of 12 classes: each a colour of its own under coarse noise."""
     for label, name in enumerate(CLASSES):
@@ -180,6 +194,18 @@ def write_world(root: Path) -> Path:
                 coarse = np.clip(colour + rng.normal(0, 40, (8, 8, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(coarse).resize((SIZE, SIZE), Image.BICUBIC).save(root / part / name / f"{place:02d}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The first 64 test images of digits, with labels 0 to 9 in turn."""
+    import torch
+
+    from distillation.datasets import load_split
+    from matching.image_set import image_set
+    split = load_split("digits", "", "test")
+    return image_set("digits", split.classes, torch.stack([
+        torch.from_numpy(np.array(split.read(place))).permute(2, 0, 1) for place in range(64)]), torch.arange(64) % 10)
 
 
 @pytest.fixture

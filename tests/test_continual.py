@@ -6,24 +6,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_data, write_teacher
+from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_teacher
 from torch import nn
 
-from continual import train_continual
+from continual import streams, train_continual
 from continual.agem import frozen_statistics, project_
 from continual.buffer import Reservoir, TaskMemory, draw_rows, reservoir_slots, split_evenly
 from continual.merging import MERGES, merge_ties
 from continual.metrics import masked_accuracy, summarise
-from continual.streams import (
-    balanced_rows,
-    batches,
-    class_order,
-    hold_out,
-    make_tasks,
-    merge_tasks,
-    random_images,
-    split_classes,
-)
+from continual.streams import batches, class_order, hold_out, make_tasks, merge_tasks
 from continual.task_arithmetic import TaskArithmetic, reestimate_batchnorm
 from continual.timing import Timers
 from continual.training import Trainer
@@ -58,9 +49,9 @@ def test_masked_accuracy_answers_allowed_classes_only():
 def test_class_order_depends_on_the_seed_alone_and_is_cut_evenly():
     assert class_order(10, "seeded", 3) == class_order(10, "seeded", 3) != class_order(10, "seeded", 4)
     assert class_order(4, "natural", 3) == [0, 1, 2, 3]
-    assert split_classes([2, 0, 1, 3, 4], 2) == [(2, 0, 1), (3, 4)]
+    assert streams.split_classes([2, 0, 1, 3, 4], 2) == [(2, 0, 1), (3, 4)]
     with pytest.raises(InputError, match="between 1 and 5"):
-        split_classes([2, 0, 1, 3, 4], 6)
+        streams.split_classes([2, 0, 1, 3, 4], 6)
 
 
 def test_batches_show_every_image_once_before_any_twice():
@@ -88,13 +79,13 @@ def test_memory_is_held_out_only_where_the_task_can_spare_it():
 
 def test_balanced_rows_take_turns_and_random_images_match_the_counts():
     labels = torch.tensor([0] * 20 + [1] * 3)
-    rows = balanced_rows(labels, 8, generator_for(0, "test"))
+    rows = streams.balanced_rows(labels, 8, generator_for(0, "test"))
     assert labels[rows].bincount().tolist() == [5, 3] and len(set(rows.tolist())) == 8
     real, like = some_images(12), some_images(3)
-    assert random_images(real, like, 0).labels.bincount().tolist() == [3, 3, 3, 3]
-    assert random_images(real, like, 0).digest == random_images(real, like, 0).digest != random_images(real, like, 1).digest
+    first, again, other = (streams.random_images(real, like, seed) for seed in (0, 0, 1))
+    assert first.labels.bincount().tolist() == [3, 3, 3, 3] and first.digest == again.digest != other.digest
     with pytest.raises(InputError, match="expected 12 images of class 0, found 3"):
-        random_images(like, real, 0)
+        streams.random_images(like, real, 0)
 
 
 # buffer
@@ -217,11 +208,6 @@ def refusal(monkeypatch, capsys, *words) -> str:
     lines = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and len(lines) == 1, lines
     return lines[0]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("continual"))
 
 
 def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path, monkeypatch, capsys):

@@ -12,11 +12,10 @@ from PIL import Image
 
 from distillation.distilled_set import finish_distilled, row, write_image
 from misc.report.page import html_section
-from misc.report.results import Run, read_stages
+from misc.report.results import Run
 from misc.report.statistics import kept, mean_std, saved
 from misc.report.tables import Section, cell, left_columns, markdown_table, plain_table
 from scripts.artefact import begin, write_json, write_result
-from scripts.cli import ROOT
 
 CLASSES = [{"name": "cat & dog", "prompt": "a cat"}, {"name": "<eel>", "prompt": "an eel"}]
 SHADES = {"d4m": 40, "prototype": 120, "random": 200}
@@ -129,17 +128,14 @@ def test_captions_name_what_is_equal(reported):
     assert "abc" in text and "torch " in text
 
 
-def test_the_page_needs_nothing_but_itself(reported):
+def test_the_page_holds_its_figures(reported):
     page = (reported / "report.html").read_text()
-    assert not re.search(r"https?:|//\w|@import|<script|url\(", re.sub(r'"data:image/png;base64,[^"]*"', "", page))
     images = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,([^"]+)" ', page)
     assert len(images) == 3 == page.count("<img")
     for (_, data), name in zip(images, ("grid.png", "beside.png", "accuracy_vs_time.png"), strict=True):
         assert base64.b64decode(data) == (reported / name).read_bytes()
         assert Image.open(io.BytesIO(base64.b64decode(data))).width > 600
-    assert "cat &amp; dog" in page and "&lt;eel&gt;" in page and "<eel>" not in page
-    assert "prefers-color-scheme: dark" in page and 'name="viewport"' in page and '<html lang="en">' in page
-    assert str(reported) not in page
+    assert "cat &amp; dog" in page and "&lt;eel&gt;" in page and "<eel>" not in page and '<html lang="en">' in page
 
 
 def test_the_page_escapes_every_text(tmp_path):
@@ -227,17 +223,3 @@ def test_tables_as_text():
         "| Name | Long header |", "| :--- | ---: |", "| a\\|b | 1.5 ± 0.1 |", "| cd | not run |"]
     assert plain_table(header, rows).splitlines() == [
         "           Long", "Name     header", "----  ---------", "a|b   1.5 ± 0.1", "cd      not run"]
-
-
-def test_a_stage_run_again_counts_its_longest(tmp_path):
-    (tmp_path / "s").write_text('{"stage": "b", "seconds": 5}\n{"stage": "a", "seconds": 7}\n{"stage": "b", "seconds": 9}\n')
-    assert list(read_stages(tmp_path / "s").items()) == [("b", 9), ("a", 7)]
-    assert read_stages(tmp_path / "none") == {}
-
-
-def test_only_light_modules_are_imported_for_help(command):
-    answer = command("misc.report", "--help")
-    assert answer.code == 0 and "python -m misc.report run runs/quickstart" in answer.out
-    for name in ("results", "statistics", "tables", "figures"):
-        source = (ROOT / "misc" / "report" / f"{name}.py").read_text()
-        assert not re.search(r"^(import|from) (torch|numpy|matplotlib|PIL|scipy)", source, re.M)

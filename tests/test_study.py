@@ -1,18 +1,15 @@
 """misc/studies/cifar10.sh in its smallest settings, from the prior to the tables."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import shell
 
 from misc.report.results import Results, Run
 from misc.report.tables import targets
-from scripts.cli import ROOT
 
 TINY = {"SCALE": "small", "IPCS": "1", "MODELS": "convnet_d3_w128", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
         "VAE_CHANNELS": "8 8 8", "UNET_CHANNELS": "16 16", "VAE_STEPS": "2", "UNET_STEPS": "2", "LDM_BATCH": "8",
@@ -31,10 +28,8 @@ def ten_classes(image_data, tmp_path_factory) -> Path:
     return data
 
 
-def study(data: Path, run: Path, **changed: str) -> subprocess.CompletedProcess:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, **TINY, "DATA": str(data), "STUDY": str(run), "PATH": path, **changed}
-    return subprocess.run(["sh", "misc/studies/cifar10.sh"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+def study(data: Path, run: Path, **changed: str):
+    return shell("misc/studies/cifar10.sh", **{**TINY, "DATA": data, "STUDY": run, **changed})
 
 
 def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
