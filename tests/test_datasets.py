@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import CLASSES
 from PIL import Image, ImageSequence
 from test_bad_input import refused
 from torchvision import transforms
@@ -32,15 +33,7 @@ SEEN = {  # SHA-256 of the sorted wnids, a line each
     "imagenet_wnids.txt": "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15",
     # of the archive's wnids.txt, as two projects have copied it
     "tiny_imagenet_wnids.txt": "342d6acf18911d62da4c981221f833718a3ef8299e55512239e09c64e49a344c"}
-# CIFAR's class names; as its own files hold them, they have the fingerprint that torchvision asks for (see `meta_file`)
-TEN = "airplane automobile bird cat deer dog frog horse ship truck"
-FINE = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
-    forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
-    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
-    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-    sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
-    willow_tree wolf woman worm"""
+# CIFAR-100's super-classes: with ours they have the fingerprint that torchvision asks for (see `meta_file`)
 COARSE = """aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices household_furniture
     insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes large_omnivores_and_herbivores
     medium_mammals non-insect_invertebrates people reptiles small_mammals trees vehicles_1 vehicles_2"""
@@ -82,7 +75,7 @@ def test_digits_table(part):
     assert set(split.labels.tolist()) == set(range(10))
 
 
-def meta_file(items: list[tuple[str, object]]) -> bytes:
+def meta_file(items: dict[str, list[str] | int]) -> bytes:
     """CIFAR's file of class names, byte for byte: a pickle of Python 2, protocol 2, every string and list memorised."""
     memo = iter(range(1, 256))
 
@@ -92,47 +85,34 @@ def meta_file(items: list[tuple[str, object]]) -> bytes:
     def text(value: str) -> bytes:
         return b"U" + bytes([len(value)]) + value.encode() + put()
     out = b"\x80\x02}" + put() + b"("
-    for key, value in items:
+    for key, value in items.items():
         out += text(key)
-        if isinstance(value, int):
-            out += b"M" + value.to_bytes(2, "little")
-        else:
-            out += b"]" + put() + b"(" + b"".join(map(text, value)) + b"e"
+        out += b"M" + value.to_bytes(2, "little") if isinstance(value, int) else \
+            b"]" + put() + b"(" + b"".join(map(text, value)) + b"e"
     return out + b"u."
 
 
-@pytest.fixture
-def cifar(tmp_path, monkeypatch):
-    """CIFAR folders of one image per class; only the fingerprints of the image files are replaced by theirs."""
-    def make(source, key: str, names: list[str], meta: bytes) -> Path:
-        folder = tmp_path / source.base_folder
-        folder.mkdir()
-        (folder / source.meta["filename"]).write_bytes(meta)
-        for listed in ("train_list", "test_list"):
-            files, sums = [name for name, _ in getattr(source, listed)], []
-            for place, file in enumerate(files):
-                labels = list(range(len(names)))[place::len(files)]
-                data = np.stack([np.array(marked(label).resize((32, 32))).transpose(2, 0, 1).ravel() for label in labels])
-                (folder / file).write_bytes(pickle.dumps({"data": data, key: labels}, protocol=2))
-                sums.append([file, hashlib.md5((folder / file).read_bytes()).hexdigest()])
-            monkeypatch.setattr(source, listed, sums)
-        return tmp_path
-    return make
-
-
 @pytest.mark.parametrize("part", ["train", "test"])
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_table(cifar, name, part):
-    if name == "cifar10":
-        source, key, names = CIFAR10, "labels", TEN.split()
-        meta = meta_file([("num_cases_per_batch", 10000), ("label_names", names), ("num_vis", 3072)])
-    else:
-        source, key, names = CIFAR100, "fine_labels", FINE.split()
-        meta = meta_file([("fine_label_names", names), ("coarse_label_names", COARSE.split())])
+@pytest.mark.parametrize(("source", "key"), [(CIFAR10, "labels"), (CIFAR100, "fine_labels")])
+def test_cifar_table(tmp_path, monkeypatch, source, key, part):
+    """Folders of one image per class. Only the fingerprints of the image files are replaced, not that of the names."""
+    names = (PROMPTS / f"{source.__name__.lower()}.txt").read_text().replace(" ", "_").split()
+    meta = meta_file({"num_cases_per_batch": 10000, "label_names": names, "num_vis": 3072} if source is CIFAR10 else
+                     {"fine_label_names": names, "coarse_label_names": COARSE.split()})
     assert hashlib.md5(meta).hexdigest() == source.meta["md5"]
-    root = cifar(source, key, names, meta)
-    ours, theirs = load_split(name, root, part), source(root, train=part == "train")
-    assert pairs(ours) == [(entry, entry.replace("_", " ")) for entry in theirs.classes] and len(ours.classes) == len(names)
+    folder = tmp_path / source.base_folder
+    folder.mkdir()
+    (folder / source.meta["filename"]).write_bytes(meta)
+    for listed in ("train_list", "test_list"):
+        files, sums = [name for name, _ in getattr(source, listed)], []
+        for place, file in enumerate(files):
+            labels = list(range(len(names)))[place::len(files)]
+            data = np.stack([np.array(marked(label).resize((32, 32))).transpose(2, 0, 1).ravel() for label in labels])
+            (folder / file).write_bytes(pickle.dumps({"data": data, key: labels}, protocol=2))
+            sums.append([file, hashlib.md5((folder / file).read_bytes()).hexdigest()])
+        monkeypatch.setattr(source, listed, sums)
+    ours, theirs = load_split(source.__name__.lower(), tmp_path, part), source(tmp_path, train=part == "train")
+    assert pairs(ours) == [(entry, entry.replace("_", " ")) for entry in theirs.classes]
     assert ours.labels.tolist() == theirs.targets
     for row, label in enumerate(ours.labels):
         assert mark_of(ours.read(row)) == label and np.array_equal(np.array(ours.read(row)), np.array(theirs[row][0]))
@@ -243,16 +223,6 @@ def test_damaged_annotations_of_tiny_imagenet(tmp_path, text, found):
         load_split("tiny_imagenet", tmp_path, "test")
 
 
-def test_folder_table(tmp_path):
-    for label, name in enumerate(["10", "2", "Zebra", "ant", "sea_lion"]):
-        for part in ("train", "val"):
-            write_marked(tmp_path / part / name / "a.png", label)
-    for part, folder in (("train", "train"), ("test", "val")):
-        split, theirs = load_split("folder", tmp_path, part), ImageFolder(tmp_path / folder)
-        assert pairs(split) == [(name, name.replace("_", " ")) for name in theirs.classes]
-        assert split.labels.tolist() == theirs.targets == [mark_of(split.read(row)) for row in range(5)]
-
-
 # prompts
 
 def test_a_template_wraps_the_prompts_and_leaves_the_names(image_data, tmp_path):
@@ -272,13 +242,11 @@ def test_a_template_without_a_place_is_refused(here, tmp_path):
 
 def test_the_names_in_another_order_are_refused(image_data, tmp_path):
     """So was the original's file for CIFAR-100, sorted by super-class: 99 of 100 prompts spoke of another class."""
-    names = [name.replace("_", " ") for name in ImageFolder(image_data / "train").classes]
-    (tmp_path / "prompts.txt").write_text("\n".join([*names[6:], *names[:6]]))
-    with pytest.raises(InputError, match="line 1 'ant', found 'gnu'"):
-        load_split("folder", image_data, "train", tmp_path / "prompts.txt")
-    (tmp_path / "prompts.txt").write_bytes("café\n".encode("latin-1") * 12)
-    with pytest.raises(InputError, match="UTF-8"):
-        load_split("folder", image_data, "train", tmp_path / "prompts.txt")
+    names = "\n".join(name.replace("_", " ") for name in [*CLASSES[6:], *CLASSES[:6]])
+    for content, found in ((names.encode(), "line 1 'ant', found 'gnu'"), ("café\n".encode("latin-1") * 12, "UTF-8")):
+        (tmp_path / "prompts.txt").write_bytes(content)
+        with pytest.raises(InputError, match=found):
+            load_split("folder", image_data, "train", tmp_path / "prompts.txt")
 
 
 # messy images, 1: formats
@@ -392,11 +360,6 @@ def test_every_format_becomes_upright_rgb(tmp_path):
 
 # messy images, 2: damaged files
 
-def png_of_size(width: int, height: int) -> bytes:
-    """The head of a PNG that claims a size."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">II", zlib.crc32(head), 40) + b"IDAT"
-
 
 def write_damaged(folder: Path) -> dict[str, str]:
     """Two good files and every kind of bad one; by name a word of the reason given."""
@@ -406,10 +369,12 @@ def write_damaged(folder: Path) -> dict[str, str]:
     for name in ("cut.jpg", "cut.png", "cut.webp", "cut.gif", "cut.bmp", "cut.tif"):
         noise.save(folder / name)
         (folder / name).write_bytes((folder / name).read_bytes()[:-800])
-    (folder / "empty.png").write_bytes(b"")
-    (folder / "text.jpg").write_text("<html>404 Not Found</html>")
-    (folder / "postscript.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-    (folder / "bomb.png").write_bytes(png_of_size(30000, 30000))
+    for name, content in (("empty.png", b""), ("text.jpg", b"<html>404 Not Found</html>"),
+                          ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")):
+        (folder / name).write_bytes(content)
+    head = b"IHDR" + struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    (folder / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(
+        ">II", zlib.crc32(head), 40) + b"IDAT")
     (folder / "broken-link.jpg").symlink_to("nowhere.jpg")
     (folder / "own-link.jpg").symlink_to("own-link.jpg")
     Image.fromarray(np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)).save(folder / "float.tif")
@@ -445,30 +410,19 @@ def test_damaged_files_end_the_run_or_are_left_out(tmp_path):
     assert [mark_of(left.read(row)) for row in range(4)] == [300, 300, 0, 1] and left.paths[3].name == "1.png"
 
 
-@pytest.fixture
-def train_teacher(here, own_image_data, tmp_path):
-    """train_teacher on 12 classes of which one is spoilt by `spoil`."""
-    def call(spoil, *flags):
-        spoil(own_image_data / "train" / "cat")
-        return here("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--epochs", 1,
-                    "--output-dir", tmp_path / "out", *flags)
-    return call
-
-
-def test_damaged_files_by_command(train_teacher, own_image_data, tmp_path):
-    assert refused(train_teacher(write_damaged), own_image_data / "train" / "cat" / "32-bit.tif", "mode I")
-    answer = train_teacher(lambda folder: None, "--on_bad_image", "skip")
+def test_damaged_files_by_command(here, own_image_data, tmp_path):
+    cat = own_image_data / "train" / "cat"
+    words = ("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--epochs", 1, "--output-dir",
+             tmp_path / "out")
+    write_damaged(cat)
+    assert refused(here(*words), cat / "32-bit.tif", "mode I")
+    answer = here(*words, "--on_bad_image", "skip")
     assert answer.code == 0 and "14 of 184 images cannot be read" in answer.err and "32-bit.tif" in answer.err
     assert json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]["train_images"] == 170
-
-
-def spoil_all(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.write_bytes(b"")
-
-
-def test_a_class_without_a_readable_image_by_command(train_teacher, own_image_data):
-    assert refused(train_teacher(spoil_all, "--on_bad_image", "skip"), own_image_data / "train", "class cat", "none among 14")
+    shutil.rmtree(cat)
+    cat.mkdir()
+    (cat / "0.png").write_bytes(b"")
+    assert refused(here(*words, "--on_bad_image", "skip"), own_image_data / "train", "class cat", "none among 1")
 
 
 def test_training_a_model_leaves_damaged_files_out(here, tmp_path):
@@ -484,7 +438,7 @@ def test_training_a_model_leaves_damaged_files_out(here, tmp_path):
 
 # messy images, 3: names and links
 
-NAMES = ["a b", "Ärger", "caf\u00e9", "cafe\u0301 noir", "naïve", "ζώο", "кот", "猫", "🐈 cat", "10", "9"]
+NAMES = ["a b", "Ärger", "caf\u00e9", "cafe\u0301 noir", "naïve", "ζώο", "кот", "猫", "🐈 cat", "10", "9", "Zebra", "sea_lion"]
 
 
 def write_names(root: Path) -> None:
@@ -493,16 +447,15 @@ def write_names(root: Path) -> None:
             write_marked(root / name / file, 16 * label + place)
 
 
-def add_clutter(root: Path, elsewhere: Path) -> None:
+def add_clutter(root: Path) -> None:
     """What systems and people leave behind; none of it is an image of the data set."""
     for file in (".DS_Store", ".hidden/a.png", "9/.DS_Store", "9/._b.png", "9/.cache/a.png", "9/Thumbs.db", "9/notes.txt",
                  "9/b.png.bak", "loose.png"):
         (root / file).parent.mkdir(exist_ok=True)
         (root / file).write_bytes(b"\x00\x05\x16\x07")
-    (root / "10" / "up").symlink_to(root)                 # loops, of three lengths
-    (root / "10" / "itself").symlink_to(".")
-    (root / "10" / "deep" / "er" / "round").symlink_to(root / "10" / "deep")
-    (root / "9" / "above").symlink_to(root.parent.parent)
+    for link, target in (("10/up", root), ("10/itself", "."), ("10/deep/er/round", root / "10" / "deep"),  # loops
+                         ("9/above", root.parent.parent)):
+        (root / link).symlink_to(target)
 
 
 def test_names_and_links(tmp_path):
@@ -513,16 +466,16 @@ def test_names_and_links(tmp_path):
     (root / "ähnlich").symlink_to(elsewhere)              # a class folder that is a link
     (root / "10" / "more").symlink_to(elsewhere)          # and one inside a class
     theirs = ImageFolder(root)
-    add_clutter(root, elsewhere)
-    split = load_split("folder", tmp_path / "data", "train")
-    assert [entry["name"] for entry in split.classes] == theirs.classes
-    assert list(zip(map(str, split.paths), split.labels.tolist(), strict=True)) == theirs.samples
     assert len(theirs.samples) == 5 * len(NAMES) + 3
-    assert [entry["prompt"] for entry in split.classes] == \
-        [unicodedata.normalize("NFC", name.replace("_", " ")) for name in theirs.classes]
-    for setting in ("error", "skip"):
-        images, rows = decode_readable(load_split("folder", tmp_path / "data", "train", on_bad_image=setting), range(58), 8)
-        assert rows.tolist() == list(range(58))
+    add_clutter(root)
+    root.with_name("val").symlink_to("train")
+    for part, setting in (("train", "error"), ("train", "skip"), ("test", "error")):
+        split = load_split("folder", tmp_path / "data", part, on_bad_image=setting)
+        assert pairs(split) == [(name, unicodedata.normalize("NFC", name.replace("_", " "))) for name in theirs.classes]
+        assert [(str(path).replace("/val/", "/train/"), label) for path, label in
+                zip(split.paths, split.labels.tolist(), strict=True)] == theirs.samples
+        images, rows = decode_readable(split, range(len(theirs)), 8)
+        assert rows.tolist() == list(range(len(theirs)))
         assert marks_of(images) == [mark_of(open_image(path)) for path, _ in theirs.samples]
 
 
@@ -566,16 +519,12 @@ def test_cropping_is_torchvisions(shape, fit, shorter, size):
     assert np.abs(np.array(ours).astype(int) - np.array(theirs)).max() <= 1
 
 
-def test_fits_keep_or_squash_the_aspect():
+@pytest.mark.parametrize(("fit", "height", "width"), [
+    ("squash", 80 * 56 / 120, 80 * 56 / 240), ("crop", 80 * 56 / 120, 80 * 56 / 120), ("centre", 80 * 64 / 120, 80 * 64 / 120)])
+def test_fits_keep_or_squash_the_aspect(fit, height, width):
     disc = np.hypot(*np.mgrid[-59.5:60, -119.5:120] / 40) < 1  # a circle of 80 pixels in 240 x 120
-    image = Image.fromarray(np.uint8(disc) * 255).convert("RGB")
-    spans = {}
-    for fit in ("squash", "crop", "centre"):
-        inside = np.array(fit_image(image, 56, fit))[..., 0] > 127
-        spans[fit] = (int(inside.any(axis=1).sum()), int(inside.any(axis=0).sum()))
-    assert spans["squash"] == pytest.approx((80 * 56 / 120, 80 * 56 / 240), abs=1.5)
-    assert spans["crop"] == pytest.approx((80 * 56 / 120,) * 2, abs=1.5)
-    assert spans["centre"] == pytest.approx((80 * 64 / 120,) * 2, abs=1.5)
+    inside = np.array(fit_image(Image.fromarray(np.uint8(disc) * 255).convert("RGB"), 56, fit))[..., 0] > 127
+    assert (inside.any(axis=1).sum(), inside.any(axis=0).sum()) == pytest.approx((height, width), abs=1.5)
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "centre"])
