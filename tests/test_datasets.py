@@ -7,9 +7,7 @@ import pickle
 import random
 import re
 import shutil
-import struct
 import unicodedata
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 from conftest import CLASSES
 from PIL import Image, ImageSequence
 from test_bad_input import refused
+from test_untrusted import with_header
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageFolder, Imagenette
 from torchvision.models import ResNet18_Weights
@@ -215,8 +214,10 @@ def test_rearranged_tiny_imagenet_is_the_same(tiny_imagenet, tmp_path):
     assert real_images(moved, 8).digest == real_images(official, 8).digest
 
 
-@pytest.mark.parametrize(("text", "found"), [("val_0.JPEG n01443537\n", "line 1"), ("", "found none")])
+@pytest.mark.parametrize(("text", "found"), [("val_0.JPEG n01443537\n", "line 1"), ("", "found none"), *[
+    (f"{name}\tn01443537\t0\t0\t1\t1\n", f"line 1.*{name}") for name in ("../../secret.png", "/etc/passwd", "sub/a.png")]])
 def test_damaged_annotations_of_tiny_imagenet(tmp_path, text, found):
+    """Also such as name files elsewhere."""
     (tmp_path / "val" / "images").mkdir(parents=True)
     (tmp_path / "val" / "val_annotations.txt").write_text(text)
     with pytest.raises(InputError, match=f"val_annotations.txt: expected .*{found}"):
@@ -372,9 +373,7 @@ def write_damaged(folder: Path) -> dict[str, str]:
     for name, content in (("empty.png", b""), ("text.jpg", b"<html>404 Not Found</html>"),
                           ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")):
         (folder / name).write_bytes(content)
-    head = b"IHDR" + struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
-    (folder / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(
-        ">II", zlib.crc32(head), 40) + b"IDAT")
+    (folder / "bomb.png").write_bytes(with_header((folder / "good-1.png").read_bytes(), 30000, 30000, b"\x08\x02\0\0\0"))
     (folder / "broken-link.jpg").symlink_to("nowhere.jpg")
     (folder / "own-link.jpg").symlink_to("own-link.jpg")
     Image.fromarray(np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)).save(folder / "float.tif")
