@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, SIZE, TEST_PER_CLASS, edit
+from conftest import CLASSES, SIZE, edit
 from PIL import Image
 
 from scripts.artefact import digest
@@ -38,7 +38,6 @@ train_student = good("student", "--epochs", 1)
 
 
 # data
-
 def test_missing_data_folder_or_split(gen_prototype, tmp_path):
     assert refused(gen_prototype("--data_dir", tmp_path / "nothing"), tmp_path / "nothing", "train", "no such folder")
     assert refused(gen_prototype("--data_dir", tmp_path), tmp_path, "train", "found none")
@@ -48,19 +47,6 @@ def test_missing_data_folder_by_command(command, checkpoint, tmp_path):
     answer = command("distillation.gen_prototype", "--dataset", "imagenet", "--data_dir", tmp_path / "nothing",
                      "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path)
     assert refused(answer, tmp_path / "nothing") and answer.out == ""
-
-
-def test_missing_test_split_or_empty_class(here, gen_prototype, own_image_data, tmp_path):
-    shutil.rmtree(own_image_data / "test")
-    assert refused(here("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--output-dir",
-                        tmp_path / "teacher"), own_image_data, "val or test")
-    (own_image_data / "train" / "bee").mkdir()
-    assert refused(gen_prototype("--data_dir", own_image_data), own_image_data / "train" / "bee", "empty class")
-
-
-def test_unknown_data_set(here):
-    answer = here("distillation.gen_prototype", "--dataset", "nothing")
-    assert answer.code == 2 and "nothing" in answer.err and "digits" in answer.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("lines", "found"), [
@@ -127,17 +113,19 @@ def test_numbers_out_of_range(request, stage, cases):
     assert all(refused(command(*flags), *flags[:2]) for flags in cases)
 
 
-def test_flags_that_are_missing(here):
+def test_flags_that_are_missing_or_unknown(here):
     assert refused(here("distillation.gen_syn_image", "--dataset", "digits"), "--prototype_path", "d4m")
     assert refused(here("distillation.gen_syn_image", "--method", "noise"), "--ipc")
     assert refused(here("validate.train_FKD"), "--fkd-path")
+    answer = here("distillation.gen_prototype", "--dataset", "nothing")
+    assert answer.code == 2 and "nothing" in answer.err and "digits" in answer.err.splitlines()[-1]
 
 
 # checkpoints
-
-def test_checkpoint_that_looks_like_a_hub_name(gen_prototype):
+def test_checkpoint_that_looks_like_a_hub_name_or_has_a_revision_and_is_none(gen_prototype):
     answer = gen_prototype("--diffusion_checkpoints_path", "runs/nothing")
     assert refused(answer, "runs/nothing", "Stable Diffusion") and answer.out == ""
+    assert refused(gen_prototype("--revision", "v1"), "--revision: expected with the name of a hub checkpoint")
 
 
 def empty(folder: Path) -> None:
@@ -166,15 +154,7 @@ def test_damaged_checkpoint(request, checkpoint, tmp_path, stage, spoil, words):
     assert refused(request.getfixturevalue(stage)("--diffusion_checkpoints_path", copy), copy, "Stable Diffusion", *words)
 
 
-def test_checkpoint_with_another_networks_weights(gen_syn_image, checkpoint, new_checkpoint_in, tmp_path):
-    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-    other = new_checkpoint_in(tmp_path / "other", text_width=32)
-    shutil.copy(other / "unet" / "diffusion_pytorch_model.safetensors", copy / "unet")
-    assert refused(gen_syn_image("--diffusion_checkpoints_path", copy), copy)
-
-
 # folders of earlier stages
-
 @pytest.mark.parametrize(("artefact", "stage", "flag", "unit"), [
     ("prototypes", "gen_syn_image", "--prototype_path", "00004_eel.safetensors"),
     ("teacher", "relabel", "--teacher", "model.safetensors"),
@@ -192,9 +172,12 @@ def test_damaged_folder(request, copied, artefact, stage, flag, unit):
         assert refused(command(flag, copy), copy, artefact, words)
 
 
-def test_prototypes_of_another_checkpoints_latent_shape(gen_syn_image, new_checkpoint_in, tmp_path):
-    other = new_checkpoint_in(tmp_path / "other", levels=2)
-    assert refused(gen_syn_image("--diffusion_checkpoints_path", other), "(4, 16, 16)", "(4, 8, 8)")
+def test_checkpoint_with_weights_or_a_latent_shape_of_another(gen_syn_image, checkpoint, new_checkpoint_in, tmp_path):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    wider, larger = new_checkpoint_in(tmp_path / "wider", text_width=32), new_checkpoint_in(tmp_path / "larger", levels=2)
+    shutil.copy(wider / "unet" / "diffusion_pytorch_model.safetensors", copy / "unet")
+    assert refused(gen_syn_image("--diffusion_checkpoints_path", copy), copy)
+    assert refused(gen_syn_image("--diffusion_checkpoints_path", larger), "(4, 16, 16)", "(4, 8, 8)")
     path = tmp_path / "three.json"
     path.write_text(json.dumps({name: [[[[0.0] * 8] * 8] * 3] for name in CLASSES}))
     assert refused(gen_syn_image("--prototype_path", path), path, "(4, 8, 8)", "(3, 8, 8)")
@@ -224,7 +207,6 @@ def test_manifest_of_another_kind_or_version(gen_syn_image, relabel, prototypes,
 
 
 # teachers, soft labels, students
-
 def test_teacher_of_other_classes_or_sizes(relabel, copied):
     copy = copied("teacher")
     edit(copy, lambda manifest: manifest["classes"].reverse())
@@ -232,43 +214,36 @@ def test_teacher_of_other_classes_or_sizes(relabel, copied):
     assert refused(relabel("--input-size", 64), "--input-size", 32, 64)
 
 
-def test_soft_labels_of_another_distilled_set(train_student, gen_syn_image, image_data, tmp_path):
+def test_soft_labels_of_another_distilled_set_or_of_the_original(train_student, gen_syn_image, image_data, tmp_path):
     assert gen_syn_image("--method", "random", "--data_dir", image_data, "--ipc", 6, "--image_size", SIZE).code == 0
     answer = train_student("--train-dir", tmp_path / "out" / "folder_random_ipc6", "--output-dir", tmp_path / "student")
     assert refused(answer, "folder_random_ipc6", "folder_ipc3_6")
-
-
-def test_pickled_soft_labels_of_the_original(train_student, tmp_path):
     (tmp_path / "FKD" / "epoch_0").mkdir(parents=True)
     (tmp_path / "FKD" / "epoch_0" / "batch_0.tar").write_bytes(b"anything")
     assert refused(train_student("--fkd-path", tmp_path / "FKD"), tmp_path / "FKD", "pickled", "generate_soft_label")
 
 
-def test_val_dir_that_does_not_exist_or_has_other_classes(train_student, image_data, own_image_data, tmp_path):
+def test_test_images_that_do_not_exist_or_have_other_classes(here, train_student, image_data, own_image_data, tmp_path):
     assert refused(train_student("--val-dir", tmp_path / "none"), "--val-dir", tmp_path / "none")
     shutil.rmtree(own_image_data / "test" / "gnu")
     assert refused(train_student("--val-dir", own_image_data / "test"), "11 classes", "found 12")
-    assert len(list((image_data / "test" / "gnu").iterdir())) == TEST_PER_CLASS
+    shutil.rmtree(own_image_data / "test")
+    assert refused(here("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--output-dir",
+                        tmp_path / "teacher"), own_image_data, "val or test")
 
 
 # folders begun before
-
 @pytest.mark.parametrize(("stage", "flag", "had", "wanted"), [
     ("prototypes", "--seed", 0, 7), ("distilled", "--num_inference_steps", 4, 3), ("teacher", "--epochs", 3, 4),
     ("soft_labels", "--fkd-seed", 42, 7), ("student", "--adamw-lr", 0.001, 0.5)])
-def test_a_changed_configuration_is_refused_with_both_values(request, here, stage, flag, had, wanted):
+def test_a_changed_configuration_or_kind_is_refused_with_both_values(request, here, train_student, stage, flag, had, wanted):
     done = request.getfixturevalue(stage)
     before = contents(done.folder)
     root = done.folder if done.folder.name == "whole" else done.folder.parent
     answer = here(done.module, *done.flags, done.output_flag, root, flag, wanted)
     assert refused(answer, done.folder, had, wanted, flag.strip("-").replace("-", "_"))
+    assert stage == "student" or refused(train_student("--output-dir", done.folder), done.folder, "student", stage)
     assert contents(done.folder) == before
-
-
-def test_a_folder_of_another_kind_is_not_written_into(train_student, teacher):
-    before = contents(teacher.folder)
-    assert refused(train_student("--output-dir", teacher.folder), teacher.folder, "student", "teacher")
-    assert contents(teacher.folder) == before
 
 
 @pytest.mark.parametrize("stage", ["gen_prototype", "gen_syn_image"])
