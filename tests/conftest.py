@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from a hub
 
 import fcntl
 import importlib
+import json
 import pickle
 import shutil
 import signal
@@ -167,11 +168,6 @@ def checkpoint(made_once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def new_checkpoint_in():
-    return new_checkpoint
-
-
-@pytest.fixture(scope="session")
 def image_data(made_once) -> Path:
     return made_once("images", write_world)
 
@@ -212,6 +208,36 @@ def digits():
 def own_image_data(image_data, tmp_path) -> Path:
     """A copy to spoil."""
     return Path(shutil.copytree(image_data, tmp_path / "images"))
+
+
+@pytest.fixture
+def copied(request, tmp_path):
+    """A copy of a stage's folder, to spoil."""
+    def call(stage: str) -> Path:
+        ignore = shutil.ignore_patterns("state.pt")
+        return Path(shutil.copytree(request.getfixturevalue(stage).folder, tmp_path / f"copied-{stage}", ignore=ignore))
+    return call
+
+
+def pixels(path: Path) -> np.ndarray:
+    """int [H, W, 3] of an image file."""
+    return np.array(Image.open(path)).astype(int)
+
+
+def manifest_in(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def rows_of(folder: Path) -> list[dict]:
+    """What the manifest of a distilled set says of each image."""
+    return manifest_in(folder)["rows"]
+
+
+def edit(folder: Path, change) -> None:
+    """Let `change` alter the manifest."""
+    manifest = manifest_in(folder)
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="session")
