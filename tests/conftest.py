@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small processes; tests and
 os.environ.setdefault("ACCELERATE_USE_CPU", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from a hub
 
+import atexit
 import fcntl
 import importlib
 import json
@@ -18,13 +19,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from warm import warm_python
 
 from scripts.cli import ROOT, run
 
@@ -55,14 +59,23 @@ class Stage:
     err: str           # stderr of the run that was left alone
 
 
+@cache
+def python() -> Path:
+    """The Python of the tests, with the libraries loaded."""
+    folder = Path(tempfile.mkdtemp(prefix="python-"))
+    atexit.register(shutil.rmtree, folder)
+    return warm_python(folder)
+
+
 def start(module: str, *flags, **environment) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", module, *map(str, flags)], cwd=ROOT, text=True,
+    return subprocess.Popen([python(), "-m", module, *map(str, flags)], cwd=ROOT, text=True,
                             env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def shell(script, *words, cwd=ROOT, **environment) -> subprocess.CompletedProcess:
     """Run a shell script, with the Python of the tests as the active one."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    own = [] if "PATH" in environment else [python().parent]
+    path = os.pathsep.join(map(str, [*own, Path(sys.executable).parent, os.environ["PATH"]]))
     env = {**os.environ, "PATH": path, **{name: str(value) for name, value in environment.items()}}
     return subprocess.run(["sh", script, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
 

@@ -1,25 +1,19 @@
 """The README's first command in its smallest settings: every stage, by the shell scripts users run."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import shell
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = ["prototypes", "images", "decoded", "random", "teacher", "distilled", "random-students", "real-students", "continual",
           "report"]
 
 
 def quickstart(run: Path) -> subprocess.CompletedProcess:
-    # the Python that runs the tests is the active one, so that set-up finds everything there
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "QUICK": "1", "RUN": str(run), "PATH": path}
-    env.pop("OMP_NUM_THREADS", None)
-    return subprocess.run(["sh", "scripts/quickstart.sh"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
+    return shell("scripts/quickstart.sh", QUICK=1, RUN=run)
 
 
 @pytest.fixture(scope="module")
