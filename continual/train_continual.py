@@ -144,9 +144,9 @@ def load_sources(args, device):
     from continual.experiment import Sources
     from continual.streams import resized
     from continual.training import read_teacher
-    from distillation.datasets import load_split
+    from distillation.datasets import load_splits
     from matching.image_set import distilled_images, real_images
-    splits = [load_split(split=part, **dataset_flags(args)) for part in ("train", "test")]
+    splits = load_splits(**dataset_flags(args))
     size = args.size or splits[0].native_size_pixels or 224
     folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]
     teacher = read_teacher(args.teacher, args.temperature, splits[0].classes, size, device) if args.teacher else None

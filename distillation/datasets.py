@@ -16,7 +16,7 @@ from PIL import Image
 
 from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_image
 from scripts.artefact import is_inner, read_bytes
-from scripts.cli import ROOT, InputError
+from scripts.cli import ROOT, InputError, note
 
 PROMPTS = ROOT / "distillation" / "label-prompt"
 BY_CLASS = {"digits": "digits.txt", "cifar10": "cifar10.txt", "cifar100": "cifar100.txt"}  # lines in class order
@@ -65,18 +65,45 @@ class Split:
 
 
 def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Path | None = None,
-               prompt_template: str | None = None, on_bad_image: str = "error") -> Split:
-    """Load `split` ("train" or "test") of the data set `name`.
+               prompt_template: str | None = None, on_bad_image: str = "error", classes: list[dict] | None = None) -> Split:
+    """Load `split` ("train" or "test") of the data set `name`, `matched` to `classes` if given.
 
     Prompts are the data set's own or the lines of `label_file` in class order; they replace {} in `prompt_template`. Raises
     InputError for a missing folder, an empty class, an unknown wnid, and a label file that does not fit.
     """
     loaded = _LOADERS[name](Path(data_dir), split)
+    loaded = loaded if classes is None else matched(loaded, classes)
     names = [entry["name"] for entry in loaded.classes]
     own = own_prompts(name, names, loaded.root) if label_file is None else names
     classes = [{"name": class_name, "prompt": prompt} for class_name, prompt in zip(names, own, strict=True)]
     classes = with_prompts(classes, name, label_file, prompt_template)
     return replace(loaded, classes=classes, on_bad_image=on_bad_image)
+
+
+def load_splits(**flags) -> tuple[Split, Split]:
+    """The training split and the test split, `matched` to the training classes; `flags` and errors as in `load_split`."""
+    train = load_split(split="train", **flags)
+    return train, load_split(split="test", **flags, classes=train.classes)
+
+
+def matched(split: Split, classes: list[dict]) -> Split:
+    """The split with its labels in the order of `classes`, found by name; images of other classes are left out, with a line.
+
+    The original's names `0`, `1`, ... fit as many classes of other names. Raises InputError where a class has no images.
+    """
+    found, wanted = ([unicodedata.normalize("NFC", entry["name"]) for entry in entries] for entries in (split.classes, classes))
+    if found == wanted or wanted == [str(label) for label in range(len(found))] and set(found) != set(wanted):
+        return split
+    where, absent = split.root or split.name, [name for name in wanted if name not in found]
+    if absent:
+        raise InputError(f"{where}: expected the {len(wanted)} classes of the training images, found {len(found)} classes, "
+                         f"{len(absent)} missing: {', '.join(absent[:5])}")
+    if len(found) > len(wanted):
+        note(f"{where}: {len(found) - len(wanted)} of {len(found)} classes are not among the training classes and are left out")
+    label_of = {name: label for label, name in enumerate(wanted)}
+    labels = np.array([label_of.get(name, -1) for name in found])[split.labels]
+    kept = replace(split, labels=labels, classes=[split.classes[found.index(name)] for name in wanted])
+    return kept.only(np.flatnonzero(labels >= 0))
 
 
 def decode(split: Split, rows, size_pixels: int, workers: int = 2, fit: str = "squash") -> torch.Tensor:

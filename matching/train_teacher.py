@@ -62,7 +62,7 @@ def parse_args():
 
 
 def main(args):
-    from distillation.datasets import load_split
+    from distillation.datasets import load_splits
     from matching.augmentation import Views
     from matching.image_set import pad_images, real_images
     from matching.training import Labels, Recipe, finish_model, train
@@ -72,8 +72,8 @@ def main(args):
 
     accelerator = new_accelerator()
     team = Team(accelerator)
-    images, test = (real_images(load_split(split=part, **dataset_flags(args)), args.input_size, args.workers,
-                                "centre").to(accelerator.device) for part in ("train", "test"))
+    images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device)
+                    for split in load_splits(**dataset_flags(args)))
     folder, config = Path(args.output_dir), configuration(args, images, test)
     network = seeded(args.arch, len(images.classes), args.stem, args.seed, args.input_size).to(accelerator.device)
     padded = pad_images(images, args.pad) if args.crop == "pad" else images

@@ -70,8 +70,8 @@ def data_of(dataset: str, settings: dict) -> tuple[int, int, int, int]:
     """Classes, training images, test images and pixels of a data set."""
     if dataset in SIZES:
         return SIZES[dataset]
-    from distillation.datasets import load_split
-    train, test = (load_split(dataset, settings["DATA"], part) for part in ("train", "test"))
+    from distillation.datasets import load_splits
+    train, test = load_splits(name=dataset, data_dir=settings["DATA"])
     return len(train.classes), len(train.labels), len(test.labels), int(settings["INPUT_SIZE"])
 
 

@@ -103,7 +103,7 @@ class Progress(tqdm):
     def __init__(self, *args, disable: bool = False, **settings):
         self.to_log = not sys.stderr.isatty()
         often = {"mininterval": LOG_SECONDS, "delay": LOG_SECONDS, "miniters": 1} if self.to_log else {"mininterval": 0.5}
-        super().__init__(*args, disable=disable or os.environ.get("RANK", "0") != "0", **{**settings, **often})
+        super().__init__(*args, disable=disable or not _speaks(), **{**settings, **often})
 
     def display(self, msg=None, pos=None):
         """Show the bar, or write its line."""
@@ -151,9 +151,20 @@ def run(parse_args, main) -> None:
 
 
 def _stopped() -> int:
-    if os.environ.get("RANK", "0") == "0":  # one process speaks for all of a launcher
+    if _speaks():
         print("stopped by SIGTERM; run the same command again to continue", flush=True)
     return 0
+
+
+def _speaks() -> bool:
+    """Whether this process prints for all processes of a launcher."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def note(text: str) -> None:
+    """Print one line on stderr, once for all processes of a launcher."""
+    if _speaks():
+        print(printable(text), file=sys.stderr)
 
 
 def _report(error, code: int) -> int:

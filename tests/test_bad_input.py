@@ -302,7 +302,7 @@ def test_pickled_soft_labels_of_the_original(train_student, tmp_path):
 def test_val_dir_that_does_not_exist_or_has_other_classes(train_student, image_data, own_image_data, tmp_path):
     assert refused(train_student("--val-dir", tmp_path / "none"), "--val-dir", tmp_path / "none")
     shutil.rmtree(own_image_data / "test" / "gnu")
-    assert refused(train_student("--val-dir", own_image_data / "test"), "11 classes", "found 12")
+    assert refused(train_student("--val-dir", own_image_data / "test"), "12 classes", "found 11 classes, 1 missing: ")
     assert len(list((image_data / "test" / "gnu").iterdir())) == TEST_PER_CLASS
 
 

@@ -10,6 +10,7 @@ import shutil
 import struct
 import unicodedata
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,17 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageFolder, Imagenette
 from torchvision.models import ResNet18_Weights
 
-from distillation.datasets import PROMPTS, decode, decode_all, decode_readable, image_folder, load_split
+from distillation.datasets import (
+    PROMPTS,
+    Split,
+    decode,
+    decode_all,
+    decode_readable,
+    image_folder,
+    load_split,
+    load_splits,
+    matched,
+)
 from distillation.images import BadImage, fit_image, open_image
 from matching.image_set import check_class_names, real_images
 from scripts.cli import InputError
@@ -251,6 +262,53 @@ def test_folder_table(tmp_path):
         split, theirs = load_split("folder", tmp_path, part), ImageFolder(tmp_path / folder)
         assert pairs(split) == [(name, name.replace("_", " ")) for name in theirs.classes]
         assert split.labels.tolist() == theirs.targets == [mark_of(split.read(row)) for row in range(5)]
+
+
+# training and test classes
+
+@pytest.fixture
+def three_and_five(tmp_path) -> Path:
+    """train/ with three classes, val/ with these and two more, exact/val with the three alone."""
+    for label, name in enumerate(["ant", "bear", "cat", "dog", "eel"]):
+        for part in ("train", "val", "exact/val") if label % 2 == 1 or name == "cat" else ("val",):
+            write_marked(tmp_path / part / name / "a.png", label)
+            write_marked(tmp_path / part / name / "b.png", 10 + label)
+    (tmp_path / "exact" / "train").symlink_to(tmp_path / "train")
+    return tmp_path
+
+
+def test_a_test_split_is_matched_to_the_training_classes_by_name(here, three_and_five, tmp_path):
+    """Before, `bear` was tested as `ant`, `cat` as `bear`, without a word."""
+    def trained(data: Path):
+        answer = here("matching.train_teacher", "--dataset", "folder", "--data_dir", data, "--arch", "convnet_d1_w4",
+                      "--input-size", 8, "--epochs", 1, "--batch-size", 6, "--output-dir", data / "teacher")
+        assert answer.code == 0, answer.err
+        return json.loads((data / "teacher" / "manifest.json").read_text())["config"]["test"], answer.err
+    (cut, said), (exact, silent) = (trained(data) for data in (tmp_path, tmp_path / "exact"))
+    assert cut == exact and "2 of 5 classes are not among the training classes" in said and "left out" not in silent
+    (tmp_path / "prompts.txt").write_text("a bear\na cat\na dog\n")
+    train, test = load_splits(name="folder", data_dir=tmp_path, label_file=tmp_path / "prompts.txt")
+    assert train.classes == test.classes and [mark_of(test.read(row)) for row in range(6)] == [1, 11, 2, 12, 3, 13]
+    assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("module", ["matching.train_teacher", "continual.train_continual", "misc.judge"])
+def test_test_classes_that_are_missing_or_others_are_refused(here, three_and_five, tmp_path, module):
+    (tmp_path / "val" / "cat").rename(tmp_path / "val" / "cow")
+    flags = ["--output", tmp_path / "out"] if module == "misc.judge" else ["--output-dir", tmp_path / "out"]
+    assert refused(here(module, "--dataset", "folder", "--data_dir", tmp_path, *flags), tmp_path / "val", "expected the 3",
+                   "found 5 classes, 1 missing: cat")
+
+
+def test_numbered_classes_are_matched_too():
+    """Sorted as text, 10 stands before 2; the original's folders are in numeric order."""
+    numbers, text = ([{"name": name} for name in order] for order in (map(str, range(11)), sorted(map(str, range(11)))))
+    split = Split("val", text, np.arange(11), lambda row: marked(row))
+    assert matched(split, numbers).labels.tolist() == [0, 1, 10, *range(2, 10)]
+    named = replace(split, classes=[{"name": f"class {label}"} for label in range(11)])
+    assert matched(named, numbers) is named
+    with pytest.raises(InputError, match="11 classes of teacher"):
+        check_class_names("set", numbers, "teacher", text)
 
 
 # prompts

@@ -112,7 +112,6 @@ def label_mode(args) -> str:
 
 
 def main(args):
-    from distillation.distilled_set import check_class_names
     from matching.image_set import real_images
     from matching.training import finish_model, train
     from scripts.networks import seeded
@@ -124,7 +123,8 @@ def main(args):
     team = Team(accelerator)
     stored = stored_views(args)
     size = stored.get("input_size") or args.input_size or ORIGINAL["input_size"]
-    images, test_split = training_images(args, size, accelerator.device), load_test(args)
+    images = training_images(args, size, accelerator.device)
+    test_split = load_test(args, images.classes)
     given = {**vars(args), **stored, "lr_schedule": "cosine" if args.cos else args.lr_schedule, "mode": label_mode(args)}
     filled, chosen = resolve(given, args.protocol, len(images.classes), len(images))
     settings = argparse.Namespace(**filled)
@@ -133,7 +133,6 @@ def main(args):
 
     # checks
     folder, config = Path(args.output_dir), configuration(settings, images, test_split)
-    check_class_names(images.name, images.classes, test_split.name, test_split.classes)
     labels = new_labels(settings, images)
     network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
     team.check_rows(len(images), settings.batch_size, settings.gradient_accumulation_steps)
@@ -192,14 +191,14 @@ def training_images(args, size: int, device):
     return real_images(load_split(split="train", **dataset_flags(args)), size, args.workers, "centre", args.data_path, device)
 
 
-def load_test(args):
-    """The split of real images to test on."""
-    from distillation.datasets import image_folder, load_split
+def load_test(args, classes: list[dict]):
+    """The split of real images of the training `classes` to test on."""
+    from distillation.datasets import image_folder, load_split, matched
     if args.val_dir and not Path(args.val_dir).is_dir():
         raise InputError(f"--val-dir: expected a folder with one folder per class, found nothing at {args.val_dir}")
     if args.val_dir:
-        return image_folder("val", Path(args.val_dir), on_bad_image=args.on_bad_image)
-    return load_split(split="test", **dataset_flags(args))
+        return matched(image_folder("val", Path(args.val_dir), on_bad_image=args.on_bad_image), classes)
+    return load_split(split="test", **dataset_flags(args), classes=classes)
 
 
 def new_labels(settings, images):
