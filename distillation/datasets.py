@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -319,7 +320,7 @@ def by_wnid(dataset: str) -> dict[str, str]:
 def file_prompts(path: Path, dataset: str, names: list[str]) -> list[str]:
     """The lines of a label file, one prompt per class in the order of `names`.
 
-    Raises InputError for another number of lines, and for the classes' own names in another order.
+    Raises InputError for another number of lines, and for the classes' own names in another order (`exchanged`).
     """
     if not path.is_file():
         raise InputError(f"{path}: expected a label file with {len(names)} lines, found none")
@@ -328,12 +329,32 @@ def file_prompts(path: Path, dataset: str, names: list[str]) -> list[str]:
         found = len(lines) if all(lines) else f"an empty line {lines.index('') + 1}"
         raise InputError(f"{path}: expected {len(names)} prompts, one per line in class order, found {found}")
     known = by_wnid(dataset)
-    given, own = ([plain(text).casefold() for text in texts] for texts in (lines, [known.get(name, name) for name in names]))
-    if given != own and sorted(given) == sorted(own):
-        first = next(index for index in range(len(own)) if given[index] != own[index])
-        raise InputError(f"{path}: expected the names of {dataset} in class order, line {first + 1} {own[first]!r}, "
-                         f"found {lines[first]!r}")
+    own = [plain(known.get(name, name)) for name in names]
+    if wrong := exchanged(lines, own):
+        raise InputError(f"{path}: expected the names of {dataset} in class order, line {wrong[0] + 1} {own[wrong[0]]!r}, "
+                         f"found {lines[wrong[0]]!r}; {len(wrong)} of {len(lines)} lines name another class")
     return lines
+
+
+def exchanged(lines: list[str], names: list[str]) -> list[int]:
+    """The lines that name another class instead of their own, while a line of the same kind names theirs.
+
+    A line names a class by its name alone or, for names of at least three letters, by its words: `a photo of a cat`. Lines of
+    a permutation are such lines; a richer prompt that mentions another class is none.
+    """
+    texts, own = ([" ".join(re.findall(r"\w+", plain(text).casefold())) for text in each] for each in (lines, names))
+    labels = {name: label for label, name in reversed([*enumerate(own)])}
+    found = [_named(text, name, labels) for text, name in zip(texts, own, strict=True)]
+    wrong = {line: label for line, label in enumerate(found) if label is not None and own[label] != own[line]}
+    return [line for line in wrong if line in wrong.values()]
+
+
+def _named(text: str, own: str, labels: dict[str, int]) -> int | None:
+    """The class that a prompt names: exactly, else its own, else the one with the longest name."""
+    if text in labels:
+        return labels[text]
+    inside = [name for name in labels if f" {name} " in f" {text} " and sum(map(str.isalpha, name)) >= 3]
+    return labels.get(own if own in inside else max(inside, key=len, default=None))
 
 
 def read_lines(path: Path) -> list[str]:

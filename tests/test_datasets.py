@@ -25,9 +25,11 @@ from torchvision.models import ResNet18_Weights
 from distillation.datasets import (
     PROMPTS,
     Split,
+    by_wnid,
     decode,
     decode_all,
     decode_readable,
+    exchanged,
     image_folder,
     load_split,
     load_splits,
@@ -334,9 +336,27 @@ def test_the_names_in_another_order_are_refused(image_data, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join([*names[6:], *names[:6]]))
     with pytest.raises(InputError, match="line 1 'ant', found 'gnu'"):
         load_split("folder", image_data, "train", tmp_path / "prompts.txt")
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a photo of a {name}" for name in [*names[1:], "wolf"]))
+    with pytest.raises(InputError, match="line 2 'bear', found 'a photo of a cat'; 10 of 12"):
+        load_split("folder", image_data, "train", tmp_path / "prompts.txt")
     (tmp_path / "prompts.txt").write_bytes("café\n".encode("latin-1") * 12)
     with pytest.raises(InputError, match="UTF-8"):
         load_split("folder", image_data, "train", tmp_path / "prompts.txt")
+
+
+def test_the_order_of_super_classes_is_refused_and_richer_prompts_are_not():
+    """CIFAR-100 sorted by super-class (here: by second letter) with one name changed was accepted: it is no permutation."""
+    names = FINE.split()
+    other = sorted(names, key=lambda name: name[1])
+    other[other.index("apple")] = "an apple tree"
+    assert len(exchanged(other, names)) >= 95 and exchanged(names, names) == []
+    for template in ("a photo of a {}", "{}, with a dog and an apple", "{}"):
+        assert exchanged([template.format(name.replace("_", " ").title()) for name in names], names) == []
+    assert exchanged(["a dog-like cat", "a cat-like dog", "crane"], ["cat", "dog", "crane bird"]) == []
+    assert exchanged(["seven", "boeing 747", "0"], ["0", "747", "1"]) == []
+    assert exchanged(["maillot tank suit", "maillot"], ["maillot", "maillot tank suit"]) == [0, 1]
+    names = list(by_wnid("imagenet").values())
+    assert exchanged(CATEGORIES, names) == exchanged([f"a photo of a {name}" for name in names], names) == []
 
 
 # messy images, 1: formats
