@@ -93,8 +93,9 @@ def parse_args():
 
 def check(args) -> None:
     """Raise InputError for numbers out of range and for flags that contradict each other."""
+    stored = args.tasks if set(args.method) - {"finetune", "joint"} else 0  # these two have no buffer
     for flag, low, high in (
-            ("tasks", 1, None), ("buffer-size", args.tasks, None), ("batch-size", 2, None), ("replay-batch-size", 2, None),
+            ("tasks", 1, None), ("buffer-size", stored, None), ("batch-size", 2, None), ("replay-batch-size", 2, None),
             ("lr", 0, None), ("flip", 0, 1), ("bn-momentum", 0, 1), ("min-scale-crops", 0, 1), ("start-steps", 1, None),
             ("refit-head", 0, None), ("save-seconds", 0, None), ("temperature", 1e-3, None), ("alpha", 0, None),
             ("beta", 0, None)):

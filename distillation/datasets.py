@@ -6,8 +6,8 @@ import os
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from PIL import Image
 from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_image
 from scripts.artefact import is_inner, read_bytes
 from scripts.cli import ROOT, InputError, note
+from scripts.parallel import new_pool
 
 PROMPTS = ROOT / "distillation" / "label-prompt"
 BY_CLASS = {"digits": "digits.txt", "cifar10": "cifar10.txt", "cifar100": "cifar100.txt"}  # lines in class order
@@ -130,7 +131,7 @@ def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2,
             raise
         images[index] = np.asarray(image).transpose(2, 0, 1)
         return True
-    with ThreadPoolExecutor(workers) as pool:
+    with new_pool(workers) as pool:
         readable = np.array(list(pool.map(decode_one, range(len(rows)))), dtype=bool)
     return torch.from_numpy(images if readable.all() else images[readable]), rows[readable]
 
@@ -203,7 +204,8 @@ def _torchvision(name: str) -> Callable[[Path, str], Split]:
         try:
             data = source(data_dir, train=split == "train", download=True)  # existing files are only checked
         except Exception as error:  # torchvision raises URLError, HTTPError, RuntimeError: all mean that there is none
-            raise InputError(f"{data_dir}: expected {name} as torchvision stores it, found none and could not "
+            found = "files that are damaged or incomplete" if (data_dir / source.base_folder).exists() else "none"
+            raise InputError(f"{data_dir}: expected {name} as torchvision stores it, found {found} and could not "
                              f"download it ({' '.join(str(error).split())})") from None
         classes = [{"name": label} for label in data.classes]
         return Split(name, classes, np.array(data.targets), lambda row: Image.fromarray(data.data[row]), 32)
@@ -256,13 +258,15 @@ def image_folder(name: str, root: Path, sort_key=lambda path: path.name, on_bad_
     folders = sorted((path for path in entries if path.is_dir()), key=sort_key)
     if not folders:
         raise InputError(f"{root}: expected one folder per class, found none")
-    paths, labels = [], []
+    paths, labels, others = [], [], Counter()
     for label, folder in enumerate(folders):
-        images = image_files(folder, root)
+        images = image_files(folder, root, others)
         if not images:
             raise InputError(f"{folder}: expected at least one image ({' '.join(ENDINGS)}), found an empty class")
         paths += images
         labels += [label] * len(images)
+    if others:
+        note(f"{root}: {others.total()} files are left out, which are no images by their endings ({' '.join(sorted(others))})")
     split = _of_files(name, root, [folder.name for folder in folders], paths, np.array(labels, dtype=np.int64))
     return replace(split, on_bad_image=on_bad_image)
 

@@ -22,7 +22,7 @@ def parse_args():
     parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
     parser.add_argument("--input-size", default=32, type=int, help="pixels")
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
+    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images (0: none beside the main one)")
     parser.add_argument("--output-dir", default="runs/teacher", help="folder of the model")
     # training
     parser.add_argument("-b", "--batch-size", default=64, type=int, help="images per step, over all processes")
@@ -52,7 +52,7 @@ def parse_args():
     parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
     args = parser.parse_args()
     for flag in ("batch_size", "epochs", "input_size", "workers"):
-        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
+        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
     for flag, high in (("pad", 1000), ("cutout", 10_000), ("ema", 0.999999), ("label_smoothing", 1), ("momentum", 0.999999),
                        ("learning_rate", 1000), ("weight_decay", 1000)):
         if getattr(args, flag) is not None:

@@ -159,12 +159,12 @@ def train_on_hard_labels(here, image_data, distilled, tmp_path):
 
 
 @pytest.mark.parametrize(("stage", "cases"), [
-    ("gen_prototype", [("--ipc", 0), ("--km_expand", 0), ("--batch_size", 0), ("--size", 3), ("--num_workers", 0)]),
+    ("gen_prototype", [("--ipc", 0), ("--km_expand", 0), ("--batch_size", 0), ("--size", 3), ("--num_workers", -1)]),
     ("gen_syn_image", [("--strength", 1.5), ("--strength", -0.1), ("--ipc", 4), ("--ipc", 0), ("--batch_size", 0),
                        ("--num_inference_steps", 0), ("--image_size", 0)]),
     ("relabel", [("--cutmix", 0, "--mix-type", "cutmix"), ("--mixup", 0, "--mix-type", "mixup"), ("--min-scale-crops", 2),
-                 ("--flip", 2), ("--workers", 0), ("--epochs", 0)]),
-    ("train_on_hard_labels", [("--min-scale-crops", 2), ("--flip", -1), ("--workers", 0), ("--temperature", 0),
+                 ("--flip", 2), ("--workers", -1), ("--epochs", 0)]),
+    ("train_on_hard_labels", [("--min-scale-crops", 2), ("--flip", -1), ("--workers", -1), ("--temperature", 0),
                               ("--keep-topk", 0), ("--batch-size", 0), ("--gradient-accumulation-steps", 0)])])
 def test_numbers_out_of_range(request, stage, cases):
     command = request.getfixturevalue(stage)

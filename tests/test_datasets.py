@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import struct
+import threading
 import unicodedata
 import zlib
 from dataclasses import replace
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image, ImageSequence, features
 from test_bad_input import refused
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageFolder, Imagenette
@@ -36,6 +37,7 @@ from distillation.datasets import (
     matched,
 )
 from distillation.images import BadImage, fit_image, open_image
+from matching.augmentation import Views, draw_views
 from matching.image_set import check_class_names, real_images
 from scripts.cli import InputError
 
@@ -157,7 +159,10 @@ def test_cifar_that_cannot_be_downloaded(here, monkeypatch, tmp_path, source):
     monkeypatch.setattr(source, "url", "http://127.0.0.1:9/none.tar.gz")  # nobody listens
     data = tmp_path / "data"
     answer = here("matching.train_teacher", "--dataset", name, "--data_dir", data, "--output-dir", tmp_path / "out")
-    assert refused(answer, data, name, "could not download") and not (tmp_path / "out").exists()
+    assert refused(answer, data, name, "found none and could not download") and not (tmp_path / "out").exists()
+    (data / source.base_folder).mkdir(parents=True)  # a damaged copy
+    with pytest.raises(InputError, match="found files that are damaged or incomplete and could not download"):
+        load_split(name, data, "train")
 
 
 @pytest.mark.parametrize(("name", "count"), [("imagenet", 1000), ("tiny_imagenet", 200)])
@@ -283,7 +288,7 @@ def test_a_test_split_is_matched_to_the_training_classes_by_name(here, three_and
     """Before, `bear` was tested as `ant`, `cat` as `bear`, without a word."""
     def trained(data: Path):
         answer = here("matching.train_teacher", "--dataset", "folder", "--data_dir", data, "--arch", "convnet_d1_w4",
-                      "--input-size", 8, "--epochs", 1, "--batch-size", 6, "--output-dir", data / "teacher")
+                      "--input-size", 8, "--epochs", 1, "--batch-size", 6, "--workers", 0, "--output-dir", data / "teacher")
         assert answer.code == 0, answer.err
         return json.loads((data / "teacher" / "manifest.json").read_text())["config"]["test"], answer.err
     (cut, said), (exact, silent) = (trained(data) for data in (tmp_path, tmp_path / "exact"))
@@ -531,6 +536,28 @@ def train_teacher(here, own_image_data, tmp_path):
         return here("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--epochs", 1,
                     "--output-dir", tmp_path / "out", *flags)
     return call
+
+
+def test_files_left_out_are_counted_and_zero_workers_read_in_this_thread(tmp_path, capsys):
+    for place, name in enumerate(["a.jfif", "b.JFIF", "c.png"]):
+        write_marked(tmp_path / "ant" / name, place)
+    for name in ("notes.txt", "d.heic", "e.heic"):
+        (tmp_path / "ant" / name).write_text("")
+    split = image_folder("folder", tmp_path)
+    assert capsys.readouterr().err == (f"{tmp_path}: 3 files are left out, which are no images by their endings (.heic .txt)\n")
+    threads = threading.active_count()
+    assert marks_of(decode(split, range(3), 8, workers=0)) == [0, 1, 2] and threading.active_count() == threads
+    read = real_images(split, 8, 0, data_path="pil")
+    drawn, rows = draw_views(Views(8, seed=0), read, epoch=0), torch.arange(3)
+    assert torch.equal(read.views(drawn, rows, 8), real_images(split, 8).views(drawn, rows, 8))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_avif(tmp_path):
+    (tmp_path / "ant").mkdir()
+    Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / "ant" / "a.avif")
+    pixels = decode(image_folder("folder", tmp_path), [0], 8)[0].float().mean((1, 2))
+    assert (pixels - torch.tensor([200.0, 100, 50])).abs().max() < 5
 
 
 def test_damaged_files_by_command(train_teacher, own_image_data, tmp_path):

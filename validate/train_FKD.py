@@ -8,7 +8,11 @@ command resumes. `accelerate launch` divides every batch among processes; for sm
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+if not __package__:  # python validate/train_FKD.py
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.cli import InputError, Parser, add_dataset_flags, check_range, check_views, dataset_flags, run
 
@@ -23,7 +27,7 @@ def parse_args():
     parser.add_argument("--train-dir", default=None, help="distilled set (default: the real training split of --dataset)")
     add_dataset_flags(parser)
     parser.add_argument("--val-dir", default=None, help="real test images, one folder per class (default: of --dataset)")
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
+    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images (0: none beside the main one)")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
                         help="decode all images on the device, or read them by Pillow for every batch (auto: if too many)")
     parser.add_argument("--output-dir", default="./save/student", help="folder of the model")
@@ -83,7 +87,7 @@ def check(args) -> None:
     """Raise InputError for impossible numbers and for flags that contradict each other; None passes."""
     for flag in ("batch_size", "epochs", "gradient_accumulation_steps", "workers", "keep_topk", "input_size"):
         if getattr(args, flag) is not None:
-            check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
+            check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
     if args.temperature is not None:
         check_range("--temperature", args.temperature, 1e-3)
     check_range("--ema", args.ema, 0, 0.999999)
