@@ -46,12 +46,7 @@ class Buffer:
     @property
     def bytes(self) -> int:
         """Bytes of the stored pixels, labels and logits."""
-        return self.size * self.bytes_each
-
-    @property
-    def bytes_each(self) -> int:
-        """Bytes of one image with its label and logits."""
-        return sum(part[:1].nbytes for part in self.parts())
+        return self.size * sum(part[:1].nbytes for part in self.parts())
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and logits of all slots, the empty ones included."""

@@ -22,6 +22,7 @@ train() {
     # shellcheck disable=SC2086  # lists of words
     $LAUNCH -m continual.train_continual \
         --method $METHODS --seed $SEEDS --tasks "$TASKS" --dataset "$DATASET" --data-dir "$DATA" \
+        ${VALIDATION:+--validation "$VALIDATION"} \
         ${DISTILLED:+--distilled "$DISTILLED"} ${RANDOM_REAL:+--random "$RANDOM_REAL"} \
         --batch-size "$BATCH_SIZE" --replay-batch-size "$REPLAY_BATCH_SIZE" --buffer-size "$BUFFER_SIZE" \
         "$@"

@@ -54,6 +54,7 @@ class Run:
     buffer: str = "reservoir"
     labels: str = "hard"
     temperature: float | None = None
+    validation: int = 0
     schedule: str = field(default="epochs", compare=False)
     schedule_in_name: bool = field(default=False, compare=False)
 

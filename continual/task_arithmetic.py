@@ -59,7 +59,7 @@ class TaskArithmetic(Learner):
         self.start = self.expert = copy_of(self.trainer.network)
         self.origin = backbone_vector(self.trainer.network)
 
-    def begin(self, task: Task, steps: int | None = None) -> None:
+    def begin(self, task: Task, steps: int) -> None:
         """Begin at the common start or, if sequential, where the last expert ended."""
         self.trainer.network.load_state_dict(self.expert if self.sequential else self.start)
         super().begin(task, steps)

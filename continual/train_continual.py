@@ -10,6 +10,7 @@ runs. Tests use the real test split: Class-IL and Task-IL accuracy matrices.
 """
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def main(args):
     accelerator.print(f"images read in {time.perf_counter() - started:.1f} s; {len(runs)} runs in {args.output_dir}")
     for one in my_share(runs, accelerator, [each.cost for each in runs]):
         result = perform(one, sources, Path(args.output_dir), accelerator.device, args.save_seconds, teacher)
-        print(table_row(result) if result else f"{Path(args.output_dir) / one.name}: complete, skipped")
+        print(table_row(result) if result else f"{Path(args.output_dir) / one.name}: complete, nothing to do")
 
 
 def load_sources(args, device):
@@ -147,6 +148,8 @@ def load_sources(args, device):
     from continual.training import read_teacher
     from distillation.datasets import load_splits
     from matching.image_set import distilled_images, real_images
+    from scripts.artefact import check_held_out
+    check_held_out(args.validation, args.distilled, args.random, args.teacher, *filter(os.path.isdir, [args.start]))
     splits = load_splits(**dataset_flags(args))
     size = args.size or splits[0].native_size_pixels or 224
     folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]
@@ -171,7 +174,7 @@ def run_of(args, sources, method: str, index: int, seed: int):
                dark=Dark(args.alpha, args.beta) if method == "derpp" else None,
                buffer=args.buffer if method in ("er", "derpp") else "reservoir", labels=args.labels,
                temperature=args.temperature if args.labels == "soft" else None, schedule=schedule,
-               schedule_in_name=args.schedule == "steps")
+               schedule_in_name=args.schedule == "steps", validation=args.validation)
 
 
 def at(index: int, values: list):
@@ -193,4 +196,4 @@ def table_row(result: dict) -> str:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "output_dir")

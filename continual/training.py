@@ -19,7 +19,7 @@ from scripts.artefact import identity
 from scripts.cli import InputError
 from scripts.networks import load_model
 from scripts.randomness import seed_for
-from scripts.training import CURVES, half_precision, new_optimizer, parameter_groups
+from scripts.training import CURVES, half_precision, load_optimizer, new_optimizer, parameter_groups
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 COUNTERS = ("step", "steps_done", "images_seen", "seen")
@@ -194,7 +194,7 @@ class Trainer:
     def load(self, state: dict) -> None:
         """Continue from `state`. Begin its task first."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"], "state.pt")
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.passes = Counter(state["passes"])

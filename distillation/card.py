@@ -26,8 +26,8 @@ METHODS = {    # name of the images, and how they were made
 UNKNOWN = ("Distilled images", "")
 MODE_GUIDED = ("Mode-guided images", "Each image is drawn from noise under its class's prompt and pulled towards a prototype, "
                "a k-means centroid of its class's latents, during the first steps (mode guidance, arXiv 2505.18963).")
-SOURCES = {"digits": "UCI's handwritten digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100",
-           "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet-1K", "folder": "an image folder"}
+SOURCES = {"digits": "UCI's handwritten digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
+           "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet-1K", "folder": "an image folder"}
 COLUMNS = {
     "image": "the picture", "label": "the class, in the order of the folders",
     "prototype": "the cluster it was made from (in baselines without clusters, its place in the draw)",

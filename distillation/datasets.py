@@ -1,11 +1,14 @@
 """Real images and the prompts of their classes: `load_split(name, ...)` gives ordered classes, labels and a reader."""
 
+import gzip
 import hashlib
 import json
+import math
 import os
 import re
 import sys
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,11 +22,14 @@ from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_
 from scripts.artefact import is_inner, read_bytes
 from scripts.cli import ROOT, InputError, note
 from scripts.parallel import new_pool
+from scripts.randomness import seed_for
 
 PROMPTS = ROOT / "distillation" / "label-prompt"
-BY_CLASS = {"digits": "digits.txt", "cifar10": "cifar10.txt", "cifar100": "cifar100.txt"}  # lines in class order
+BY_CLASS = {name: f"{name}.txt" for name in ("digits", "fashion_mnist", "cifar10", "cifar100")}  # lines in class order
 BY_WNID = {"imagenet": ("imagenet_wnids.txt", "imagenet_classes.txt"),  # WordNet numbers, and their names line by line
            "tiny_imagenet": ("tiny_imagenet_wnids.txt", "tiny_imagenet_classes.txt")}
+IDX_NAMES = {"train": "train", "test": "t10k"}
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of its package dataset-fashion-mnist
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,18 @@ class Split:
 
 
 def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Path | None = None,
-               prompt_template: str | None = None, on_bad_image: str = "error", classes: list[dict] | None = None) -> Split:
-    """Load `split` ("train" or "test") of the data set `name`, `matched` to `classes` if given.
+               prompt_template: str | None = None, on_bad_image: str = "error", validation: int = 0,
+               classes: list[dict] | None = None) -> Split:
+    """Load `split` ("train" or "test") of the data set `name`; with `validation`, of its training images (`part_of_training`).
+
+    With `classes` it is `matched` to them.
 
     Prompts are the data set's own or the lines of `label_file` in class order; they replace {} in `prompt_template`. Raises
     InputError for a missing folder, an empty class, an unknown wnid, and a label file that does not fit.
     """
-    loaded = _LOADERS[name](Path(data_dir), split)
+    loaded = _LOADERS[name](Path(data_dir), "train" if validation else split)
+    if validation:
+        loaded = part_of_training(loaded, split, validation)
     loaded = loaded if classes is None else matched(loaded, classes)
     names = [entry["name"] for entry in loaded.classes]
     own = own_prompts(name, names, loaded.root) if label_file is None else names
@@ -106,6 +117,20 @@ def matched(split: Split, classes: list[dict]) -> Split:
     labels = np.array([label_of.get(name, -1) for name in found])[split.labels]
     kept = replace(split, labels=labels, classes=[split.classes[found.index(name)] for name in wanted])
     return kept.only(np.flatnonzero(labels >= 0))
+def part_of_training(training: Split, split: str, validation: int) -> Split:
+    """`validation` training images, as evenly over the classes as all of them are ("test"), or the others ("train").
+
+    Which images is no matter of a command's seed. Raises InputError where a class has no image in one of the two parts.
+    """
+    labels = training.labels
+    keys = np.random.default_rng(seed_for(0, "validation")).random(len(labels))
+    by_class, chosen = np.lexsort((keys, labels)), np.zeros(len(labels), dtype=bool)
+    chosen[by_class[(2 * np.arange(validation) + 1) * len(labels) // (2 * validation)]] = True    # evenly spaced places
+    for part in (labels[chosen], labels[~chosen]):
+        if missing := sorted(set(range(len(training.classes))) - set(part.tolist())):
+            raise InputError(f"--validation: expected some but not all training images of each class, found {validation} of "
+                             f"{len(labels)}, which do not divide class {training.classes[missing[0]]['name']}")
+    return training.only(np.flatnonzero(chosen if split == "test" else ~chosen))
 
 
 def decode(split: Split, rows, size_pixels: int, workers: int = 2, fit: str = "squash") -> torch.Tensor:
@@ -200,16 +225,60 @@ def _digits(data_dir: Path, split: str) -> Split:
 def _torchvision(name: str) -> Callable[[Path, str], Split]:
     def load(data_dir: Path, split: str) -> Split:
         from torchvision.datasets import CIFAR10, CIFAR100
-        source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-        try:
-            data = source(data_dir, train=split == "train", download=True)  # existing files are only checked
-        except Exception as error:  # torchvision raises URLError, HTTPError, RuntimeError: all mean that there is none
-            found = "files that are damaged or incomplete" if (data_dir / source.base_folder).exists() else "none"
-            raise InputError(f"{data_dir}: expected {name} as torchvision stores it, found {found} and could not "
-                             f"download it ({' '.join(str(error).split())})") from None
+        data = _downloaded(name, {"cifar10": CIFAR10, "cifar100": CIFAR100}[name], data_dir, split)
         classes = [{"name": label} for label in data.classes]
         return Split(name, classes, np.array(data.targets), lambda row: Image.fromarray(data.data[row]), 32)
     return load
+
+
+def _downloaded(name: str, source: Callable, data_dir: Path, split: str):
+    """torchvision's data set `source`, downloaded into `data_dir` where it is missing."""
+    try:
+        return source(data_dir, train=split == "train", download=True)  # existing files are only checked
+    except Exception as error:  # torchvision raises URLError, HTTPError, RuntimeError: all mean that there is none
+        there = (data_dir / getattr(source, "base_folder", source.__name__)).exists()
+        found = "files that are damaged or incomplete" if there else "none"
+        raise InputError(f"{data_dir}: expected {name} as torchvision stores it, found {found} and could not "
+                         f"download it ({' '.join(str(error).split())})") from None
+
+
+def _fashion_mnist(data_dir: Path, split: str) -> Split:
+    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), padded from 28 to 32 pixels, grey in three channels.
+
+    Read from idx files, plain or gzipped: in `data_dir`, as torchvision stores them there, or of Debian's package.
+    """
+    from torchvision.datasets import FashionMNIST
+    first, folders = IDX_NAMES[split], (data_dir, data_dir / "FashionMNIST" / "raw", DEBIAN)
+    if not any(_idx_file(folder, f"{first}-images-idx3-ubyte").is_file() for folder in folders):
+        _downloaded("fashion_mnist", FashionMNIST, data_dir, split)
+    folder = next(folder for folder in folders if _idx_file(folder, f"{first}-images-idx3-ubyte").is_file())
+    images, labels = (read_idx(_idx_file(folder, f"{first}-{kind}-ubyte"), dimensions)
+                      for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1)))
+    if len(images) != len(labels) or labels.max(initial=0) > 9 or images.shape[1:] != (28, 28):
+        raise InputError(f"{folder}: expected images of 28 x 28 pixels with as many labels from 0 to 9, found "
+                         f"{list(images.shape)} and {len(labels)} labels")
+    pixels = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    return Split("fashion_mnist", [{"name": name} for name in FashionMNIST.classes], labels.astype(np.int64),
+                 lambda row: Image.fromarray(pixels[row]).convert("RGB"), 32)
+
+
+def _idx_file(folder: Path, name: str) -> Path:
+    """The file `name` in `folder`, or `name`.gz where that alone is there."""
+    zipped = folder / f"{name}.gz"
+    return zipped if zipped.is_file() and not (folder / name).is_file() else folder / name
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The uint8 array of an idx file, plain or gzipped. Raises InputError for another or a damaged file."""
+    content = read_bytes(path, "an idx file")
+    try:
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path}: expected a whole gzip file, found {error}") from None
+    header = np.frombuffer(content[4:4 + 4 * dimensions], ">u4")
+    if content[:4] != bytes([0, 0, 8, dimensions]) or 4 + 4 * dimensions + math.prod(header.tolist()) != len(content):
+        raise InputError(f"{path}: expected an idx file of {dimensions} dimensions of bytes, found another or a damaged one")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(header)
 
 
 def _folder(name: str) -> Callable[[Path, str], Split]:
@@ -276,8 +345,9 @@ def _of_files(name: str, root: Path, class_names: list[str], paths: list[Path], 
     return Split(name, classes, labels, lambda row: open_image(paths[row]), paths=paths, root=root)
 
 
-_LOADERS = {"digits": _digits, "cifar10": _torchvision("cifar10"), "cifar100": _torchvision("cifar100"),
-            "tiny_imagenet": _tiny_imagenet, "imagenet": _folder("imagenet"), "folder": _folder("folder")}
+_LOADERS = {"digits": _digits, "fashion_mnist": _fashion_mnist, "tiny_imagenet": _tiny_imagenet,
+            **{name: _torchvision(name) for name in ("cifar10", "cifar100")},
+            **{name: _folder(name) for name in ("imagenet", "folder")}}
 
 
 # prompts

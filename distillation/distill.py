@@ -133,4 +133,4 @@ def clear_parts(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "save_init_image_path")

@@ -22,6 +22,7 @@ from scripts.cli import (
     dataset_flags,
     run,
     stop_if_asked,
+    validation_of,
 )
 
 
@@ -134,6 +135,7 @@ def configuration(args, split, size: int) -> dict:
     least = clustered and args.km_expand is not None and args.km_expand * args.ipc < LEAST_BATCH
     return {**{name: getattr(args, name) for name in names}, "km_expand": args.km_expand or 1,
             **({"kmeans_batch": args.km_expand * args.ipc} if least else {}), "size": size, "data": split.identity(),
+            **validation_of(args.validation),
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts,
                                               args.revision)}
 
@@ -167,4 +169,4 @@ def write_originals_file(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "save_prototype_path")

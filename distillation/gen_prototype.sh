@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 
 $LAUNCH -m distillation.gen_prototype \
     --dataset "$DATASET" --data_dir "$DATA" ${PROMPTS:+--label_file_path "$PROMPTS"} \
+    ${VALIDATION:+--validation "$VALIDATION"} \
     --diffusion_checkpoints_path "$CHECKPOINT" \
     ${SIZE:+--size "$SIZE"} --batch_size "$ENCODE_BATCH" --num_workers "$WORKERS" \
     --ipc "$IPC" --kmeans "$KMEANS" ${KM_EXPAND:+--km_expand "$KM_EXPAND"} --seed "$SEED" \

@@ -25,6 +25,7 @@ from scripts.cli import (
     dataset_flags,
     run,
     stop_if_asked,
+    validation_of,
 )
 
 REAL = ("random", "herding", "kcenter")  # real images (real_subset.py)
@@ -157,17 +158,20 @@ def starting_points(args, pipeline):
     from distillation.datasets import load_split, with_prompts
     from distillation.prototypes import Prototypes, read_prototypes
     from distillation.synthesis import check_latent_shape, latent_shape
-    from scripts.artefact import identity
+    from scripts.artefact import check_held_out, identity
 
+    check_held_out(args.validation, args.prototype_path)
     if args.method == "noise":
         split = load_split(split="train", **dataset_flags(args))
         zeros = Prototypes(torch.zeros(args.ipc, *latent_shape(pipeline)), torch.ones(args.ipc), torch.tensor(0.0))
-        return split.classes, dict.fromkeys(range(len(split.classes)), zeros), {"ipc": args.ipc, "data": split.identity()}
+        source = {"ipc": args.ipc, "data": split.identity(), **validation_of(args.validation)}
+        return split.classes, dict.fromkeys(range(len(split.classes)), zeros), source
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
     classes = with_prompts(classes, args.dataset, args.label_file_path, args.prompt_template)
     check_latent_shape(pipeline, prototypes[0].centroids.shape[1:], made_with.get("size"), args.prototype_path)
     source = {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),
-              "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers")}
+              "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers"),
+              **validation_of(made_with.get("validation", 0))}
     return classes, dict(enumerate(prototypes)), source
 
 
@@ -187,6 +191,8 @@ def load_filter(args, classes: list[dict], images_per_class: int, device):
     if args.filter_teacher is None:
         return None
     from distillation.guidance import TeacherFilter
+    from scripts.artefact import check_held_out
+    check_held_out(args.validation, args.filter_teacher)
     return TeacherFilter(args.filter_teacher, classes, keep_of(args, images_per_class), device)
 
 
@@ -213,7 +219,8 @@ def configuration(args, image_size: int, source: dict, images_per_class: int) ->
             "filter_keep": keep_of(args, images_per_class) if filtered else None,
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionLatents2ImgPipeline.parts,
                                               args.revision),
-            "label_file": digest(args.label_file_path) if args.label_file_path else None, "source": source}
+            "label_file": digest(args.label_file_path) if args.label_file_path else None, "source": source,
+            **validation_of(source.get("validation", 0))}
 
 
 def stop_of(args) -> int:
@@ -233,4 +240,4 @@ def folder_name(args, ipc: int, source: dict) -> str:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "save_init_image_path")

@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 
 $LAUNCH -m distillation.gen_syn_image \
     --dataset "$DATASET" --data_dir "$DATA" ${PROMPTS:+--label_file_path "$PROMPTS"} \
+    ${VALIDATION:+--validation "$VALIDATION"} \
     --diffusion_checkpoints_path "$CHECKPOINT" ${SIZE:+--size "$SIZE"} \
     --prototype_path "$PROTOTYPES" --ipc "$IPC" ${KM_EXPAND:+--km_expand "$KM_EXPAND"} \
     --method "$METHOD" --strength "$STRENGTH" --guidance_scale "$GUIDANCE" --num_inference_steps "$STEPS" \

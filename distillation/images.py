@@ -20,7 +20,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM",  # by content; Pi
 OF_THE_FILE = {errno.ENOENT: "no file, or a link to none", errno.ELOOP: "a link to itself",
                errno.EACCES: "a file without read permission"}
 LARGEST_BYTES = 2 ** 30  # of an image file
-SHORTER_SIDE = {"crop": 1, "centre": 8 / 7}  # in units of the square that is cut out
+SHORTER_SIDE = {  # in pixels, for the square that is cut out
+    "crop": lambda size: size, "centre": lambda size: round(size * 8 / 7), "sevenths": lambda size: max(size, size // 7 * 8)}
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `check_pixels` refuses instead
 
@@ -119,17 +120,18 @@ def _grey_of_16_bits(image: Image.Image) -> Image.Image:
 
 
 def fit_image(image: Image.Image, size_pixels: int, fit: str) -> Image.Image:
-    """Fit to a square of `size_pixels`, bilinear with antialias; an image of that size is not changed.
+    """Fit to a square of `size_pixels`, bilinear with antialias.
 
     `fit`: "squash" ignores the aspect ratio, as D4M does; "crop" resizes the shorter side to `size_pixels` and cuts the centre;
-    "centre" resizes it to 8/7 of `size_pixels` first, the usual ImageNet test view.
+    "centre" resizes it to 8/7 of `size_pixels` first, the usual ImageNet test view. An image of that size is not changed,
+    except by "sevenths", RDED's test view: "centre" with 8 * (size_pixels // 7), which is 72 at 64 pixels and 32 at 32.
     """
     square = (size_pixels, size_pixels)
-    if image.size == square:
+    if image.size == square and fit != "sevenths":
         return image
     if fit == "squash":
         return image.resize(square, Image.Resampling.BILINEAR)
-    side = min(image.size) * size_pixels / round(size_pixels * SHORTER_SIDE[fit])
+    side = min(image.size) * size_pixels / SHORTER_SIDE[fit](size_pixels)
     left, top = ((length - side) / 2 for length in image.size)
     # cut and resize in one call, so that an image far longer than wide is never enlarged in memory
     return image.resize(square, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))

@@ -12,7 +12,7 @@ from distillation.datasets import Split, check_enough_images, check_enough_reada
 from distillation.distilled_set import complete, row, write_image
 from distillation.encoding import Encoding, encode_classes, size_to_encode
 from distillation.images import to_pil
-from scripts.cli import Progress, dataset_flags, stop_if_asked
+from scripts.cli import Progress, dataset_flags, stop_if_asked, validation_of
 from scripts.parallel import all_done, begin_together, my_unfinished
 from scripts.randomness import seed_for
 
@@ -25,7 +25,7 @@ def choose_real(args, accelerator) -> None:
     folder = Path(args.save_init_image_path) / f"{args.dataset}_{args.method}_ipc{args.ipc}"
     pipeline, settings = (None, {}) if args.method == "random" else load_encoder(args, accelerator.device)
     config = {**{name: getattr(args, name) for name in ("method", "dataset", "ipc", "seed", "image_format")},
-              "image_size": size, "data": split.identity(), **settings}
+              "image_size": size, "data": split.identity(), **settings, **validation_of(args.validation)}
     if begin_together(folder, "distilled", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return

@@ -12,7 +12,7 @@ import math
 import shutil
 from pathlib import Path
 
-from scripts.cli import DIGITS_LDM, InputError, Parser, add_dataset_flags, check_range, dataset_flags, run
+from scripts.cli import DIGITS_LDM, InputError, Parser, add_dataset_flags, check_range, dataset_flags, run, validation_of
 
 FROM_SCRATCH = {"size": 32, "vae_channels": [16, 32, 32], "unet_channels": [64, 96], "text_width": 64,
                 "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3}
@@ -137,7 +137,7 @@ def configuration(args, split, source) -> dict:
         config |= {"init": checkpoint_identity(args.init, source.parts, args.revision),
                    "size": args.size or trained_size(source)}
         check_factor(config["size"], source.vae_scale_factor)
-    return {**config, "data": split.identity()}
+    return {**config, "data": split.identity(), **validation_of(args.validation)}
 
 
 def train_from_scratch(split, device, args) -> tuple:
@@ -184,4 +184,4 @@ def unet_recipe(args):
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "output_dir")

@@ -16,6 +16,7 @@ fi
 # shellcheck disable=SC2086  # a recipe is several flags
 $LAUNCH -m distillation.train_ldm \
     --dataset "$DATASET" --data_dir "$DATA" ${PROMPTS:+--label_file_path "$PROMPTS"} \
+    ${VALIDATION:+--validation "$VALIDATION"} \
     --unet_steps "$UNET_STEPS" --batch_size "$LDM_BATCH" --num_workers "$WORKERS" --seed "$SEED" \
     --output_dir "$LDM" \
     $LDM_RECIPE \

@@ -4,6 +4,7 @@ Random numbers are drawn first and can be stored (`draw_*`, numpy on the CPU); a
 this code, so stored draws give the same views again.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -24,9 +25,9 @@ LARGE = 32  # pixels; on a CPU larger views are made one by one, which is faster
 class Views:
     """How the views of a training run are drawn: a function of (seed, epoch).
 
-    `size` in pixels; `scale` the range of a crop's area; `flip` a probability; `mix` is none, cutmix or mixup with `alpha`.
-    With `shifts` a crop has `size` pixels and lies anywhere in the image (padded before). `cutout` is the side of a square in
-    pixels (0: none).
+    `size` in pixels; `scale` the range of a crop's area; `flip` a probability; `mix` is none, cutmix or mixup with `alpha`,
+    drawn for each image, or once for each batch of at most `mix_batch` images (0: for each image). With `shifts` a crop has
+    `size` pixels and lies anywhere in the image (padded before). `cutout` is the side of a square in pixels (0: none).
     """
 
     size: int
@@ -37,6 +38,20 @@ class Views:
     alpha: float = 1.0
     shifts: bool = False
     cutout: int = 0
+    mix_batch: int = 0
+
+
+def mix_of(settings) -> dict:
+    """The fields of `Views` that the flags of `scripts.cli.add_mix_flags` decide; batches have `batch_size` images."""
+    return {"mix": settings.mix_type, "alpha": {"mixup": settings.mixup, "cutmix": settings.cutmix}.get(settings.mix_type, 1.0),
+            "mix_batch": settings.batch_size if settings.mix_per == "batch" and settings.mix_type != "none" else 0}
+
+
+def mix_config(settings, with_alpha: bool = True) -> dict:
+    """How images are mixed, for the stored configuration; values that earlier versions always had are left out."""
+    mix = mix_of(settings)
+    return {**({"mix_alpha": mix["alpha"]} if with_alpha and mix["alpha"] != 1 else {}),
+            **({"mix_per": "batch"} if mix["mix_batch"] else {})}
 
 
 @dataclass(frozen=True)
@@ -64,19 +79,22 @@ def draw_views(views: Views, images, epoch: int) -> Drawn:
     """Draw the views of one epoch of `images` (an ImageSet or FileImages), on their device."""
     rng = np.random.default_rng(seed_for(views.seed, "views", epoch))
     drawn = draw_epoch(len(images), images.source, views.size, rng, scale=views.scale, flip=views.flip, mix=views.mix,
-                       alpha=views.alpha)
+                       alpha=views.alpha, mix_batch=views.mix_batch)
     if views.shifts:
         drawn = replace(drawn, crop=torch.from_numpy(draw_shifts(len(images), images.source, views.size, rng)))
     return drawn.to(images.device)
 
 
 def draw_epoch(count: int, source: tuple[int, int], size: int, rng: np.random.Generator, *, scale=(0.08, 1.0),
-               flip: float = 0.5, mix: str = "none", alpha: float = 1.0) -> Drawn:
+               flip: float = 0.5, mix: str = "none", alpha: float = 1.0, mix_batch: int = 0) -> Drawn:
     """Draw one epoch over `count` images of `source` (height, width) pixels, for views of `size` pixels."""
     order = rng.permutation(count)
     crop = draw_crops(count, source, rng, scale)
     flips = rng.random(count) < flip
-    partner, ratio, box = draw_mix(count, size, rng, mix, alpha)
+    if mix_batch:
+        partner, ratio, box = draw_batch_mix(batches_of(order, mix_batch), size, rng, mix, alpha)
+    else:
+        partner, ratio, box = draw_mix(count, size, rng, mix, alpha)
     return Drawn(torch.from_numpy(order), torch.from_numpy(crop), torch.from_numpy(flips), torch.from_numpy(partner),
                  torch.from_numpy(ratio), torch.from_numpy(box))
 
@@ -124,6 +142,24 @@ def draw_mix(count: int, size: int, rng: np.random.Generator, kind: str, alpha: 
         box[:, 2:] = np.clip(centre + side[:, None] // 2, 0, size)
         share = 1 - (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) / size ** 2
     return partner, share.astype(np.float32), box
+
+
+def draw_batch_mix(batches: list[np.ndarray], size: int, rng: np.random.Generator, kind: str, alpha: float):
+    """`draw_mix` with one ratio and box for each of `batches` (rows [B]), and the partner of a row inside its batch.
+
+    As in FKD (arXiv 2112.01528), SRe2L, D4M and RDED, released code.
+    """
+    count = sum(map(len, batches))
+    partner, ratio, box = np.empty(count, np.int32), np.empty(count, np.float32), np.empty((count, 4), np.int32)
+    for rows in batches:
+        partner[rows] = rng.permutation(rows)
+        _, ratio[rows], box[rows] = draw_mix(1, size, rng, kind, alpha)
+    return partner, ratio, box
+
+
+def batches_of(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cut the rows `order` [N] into batches of nearly one size, at most `batch_size`."""
+    return np.array_split(order, math.ceil(len(order) / batch_size))
 
 
 def draw_cutout(count: int, size: int, pixels: int, rng: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,17 @@ from pathlib import Path
 if not __package__:  # python matching/generate_soft_label.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.cli import Parser, add_dataset_flags, check_range, check_views, dataset_flags, run, stop_if_asked
+from scripts.cli import (
+    Parser,
+    add_dataset_flags,
+    add_mix_flags,
+    check_range,
+    check_views,
+    dataset_flags,
+    run,
+    stop_if_asked,
+    validation_of,
+)
 
 
 def parse_args():
@@ -34,7 +44,8 @@ def parse_args():
                         help="first layers of a checkpoint's ResNet")
     parser.add_argument("--weights", default="IMAGENET1K_V1", help="torchvision's weights (V1 as in the paper)")
     parser.add_argument("--teacher", default=None, help="instead of --weights: folder of train_teacher, or a checkpoint file")
-    parser.add_argument("-b", "--batch-size", default=256, type=int, help="views per forward pass of the teacher")
+    parser.add_argument("-b", "--batch-size", default=256, type=int,
+                        help="views per forward pass of the teacher; with --mix-per batch the student's batch too")
     # labels
     parser.add_argument("--fkd-path", default="./FKD_soft_label", help="folder of the soft labels")
     parser.add_argument("--fkd-seed", default=42, type=int, help="seed of all draws")
@@ -53,14 +64,11 @@ def parse_args():
     parser.add_argument("--min-scale-crops", default=0.08, type=float, help="smallest area of a crop, relative to the image")
     parser.add_argument("--max-scale-crops", default=1.0, type=float, help="largest area of a crop, relative to the image")
     parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
-    parser.add_argument("--mix-type", default="none", choices=("cutmix", "mixup", "none"))
-    parser.add_argument("--mixup", default=0.8, type=float, help="alpha of MixUp")
-    parser.add_argument("--cutmix", default=1.0, type=float, help="alpha of CutMix")
+    add_mix_flags(parser)
     args = parser.parse_args()
     for flag in ("batch_size", "epochs", "input_size", "workers"):
         check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
-    for flag in ("mixup", "cutmix", "temperature"):
-        check_range(f"--{flag}", getattr(args, flag), 1e-3)
+    check_range("--temperature", args.temperature, 1e-3)
     check_range("--keep-epochs", args.keep_epochs, 1e-6, 1)
     if args.keep_topk is not None:
         check_range("--keep-topk", args.keep_topk, 1)
@@ -72,15 +80,16 @@ def main(args):
     import torch
 
     from distillation.datasets import load_split
-    from matching.augmentation import Views, draw_views
+    from matching.augmentation import Views, draw_views, mix_of
     from matching.image_set import distilled_images, real_images
     from matching.soft_labels import epoch_file, leading_answers, relabel, stored_epochs, write_epoch
     from matching.teachers import load_teacher
-    from scripts.artefact import finish, write_result
+    from scripts.artefact import check_held_out, finish, write_result
     from scripts.cli import Progress
     from scripts.parallel import all_done, begin_together, my_unfinished, new_accelerator
 
     accelerator = new_accelerator()
+    check_held_out(args.validation, args.data, args.teacher)
     if args.data:
         images = distilled_images(args.data, args.workers, args.data_path, accelerator.device)
     else:
@@ -91,8 +100,7 @@ def main(args):
     if begin_together(folder, "soft_labels", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
-    alpha = {"mixup": args.mixup, "cutmix": args.cutmix}.get(args.mix_type, 1.0)
-    views = Views(args.input_size, args.fkd_seed, (args.min_scale_crops, args.max_scale_crops), args.flip, args.mix_type, alpha)
+    views = Views(args.input_size, args.fkd_seed, (args.min_scale_crops, args.max_scale_crops), args.flip, **mix_of(args))
     started, stored = time.perf_counter(), stored_epochs(args.epochs, args.keep_epochs)
     precision = torch.float16 if args.use_fp16 else torch.float32
     files = [epoch_file(epoch) for epoch in range(stored)]
@@ -118,10 +126,13 @@ def main(args):
 
 def configuration(args, images, teacher: str) -> dict:
     """What decides the labels."""
+    from matching.augmentation import mix_config
     names = ("data_path", "epochs", "batch_size", "fkd_seed", "use_fp16", "keep_topk", "temperature", "keep_epochs",
              "input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "mixup", "cutmix")
-    return {**{name: getattr(args, name) for name in names}, "images": images.name, "teacher": teacher}
+    mix = mix_config(args, with_alpha=False)  # mixup and cutmix are there
+    return {**{name: getattr(args, name) for name in names}, **mix, "images": images.name, "teacher": teacher,
+            **validation_of(args.validation)}
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "fkd_path")

@@ -12,9 +12,11 @@ if [ -n "$WEIGHTS" ]; then
 else
     set -- --teacher "$TEACHER" "$@"
 fi
+# with PROTOCOL=d4m the images of a student's batch share one mix, so the labels have the student's batches
+case $PROTOCOL in d4m) LABEL_BATCH=${BATCH:-1024}; set -- --mix-per batch "$@" ;; esac
 $LAUNCH -m matching.generate_soft_label \
     ${DISTILLED:+--data "$DISTILLED"} \
-    --dataset "$DATASET" --data_dir "$DATA" \
+    --dataset "$DATASET" --data_dir "$DATA" ${VALIDATION:+--validation "$VALIDATION"} \
     --epochs "$EPOCHS" --fkd-seed 42 \
     --input-size "$INPUT_SIZE" --min-scale-crops "$MIN_SCALE" --max-scale-crops 1 --flip "$FLIP" --mix-type cutmix \
     --use-fp16 ${KEEP_TOPK:+--keep-topk "$KEEP_TOPK"} --keep-epochs "$KEEP_EPOCHS" \

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from matching.augmentation import Drawn
+from matching.augmentation import Drawn, batches_of
 from matching.image_set import FileImages, ImageSet
 from scripts.artefact import Expected, raise_first, read_manifest, read_tensors, tensor_problems, write_tensors
 from scripts.cli import InputError
@@ -98,10 +98,11 @@ def read_store(folder: str | Path) -> dict:
 def store_problems(manifest: dict) -> list[str]:
     """Problems of a soft-label manifest: the fields and files that a reader needs."""
     config, files = manifest["config"], manifest["files"]
+    numbers = [("epochs", 1, math.inf), ("input_size", 1, LARGEST_PIXELS), ("fkd_seed", -math.inf, math.inf)]
+    if "mix_per" in config:
+        numbers.append(("batch_size", 1, math.inf))
     problems = [f"config: expected {name} as a whole number in [{low}, {high}], found {config.get(name)!r}"
-                for name, low, high in (("epochs", 1, math.inf), ("input_size", 1, LARGEST_PIXELS),
-                                        ("fkd_seed", -math.inf, math.inf))
-                if type(config.get(name)) is not int or not low <= config[name] <= high]
+                for name, low, high in numbers if type(config.get(name)) is not int or not low <= config[name] <= high]
     if not isinstance(manifest.get("images"), str):
         problems.append(f"expected the digest of the images, found {manifest.get('images')!r}")
     if not files or set(files) != {epoch_file(epoch) for epoch in range(len(files))}:
@@ -149,6 +150,7 @@ class SoftLabels:
                              f"{len(self.manifest['classes'])}")
         config, self.count, self.source = self.manifest["config"], len(images), images.source
         self.epochs, self.size, self.seed = config["epochs"], config["input_size"], config["fkd_seed"]
+        self.mix_batch = config["batch_size"] if "mix_per" in config else None
         self.stored, self.classes = len(self.manifest["files"]), len(self.manifest["classes"])
 
     def epoch(self, epoch: int, device) -> tuple[Drawn, Answers]:
@@ -161,11 +163,19 @@ class SoftLabels:
         stored = read_tensors(path)
         raise_first(f"{path}", epoch_problems(stored, self.count, self.classes, self.size, self.source))
         if reuse:
-            order = np.random.default_rng(seed_for(self.seed, "order", epoch)).permutation(len(stored["order"]))
-            stored["order"] = torch.from_numpy(order)
+            stored["order"] = torch.from_numpy(self.other_order(stored["order"].numpy(), epoch))
         drawn = Drawn(**{field.name: stored[field.name].to(device) for field in fields(Drawn)})
         answers = {name: stored[name].to(device) for name in ("logits", "leading", "rest") if name in stored}
         return drawn, Answers(self.classes, **answers)
+
+    def other_order(self, order: np.ndarray, epoch: int) -> np.ndarray:
+        """Another order of the rows `order` [N]; batches that share a mix stay together."""
+        rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
+        if self.mix_batch is None:
+            return rng.permutation(len(order))
+        batches = batches_of(order, self.mix_batch)
+        others = [batches[index] for index in rng.permutation(len(batches))]
+        return np.concatenate(sorted(others, key=len, reverse=True))  # the larger ones first, as `batches_of` cuts them
 
 
 @torch.inference_mode()

@@ -9,10 +9,20 @@ among processes; for images of 32 pixels one device is faster.
 
 from pathlib import Path
 
-from scripts.cli import Parser, add_dataset_flags, check_range, check_views, dataset_flags, run
+from scripts.cli import (
+    Parser,
+    add_dataset_flags,
+    add_mix_flags,
+    check_range,
+    check_views,
+    dataset_flags,
+    run,
+    validation_of,
+)
 
 OPTIMIZERS = {"adamw": (1e-3, 0.01), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
-MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image")
+MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image",
+                "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
 
 
 def parse_args():
@@ -47,7 +57,7 @@ def parse_args():
     parser.add_argument("--min-scale-crops", default=0.5, type=float, help="smallest area of a crop, relative to the image")
     parser.add_argument("--max-scale-crops", default=1.0, type=float, help="largest area of a crop, relative to the image")
     parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
-    parser.add_argument("--mix-type", default="none", choices=("none", "cutmix", "mixup"))
+    add_mix_flags(parser)
     parser.add_argument("--cutout", default=0, type=int, help="side in pixels of a square set to the mean (0: none)")
     parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
     args = parser.parse_args()
@@ -63,7 +73,7 @@ def parse_args():
 
 def main(args):
     from distillation.datasets import load_splits
-    from matching.augmentation import Views
+    from matching.augmentation import Views, mix_of
     from matching.image_set import pad_images, real_images
     from matching.training import Labels, Recipe, finish_model, train
     from scripts.networks import seeded
@@ -77,12 +87,12 @@ def main(args):
     folder, config = Path(args.output_dir), configuration(args, images, test)
     network = seeded(args.arch, len(images.classes), args.stem, args.seed, args.input_size).to(accelerator.device)
     padded = pad_images(images, args.pad) if args.crop == "pad" else images
-    team.check_rows(len(images), args.batch_size)
+    team.check_rows(network, len(images), args.batch_size)
     if begin_together(folder, "teacher", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
     crops = {"shifts": True} if args.crop == "pad" else {"scale": (args.min_scale_crops, args.max_scale_crops)}
-    views = Views(args.input_size, args.seed, flip=args.flip, mix=args.mix_type, cutout=args.cutout, **crops)
+    views = Views(args.input_size, args.seed, flip=args.flip, cutout=args.cutout, **mix_of(args), **crops)
     recipe = Recipe(args.epochs, args.batch_size, views, args.schedule, ema=args.ema, bf16=args.bf16,
                     save_seconds=args.save_seconds)
     optimizer = new_optimizer(args.optimizer, parameter_groups(network, config["weight_decay"]), config["learning_rate"],
@@ -95,13 +105,14 @@ def main(args):
 
 def configuration(args, images, test) -> dict:
     """What decides the teacher."""
+    from matching.augmentation import mix_config
     rate, decay = OPTIMIZERS[args.optimizer]
     return {**{name: value for name, value in vars(args).items() if name not in MACHINE_ONLY},
             "schedule": "one-cycle" if args.schedule == "triangle" else args.schedule,  # its name in earlier versions
             "learning_rate": rate if args.learning_rate is None else args.learning_rate,
             "weight_decay": decay if args.weight_decay is None else args.weight_decay,
-            "images": images.digest, "test": test.digest}
+            **mix_config(args), "images": images.digest, "test": test.digest, **validation_of(args.validation)}
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "output_dir")

@@ -16,7 +16,7 @@ from matching.image_set import FileImages, ImageSet
 from matching.soft_labels import SoftLabels, hard_loss, soft_loss
 from scripts.artefact import finish, write_result, write_tensors, write_text
 from scripts.networks import WEIGHTS, accuracy, channels_last, predict
-from scripts.parallel import Team
+from scripts.parallel import LEAST_ROWS, Team, has_batch_norm
 from scripts.randomness import seed_for
 from scripts.training import CURVES, Loop, averaged, half_precision
 
@@ -67,6 +67,7 @@ def train(network: nn.Module, images: ImageSet | FileImages, labels: Labels, rec
     """
     # set-up
     team, size = team or Team(), recipe.views.size
+    least = LEAST_ROWS if has_batch_norm(network) else 1
     network = channels_last(network) if recipe.bf16 else network
     average = averaged(network, recipe.ema) if recipe.ema else None
     wrapped = team.wrap(network)
@@ -94,11 +95,10 @@ def train(network: nn.Module, images: ImageSet | FileImages, labels: Labels, rec
             if recipe.views.cutout:
                 rng = np.random.default_rng(seed_for(recipe.views.seed, "cutout", epoch))
                 holes = torch.from_numpy(draw_cutout(len(images), size, recipe.views.cutout, rng)).to(images.device)
-            batches = [rows.tensor_split(min(recipe.parts, len(rows))) for rows in drawn.order.long().tensor_split(per_epoch)]
-            own_rows = [[team.rows(part) for part in parts] for parts in batches]
+            batches = drawn.order.long().tensor_split(per_epoch)
+            own_rows = [team.rows(rows, recipe.parts, least) for rows in batches]
             all_views = images.in_turn(drawn, chain.from_iterable(own_rows[batch:]), size)
 
-        batch_size = sum(map(len, batches[batch]))
         for rows in own_rows[batch]:
             # views
             views = next(all_views)
@@ -122,7 +122,7 @@ def train(network: nn.Module, images: ImageSet | FileImages, labels: Labels, rec
                 partners = drawn.partner[rows].long()
                 loss = hard_loss(logits.float(), images.labels[rows], images.labels[partners], drawn.ratio[rows],
                                  labels.weights[rows], labels.smoothing)
-            loop.backward(loss * (team.size * len(rows) / batch_size))
+            loop.backward(loss * (team.size * len(rows) / len(batches[batch])))
 
         # step
         loop.step()

@@ -294,7 +294,7 @@ def show_latents(path: Path, distilled, views: list, encoder: str) -> None:
 def draw_map(path: Path, groups: list[tuple], labels: list[str], caption: str) -> None:
     """Points in the plane, a colour per group of (mark, name, real [N, 2], distilled [M, 2], prototypes [M, 2] or empty).
 
-    Prototypes, or without them the distilled points, carry the group's mark, so that colours need not be told apart.
+    Prototypes, or without them the distilled points, carry the group's mark, for readers who cannot distinguish the colours.
     """
     import numpy as np
     from matplotlib.lines import Line2D

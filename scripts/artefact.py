@@ -1,7 +1,7 @@
 """The contract between stages: every artefact is a folder whose `manifest.json` is written last.
 
-`config.json` is written first, so that a run with another configuration is refused before it touches anything. A lock keeps a
-second job out until `manifest.json` appears. Each file is written whole or not at all. Readers raise InputError for what does
+`config.json` is written first, so that a run with another configuration is refused once there is output. A lock keeps a second
+job out until `manifest.json` appears. Each file is written whole or not at all. Readers raise InputError for what does
 not fit the contract, and open nothing outside the folder.
 """
 
@@ -25,7 +25,7 @@ from functools import cache, partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from scripts.cli import ROOT, InputError, at_end, stop_if_asked, working
+from scripts.cli import ROOT, InputError, at_end, finished, stop_if_asked, working
 
 VERSION = 1
 LOCK = ".lock"
@@ -261,14 +261,16 @@ def begin(folder: Path, kind: str, config: dict, wait: bool = False) -> bool:
             check_configuration(folder, kind, config)  # another process may have begun, or finished, in between
             if (folder / "manifest.json").exists():
                 unlock(folder)
-                return True
-            if not (folder / "config.json").exists():
+                break
+            if not (folder / "config.json").exists() or not has_output(folder):
                 write_json(folder / "config.json", {"kind": kind, "config": config})
             working()
             return False
         if not wait:
             raise InputError(f"{folder}: expected a folder that no other process works in, found {holder}; wait for it to end")
         time.sleep(WAIT_SECONDS)
+    check_configuration(folder, kind, config)  # of the process that was waited for
+    finished.append(folder)
     return True
 
 
@@ -317,9 +319,15 @@ def unlock(folder: Path) -> None:
 at_end.append(lambda: [unlock(path.parent) for path in list(_locks)])
 
 
+def has_output(folder: Path) -> bool:
+    """Whether a run has written anything into `folder` but its configuration and lock."""
+    return any(path.name not in ("config.json", LOCK) and path.suffix != ".partial" and path.is_file()
+               for path in folder.rglob("*"))
+
+
 def check_configuration(folder: Path, kind: str, config: dict) -> None:
-    """Raise InputError when `folder` has another kind or configuration."""
-    if not (folder / "config.json").exists():
+    """Raise InputError when `folder` has another kind or configuration. One without output yet binds nobody."""
+    if not (folder / "config.json").exists() or not has_output(folder):
         return
     found = read_json(folder / "config.json")
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
@@ -343,6 +351,7 @@ def finish(folder: Path, kind: str, classes: list[dict], config: dict, files: li
         "bytes": {name: (folder / name).stat().st_size for name in files},
     })
     unlock(folder)
+    finished.append(folder)
 
 
 def hardware() -> str:
@@ -387,6 +396,16 @@ def read_manifest(folder: Path, kind: str) -> dict:
     raise_first(f"{path}", manifest_problems(manifest))
     raise_first(f"{folder}", file_problems(folder, manifest), mark="/")
     return manifest
+
+
+def check_held_out(validation: int, *folders) -> None:
+    """Raise InputError for an artefact that may have seen the images that `--validation` holds out for the test."""
+    for path in [Path(folder) / "manifest.json" for folder in folders if folder and validation]:
+        manifest = read_json(path) if path.is_file() else {"config": {}}
+        raise_first(f"{path}", manifest_problems(manifest) if path.is_file() else [])
+        if (made_with := manifest["config"].get("validation", 0)) != validation:
+            raise InputError(f"--validation {validation}: expected {path.parent} made with it as well, found --validation "
+                             f"{made_with}; it may have seen the images of the test")
 
 
 def without_manifest(folder: Path) -> str:

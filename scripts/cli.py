@@ -5,6 +5,9 @@ stopped by SIGTERM with its state written; 2 bad input; 3 a failing disk, or ano
 """
 
 import argparse
+import contextlib
+import hashlib
+import json
 import os
 import signal
 import sys
@@ -15,8 +18,10 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS_LDM = "distillation/checkpoints/digits-ldm"
-DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder")
+MIX = {"mix_type": "none", "mix_per": "image", "mixup": 0.8, "cutmix": 1.0}  # alphas of FKD, SRe2L, D4M and RDED, released code
+DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder")
 GRACE_SECONDS = 15  # for the unit of work at SIGTERM; schedulers leave 30 seconds before SIGKILL
+ANSWERS = ROOT / "runs" / ".finished"  # the folders of each finished command
 LOG_SECONDS = 30    # between progress lines in a log file
 
 
@@ -65,6 +70,8 @@ def add_dataset_flags(parser) -> None:
                         help="text with {} for the prompt, such as 'a photo of a {}' (default: the prompt alone)")
     parser.add_argument("--on_bad_image", default="error", choices=("error", "skip"),
                         help="stop at a file that cannot be read as an image, or leave it out")
+    parser.add_argument("--validation", default=0, type=int, metavar="N",
+                        help="hold out N training images, the same in every command, and test on these, not on the test images")
 
 
 def add_checkpoint_flags(parser) -> None:
@@ -77,7 +84,23 @@ def add_checkpoint_flags(parser) -> None:
 def dataset_flags(args) -> dict:
     """The values of `add_dataset_flags` as the arguments of `load_split`."""
     return {"name": args.dataset, "data_dir": args.data_dir, "label_file": args.label_file_path,
-            "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image}
+            "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image, "validation": args.validation}
+
+
+def validation_of(held_out: int) -> dict:
+    """`--validation` as a stored configuration has it: absent at 0, so that folders from before it are the same runs."""
+    return {"validation": held_out} if held_out else {}
+
+
+def add_mix_flags(parser, defaults: dict = MIX) -> None:
+    """Add the flags of CutMix and MixUp; what `defaults` does not name is None unless given."""
+    parser.add_argument("--mix-type", default=defaults.get("mix_type"), choices=("cutmix", "mixup", "none"))
+    parser.add_argument("--mix-per", default=defaults.get("mix_per"), choices=("image", "batch"),
+                        help="draw ratio and box for each image, or once for a batch with all partners inside it, as FKD and "
+                             "RDED do (default: image)")
+    for name in ("mixup", "cutmix"):
+        parser.add_argument(f"--{name}", default=defaults.get(name), type=float,
+                            help=f"{name}: the ratio is drawn from Beta(a, a) of this a (default: {MIX[name]})")
 
 
 def check_range(flag: str, value, low, high=float("inf")) -> None:
@@ -87,8 +110,9 @@ def check_range(flag: str, value, low, high=float("inf")) -> None:
 
 
 def check_views(args) -> None:
-    """Raise InputError for crops and flips that cannot be drawn; None passes."""
-    for flag, low, high in (("min_scale_crops", 1e-4, 1), ("max_scale_crops", 1e-4, 1), ("flip", 0, 1)):
+    """Raise InputError for crops, flips and ratios that cannot be drawn; None passes."""
+    for flag, low, high in (("min_scale_crops", 1e-4, 1), ("max_scale_crops", 1e-4, 1), ("flip", 0, 1),
+                            ("mixup", 1e-3, 1000), ("cutmix", 1e-3, 1000)):
         if getattr(args, flag) is not None:
             check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), low, high)
     if None not in (args.min_scale_crops, args.max_scale_crops):
@@ -123,14 +147,26 @@ class Progress(tqdm):
 # start and end
 
 _stop_asked, _working = threading.Event(), threading.Event()
-at_end: list = []  # functions that every command calls at its end, such as the release of locks
+at_end: list = []    # functions that every command calls at its end, such as the release of locks
+finished: list = []  # the folders that this command found or made complete
 
 
-def run(parse_args, main) -> None:
-    """Run an entry point: the only place that turns errors and SIGTERM into exit codes."""
+def run(parse_args, main, output: str = "") -> None:
+    """Run an entry point: the only place that turns errors and SIGTERM into exit codes.
+
+    `output` is the flag of the folder written. The same command on the same inputs is then answered without its libraries.
+    """
     before = _listen()
     try:
-        main(parse_args())
+        args = parse_args()
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"    # else the others' folders are not known here
+        question = _question(args, main, output) if output and alone else ""
+        if question and _answered(question):
+            return
+        finished.clear()
+        main(args)
+        if question and finished:
+            _remember(question)
     except Stopped:
         sys.exit(_stopped())
     except InputError as error:
@@ -229,3 +265,62 @@ def _on_signal(number, _frame) -> None:
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
     else:
         raise Stopped
+
+
+# a finished command
+
+def _question(args, main, output: str) -> str:
+    """A hash of command, flags, input files and our code; empty where an input is no file here, such as a hub's checkpoint."""
+    values = [value for each in vars(args).values() for value in (each if isinstance(each, list) else [each])]
+    names = [value for value in values if isinstance(value, str) and value != getattr(args, output)]
+    if any("/" in name and not os.path.exists(name) for name in names):
+        return ""
+    try:
+        inputs = {name: _dates(name) for name in {*names} if os.path.exists(name)}
+        code = [_date(path) for path in sorted(ROOT.glob("*/*.py"))]
+    except OSError:     # the command itself says what is wrong with a file that it needs
+        return ""
+    asked = [os.path.realpath(main.__code__.co_filename), os.getcwd(), vars(args), inputs, code]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _dates(path: str) -> list:
+    """Sizes and dates of a file, of a finished folder's manifest, or of all in a folder (of many files: the folder's)."""
+    manifest, seen = os.path.join(path, "manifest.json"), set()
+    if not os.path.isdir(path) or os.path.isfile(manifest):
+        return [_date(manifest if os.path.isfile(manifest) else path)]
+    dates = []
+    for folder, folders, files in os.walk(path, followlinks=True):
+        if os.path.realpath(folder) in seen:    # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        folders.sort()
+        within = [os.path.join(folder, name) for name in sorted(files)]
+        dates += map(_date, filter(os.path.isfile, within)) if len(folders + files) <= 100 else [_date(folder)]
+    return dates
+
+
+def _date(path) -> tuple[str, int, int]:
+    status = os.stat(path)
+    return os.path.basename(path), status.st_size, status.st_mtime_ns
+
+
+def _answered(question: str) -> bool:
+    """Whether this command was answered before and all it made is there."""
+    try:
+        made = json.loads((ANSWERS / question).read_text(encoding="utf-8"))
+        complete = all(_dates(folder) == [tuple(date)] for folder, date in made.items())
+    except (OSError, ValueError):
+        return False
+    for folder in made if complete else ():
+        print(f"{folder}: complete, nothing to do")
+    return complete
+
+
+def _remember(question: str) -> None:
+    """Write the answer of this command; where that fails, it is asked again next time."""
+    with contextlib.suppress(OSError):
+        ANSWERS.mkdir(parents=True, exist_ok=True)
+        made = {str(folder): _dates(str(folder))[0] for folder in finished}
+        (ANSWERS / question).write_text(json.dumps(made), encoding="utf-8")

@@ -10,6 +10,7 @@ from torchvision import models
 
 from scripts.artefact import Expected, raise_first, read_manifest, read_tensors, read_torch, tensor_problems
 from scripts.cli import InputError
+from scripts.parallel import has_batch_norm
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in torchvision's pretrained models
 WEIGHTS, STEMS, LARGEST_PIXELS = "model.safetensors", ("imagenet", "cifar"), 2 ** 14
@@ -95,8 +96,7 @@ def seeded(arch: str, num_classes: int, stem: str, seed: int, size: int | None =
 
 def channels_last(network: nn.Module) -> nn.Module:
     """Lay out the kernels of a network with BatchNorm for fast bfloat16 convolutions; a ConvNet's group norm gets slower so."""
-    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    return network.to(memory_format=torch.channels_last) if has_batch_norm else network
+    return network.to(memory_format=torch.channels_last) if has_batch_norm(network) else network
 
 
 def load_checkpoint(path: str | Path, arch: str, num_classes: int, stem: str = "imagenet",
@@ -192,6 +192,13 @@ def weight_problems(state: dict[str, Tensor]) -> list[str]:
     return tensor_problems(state, {
         name: Expected("number", tuple(value.shape), 0 if name.endswith("running_var") else -math.inf)
         for name, value in state.items()})
+
+
+def repeat_statistics(network: nn.Module, times: int) -> None:
+    """Let every batch move BatchNorm's running statistics `times` times, as that many forwards in train mode do."""
+    for module in network.modules():
+        if times > 1 and isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1 - (1 - module.momentum) ** times
 
 
 @torch.no_grad()

@@ -114,6 +114,12 @@ def all_done(accelerator) -> bool:
 
 # one network trained by several processes
 
+def has_batch_norm(network) -> bool:
+    """Whether the network normalises by the statistics of a batch."""
+    from torch import nn
+    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
 class Team:
     """The processes that train one network; without an accelerator, or with one process, this process alone."""
 
@@ -127,16 +133,18 @@ class Team:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def check_rows(self, images: int, batch_size: int, parts: int = 1) -> None:
-        """Raise InputError where a process would get too few rows of a micro-batch."""
-        smallest, least = images // math.ceil(images / batch_size), LEAST_ROWS * self.size * parts
-        if self.size > 1 and smallest < least:
-            raise InputError(f"--batch-size: expected at least {least} images in every batch, {LEAST_ROWS} for each of "
-                             f"{self.size} processes in every part, found {smallest}")
+    def check_rows(self, network, images: int, batch_size: int) -> None:
+        """Raise InputError where a process would get too few rows of a batch, with one process only for BatchNorm."""
+        smallest, least = images // math.ceil(images / batch_size), LEAST_ROWS * self.size
+        if smallest < least and (self.size > 1 or has_batch_norm(network)):
+            whose = "BatchNorm" if self.size == 1 else f"each of {self.size} processes"
+            raise InputError(f"--batch-size: expected at least {least} images in every batch, {LEAST_ROWS} for {whose}, found "
+                             f"{smallest} ({images} images in batches of at most {batch_size})")
 
-    def rows(self, part):
-        """This process's rows of a micro-batch [B]."""
-        return part.tensor_split(self.size)[self.rank]
+    def rows(self, batch, parts: int, least: int) -> list:
+        """This process's rows of each micro-batch of a batch [B]: `parts` of them, fewer if those had less than `least`."""
+        parts = max(1, min(parts, len(batch) // (least * self.size)))
+        return [part.tensor_split(self.size)[self.rank] for part in batch.tensor_split(parts)]
 
     def wrap(self, network):
         """Wrap `network` in DistributedDataParallel (with SyncBatchNorm on accelerators)."""
@@ -146,7 +154,7 @@ class Team:
             return network
         if next(network.parameters()).device.type != "cpu":
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place: parameters and their names stay
-        elif self.main and any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        elif self.main and has_batch_norm(network):
             print(f"BatchNorm in {self.size} processes on CPUs: each normalises its own rows")
         return DistributedDataParallel(network, forward_sync_buffers=False)  # equal already, or of the process's own rows
 

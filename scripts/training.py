@@ -99,7 +99,7 @@ class Loop:
             return 0
         state = read_torch(self.state_path, "a resume point", next(self.module.parameters()).device)
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"], self.state_path)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.losses, self.seconds_before = state["losses"], state["seconds"]
@@ -155,10 +155,24 @@ CURVES: dict[str, Callable[[float, float], float]] = {
 # optimisers
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay for matrices and kernels, none for biases and normalisation (1-d parameters)."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    """Weight decay for matrices and kernels whose name has "weight", as in FKD, SRe2L, D4M and RDED.
+
+    None for biases, normalisation, class tokens, position embeddings and tables of relative positions.
+    """
+    groups: tuple[list, list] = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups["weight" not in name or parameter.ndim <= 1].append(parameter)
+    return [{"params": groups[0], "weight_decay": weight_decay}, {"params": groups[1], "weight_decay": 0.0}]
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, where) -> None:
+    """Continue from an optimiser's `state`. Raises InputError naming `where` if it has other parameter groups."""
+    try:
+        optimizer.load_state_dict(state)
+    except ValueError:
+        raise InputError(f"{where}: expected the parameter groups of this version, found others (it decays other weights); "
+                         "choose another folder") from None
 
 
 def new_optimizer(name: str, parameters, rate: float, *, momentum: float = 0.0, nesterov: bool = False,

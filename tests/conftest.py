@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from a hub
 
 import fcntl
 import importlib
+import json
 import pickle
 import shutil
 import signal
@@ -57,6 +58,13 @@ class Stage:
 def start(module: str, *flags, **environment) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", module, *map(str, flags)], cwd=ROOT, text=True,
                             env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def shell(script, *words, cwd=ROOT, **environment) -> subprocess.CompletedProcess:
+    """Run a shell script, with the Python of the tests as the active one."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, **{name: str(value) for name, value in environment.items()}}
+    return subprocess.run(["sh", script, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
 
 
 def kill_when(process: subprocess.Popen, root: Path, pattern: str, seconds: float = 600) -> None:
@@ -160,13 +168,15 @@ def checkpoint(made_once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def new_checkpoint_in():
-    return new_checkpoint
+def image_data(made_once) -> Path:
+    return made_once("images", write_world)
 
 
 @pytest.fixture(scope="session")
-def image_data(made_once) -> Path:
-    return made_once("images", write_world)
+def data(made_once) -> Path:
+    """What tests of the continual stage train on."""
+    from tiny_continual import write_data
+    return made_once("continual", write_data)
 
 
 def write_world(root: Path) -> Path:
@@ -182,10 +192,52 @@ def write_world(root: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def digits():
+    """The first 64 test images of digits, with labels 0 to 9 in turn."""
+    import torch
+
+    from distillation.datasets import load_split
+    from matching.image_set import image_set
+    split = load_split("digits", "", "test")
+    return image_set("digits", split.classes, torch.stack([
+        torch.from_numpy(np.array(split.read(place))).permute(2, 0, 1) for place in range(64)]), torch.arange(64) % 10)
+
+
 @pytest.fixture
 def own_image_data(image_data, tmp_path) -> Path:
     """A copy to spoil."""
     return Path(shutil.copytree(image_data, tmp_path / "images"))
+
+
+@pytest.fixture
+def copied(request, tmp_path):
+    """A copy of a stage's folder, to spoil."""
+    def call(stage: str) -> Path:
+        ignore = shutil.ignore_patterns("state.pt")
+        return Path(shutil.copytree(request.getfixturevalue(stage).folder, tmp_path / f"copied-{stage}", ignore=ignore))
+    return call
+
+
+def pixels(path: Path) -> np.ndarray:
+    """int [H, W, 3] of an image file."""
+    return np.array(Image.open(path)).astype(int)
+
+
+def manifest_in(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def rows_of(folder: Path) -> list[dict]:
+    """What the manifest of a distilled set says of each image."""
+    return manifest_in(folder)["rows"]
+
+
+def edit(folder: Path, change) -> None:
+    """Let `change` alter the manifest."""
+    manifest = manifest_in(folder)
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="session")

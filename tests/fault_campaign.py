@@ -84,7 +84,7 @@ class Stage:
     def attempt(self, processes: int, output: Path, log: Path, seconds: float = PATIENCE_SECONDS) -> int:
         """Run in forks of this process, killed after `seconds`; returns the exit code, of several the largest, -9 if killed."""
         until, words = time.perf_counter() + seconds, [*self.command.split(), self.output_flag, str(output)]
-        ranks = [FORK.Process(target=_work, args=(words, environment, log)) for environment in launched(processes)]
+        ranks = [FORK.Process(target=in_fork, args=(words, environment, log)) for environment in launched(processes)]
         for rank in ranks:
             rank.start()
         for rank in ranks:
@@ -100,7 +100,8 @@ class Stage:
         return self.work / (self.name if self.alike or processes == 1 else f"{self.name}-{processes}")
 
 
-def _work(words: list[str], environment: dict, log: Path) -> None:
+def in_fork(words: list[str], environment: dict, log: Path) -> None:
+    """Run a command in this process, the first of its group, as a launcher would with `environment`."""
     os.setpgid(0, 0)
     os.environ.update(environment)
     with open(log, "a", buffering=1) as sys.stdout:

@@ -1,5 +1,6 @@
 """Views on the device and from files against torchvision's functions on Pillow images: the same draws, 200 real images."""
 
+import argparse
 import os
 from collections import namedtuple
 from pathlib import Path
@@ -13,11 +14,12 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from distillation.datasets import image_folder, load_split
+from distillation.images import fit_image
 from matching import augmentation
-from matching.augmentation import crop_resize, draw_crops, draw_epoch
+from matching.augmentation import crop_resize, draw_crops, draw_epoch, mix_of
 from matching.image_set import FileImages, ImageSet, distilled_images, image_set, real_images
 from misc.benchmark import photograph_patches
-from scripts.cli import InputError
+from scripts.cli import MIX, InputError
 from scripts.networks import STD
 
 CIFAR = os.environ.get("CIFAR10_JPEG", "")  # a folder with one folder of JPEG files per class
@@ -82,6 +84,39 @@ def test_a_view_does_not_depend_on_its_batch(kind, size):
     whole = images.views(drawn, torch.arange(200), size)
     for part in (torch.tensor([7]), torch.tensor([150, 3, 7]), torch.arange(100, 164)):
         assert torch.equal(images.views(drawn, part, size), whole[part])
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "mixup"])
+def test_a_batch_can_share_one_mix_with_all_partners_inside_it(kind):
+    drawn = draw_epoch(10, (32, 32), 32, np.random.default_rng(3), mix=kind, mix_batch=4)
+    ratios, batches = [], drawn.order.tensor_split(3)
+    assert [len(rows) for rows in batches] == [4, 3, 3]
+    for rows in batches:
+        assert drawn.partner[rows].sort().values.tolist() == rows.sort().values.tolist()
+        (top, left, bottom, right), = drawn.box[rows].unique(dim=0).tolist()
+        ratios += drawn.ratio[rows].unique().tolist()
+        if kind == "cutmix":
+            assert ratios[-1] == pytest.approx(1 - (bottom - top) * (right - left) / 32 ** 2)
+    assert len(set(ratios)) == 3
+
+
+@pytest.mark.parametrize(("flags", "variance"), [
+    ({"mix_type": "mixup"}, 1 / (4 * 2.6)), ({"mix_type": "mixup", "mixup": 2.0}, 1 / (4 * 5)), ({"mix_type": "cutmix"}, None)])
+def test_mixup_draws_from_the_beta_distribution_of_the_originals(flags, variance):
+    """Beta(a, a) has the variance 1 / (4 (2a + 1)); a = 0.8 unless given."""
+    mix = mix_of(argparse.Namespace(**{**MIX, "batch_size": 1, **flags}))
+    assert mix["alpha"] == {"cutmix": 1.0}.get(mix["mix"], flags.get("mixup", 0.8))
+    if variance:
+        ratio = draw_epoch(100_000, (1, 1), 1, np.random.default_rng(0), **mix).ratio
+        assert float(ratio.var()) == pytest.approx(variance, rel=0.01)
+
+
+@pytest.mark.parametrize(("size", "between"), [(64, 72), (32, 32), (224, 256), (128, 144)])
+def test_the_test_view_of_rded_is_torchvisions(size, between):
+    image = TF.to_pil_image(photographs(64)[0])
+    theirs = TF.center_crop(TF.resize(image, between), size)
+    ours = np.asarray(fit_image(image, size, "sevenths")).astype(int)
+    assert np.abs(ours - np.asarray(theirs)).max() <= 2
 
 
 @pytest.mark.parametrize(("images_in_memory", "kind"), [(1.9, FileImages), (2.1, ImageSet)])

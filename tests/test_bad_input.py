@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, IPC, SIZE, TEST_PER_CLASS
+from conftest import CLASSES, SIZE, edit, new_checkpoint
 from PIL import Image
 
 from scripts.artefact import digest
@@ -24,43 +24,20 @@ def refused(answer, *words) -> bool:
     return True
 
 
-@pytest.fixture
-def gen_prototype(here, checkpoint, image_data, tmp_path):
-    """gen_prototype with good input, to which bad flags are added."""
-    def call(*flags):
-        return here("distillation.gen_prototype", "--dataset", "folder", "--data_dir", image_data, "--ipc", IPC,
-                    "--batch_size", 5, "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path / "out",
-                    *flags)
-    return call
+def good(name: str, *more):
+    """A fixture: the command of a stage with good input, to which bad flags are added."""
+    @pytest.fixture
+    def fixture(request, here, tmp_path):
+        stage = request.getfixturevalue(name)
+        return lambda *flags: here(stage.module, *stage.flags, *more, stage.output_flag, tmp_path / "out", *flags)
+    return fixture
 
 
-@pytest.fixture
-def gen_syn_image(here, checkpoint, prototypes, tmp_path):
-    def call(*flags):
-        return here("distillation.gen_syn_image", "--dataset", "folder", "--prototype_path", prototypes.folder,
-                    "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path / "out", *flags)
-    return call
-
-
-@pytest.fixture
-def relabel(here, distilled, teacher, tmp_path):
-    def call(*flags):
-        return here("matching.generate_soft_label", "--data", distilled.folder, "--teacher", teacher.folder,
-                    "--input-size", SIZE, "--epochs", 1, "--fkd-path", tmp_path / "out", *flags)
-    return call
-
-
-@pytest.fixture
-def train_student(here, image_data, distilled, soft_labels, tmp_path):
-    def call(*flags):
-        return here("validate.train_FKD", "--train-dir", distilled.folder, "--fkd-path", soft_labels.folder,
-                    "--dataset", "folder", "--data_dir", image_data, "--batch-size", 36, "--epochs", 1, "--output-dir",
-                    tmp_path / "out", *flags)
-    return call
+gen_prototype, gen_syn_image, relabel = map(good, ("prototypes", "distilled", "soft_labels"))
+train_student = good("student", "--epochs", 1)
 
 
 # data
-
 def test_missing_data_folder_or_split(gen_prototype, tmp_path):
     assert refused(gen_prototype("--data_dir", tmp_path / "nothing"), tmp_path / "nothing", "train", "no such folder")
     assert refused(gen_prototype("--data_dir", tmp_path), tmp_path, "train", "found none")
@@ -72,23 +49,6 @@ def test_missing_data_folder_by_command(command, checkpoint, tmp_path):
     assert refused(answer, tmp_path / "nothing") and answer.out == ""
 
 
-def test_missing_test_split(here, own_image_data, tmp_path):
-    shutil.rmtree(own_image_data / "test")
-    assert refused(here("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--output-dir",
-                        tmp_path / "teacher"), own_image_data, "val or test")
-
-
-def test_unknown_data_set(command):
-    answer = command("distillation.gen_prototype", "--dataset", "nothing")
-    assert answer.code == 2 and "Traceback" not in answer.err
-    assert "nothing" in answer.err and "digits" in answer.err.splitlines()[-1]
-
-
-def test_empty_class(gen_prototype, own_image_data):
-    (own_image_data / "train" / "bee").mkdir()
-    assert refused(gen_prototype("--data_dir", own_image_data), own_image_data / "train" / "bee", "empty class")
-
-
 @pytest.mark.parametrize(("lines", "found"), [
     (CLASSES[:11], "found 11"), ([*CLASSES, "more"], "found 13"), ([*CLASSES[:5], "", *CLASSES[6:]], "an empty line 6")])
 def test_label_file_with_the_wrong_lines(gen_prototype, tmp_path, lines, found):
@@ -97,26 +57,15 @@ def test_label_file_with_the_wrong_lines(gen_prototype, tmp_path, lines, found):
     assert refused(gen_prototype("--label_file_path", tmp_path / "none.txt"), tmp_path / "none.txt", 12)
 
 
-def spoil_text(content: bytes) -> bytes:
-    return b"not an image"
-
-
-def spoil_cut(content: bytes) -> bytes:
-    return content[:len(content) // 2]
-
-
-def spoil_middle(content: bytes) -> bytes:
-    return content[:60] + bytes(byte ^ 255 for byte in content[60:120]) + content[120:]
-
-
-def spoil_all(content: bytes) -> bytes:
-    return b""
+SPOILS = {"text": lambda content: b"not an image", "cut": lambda content: content[:len(content) // 2],
+          "middle": lambda content: content[:60] + bytes(byte ^ 255 for byte in content[60:120]) + content[120:],
+          "all": lambda content: b""}
 
 
 def test_unreadable_image_loses_no_finished_class(gen_prototype, own_image_data, prototypes, tmp_path):
     path = own_image_data / "train" / "sea_lion" / "05.png"
     good = path.read_bytes()
-    for spoil in (spoil_text, spoil_cut, spoil_middle, spoil_all):
+    for spoil in SPOILS.values():
         path.write_bytes(spoil(good))
         assert refused(gen_prototype("--data_dir", own_image_data), path)
     folder = tmp_path / "out" / prototypes.folder.name
@@ -128,18 +77,13 @@ def test_unreadable_image_loses_no_finished_class(gen_prototype, own_image_data,
     assert before.items() <= contents(folder).items()
 
 
-def test_unreadable_synthetic_image(relabel, distilled, tmp_path):
-    copy = Path(shutil.copytree(distilled.folder, tmp_path / "copy"))
+def test_unreadable_synthetic_image_or_one_of_another_size(relabel, copied):
+    copy = copied("distilled")
     path = next(copy.rglob("*.png"))
     path.write_bytes(b"not an image")
     assert refused(relabel("--data", copy), path)
-
-
-def test_synthetic_images_of_two_sizes(relabel, distilled, tmp_path):
-    copy = Path(shutil.copytree(distilled.folder, tmp_path / "copy"))
-    Image.new("RGB", (16, 16)).save(next(copy.rglob("*.png")))
-    manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "bytes": {}}))  # or the file's size would tell before
+    Image.new("RGB", (16, 16)).save(path)
+    edit(copy, lambda manifest: manifest.update(bytes={}))  # or the file's size would tell before
     assert refused(relabel("--data", copy), copy, "one size", "(16, 16)", "(32, 32)")
 
 
@@ -151,11 +95,9 @@ def test_ipc_larger_than_a_class(gen_prototype, gen_syn_image, image_data, tmp_p
 
 @pytest.fixture
 def train_on_hard_labels(here, image_data, distilled, tmp_path):
-    def call(*flags):
-        return here("validate.train_FKD", "--labels", "hard", "--train-dir", distilled.folder, "--dataset", "folder",
-                    "--data_dir", image_data, "--input-size", SIZE, "--batch-size", 36, "--epochs", 1, "--output-dir",
-                    tmp_path / "out", *flags)
-    return call
+    words = ("validate.train_FKD", "--labels", "hard", "--train-dir", distilled.folder, "--dataset", "folder", "--data_dir",
+             image_data, "--input-size", SIZE, "--batch-size", 36, "--epochs", 1, "--output-dir", tmp_path / "out")
+    return lambda *flags: here(*words, *flags)
 
 
 @pytest.mark.parametrize(("stage", "cases"), [
@@ -171,18 +113,19 @@ def test_numbers_out_of_range(request, stage, cases):
     assert all(refused(command(*flags), *flags[:2]) for flags in cases)
 
 
-def test_flags_that_are_missing(here):
+def test_flags_that_are_missing_or_unknown(here):
     assert refused(here("distillation.gen_syn_image", "--dataset", "digits"), "--prototype_path", "d4m")
     assert refused(here("distillation.gen_syn_image", "--method", "noise"), "--ipc")
     assert refused(here("validate.train_FKD"), "--fkd-path")
+    answer = here("distillation.gen_prototype", "--dataset", "nothing")
+    assert answer.code == 2 and "nothing" in answer.err and "digits" in answer.err.splitlines()[-1]
 
 
 # checkpoints
-
-def test_checkpoint_that_looks_like_a_hub_name_by_command(command, tmp_path):
-    answer = command("distillation.gen_prototype", "--diffusion_checkpoints_path", "runs/nothing", "--save_prototype_path",
-                     tmp_path)
+def test_checkpoint_that_looks_like_a_hub_name_or_has_a_revision_and_is_none(gen_prototype):
+    answer = gen_prototype("--diffusion_checkpoints_path", "runs/nothing")
     assert refused(answer, "runs/nothing", "Stable Diffusion") and answer.out == ""
+    assert refused(gen_prototype("--revision", "v1"), "--revision: expected with the name of a hub checkpoint")
 
 
 def empty(folder: Path) -> None:
@@ -190,63 +133,53 @@ def empty(folder: Path) -> None:
     folder.mkdir()
 
 
-def cut(*names: str):
-    def spoil(folder: Path) -> None:
-        for path in (folder / name for name in names):
-            path.write_bytes(spoil_cut(path.read_bytes()))
-    return spoil
+def without(name: str):
+    return lambda folder: shutil.rmtree(folder / name)
+
+
+def cut(name: str):
+    return lambda folder: (folder / name).write_bytes(SPOILS["cut"]((folder / name).read_bytes()))
 
 
 @pytest.mark.parametrize(("stage", "spoil", "words"), [
     ("gen_prototype", empty, ["model_index.json"]), ("gen_syn_image", empty, ["model_index.json"]),
     ("gen_prototype", shutil.rmtree, ["nothing"]), ("gen_syn_image", shutil.rmtree, ["nothing"]),
-    ("gen_prototype", cut("vae/diffusion_pytorch_model.safetensors"), []),
-    ("gen_syn_image", cut("vae/diffusion_pytorch_model.safetensors"), []),
-    ("gen_syn_image", cut("unet/diffusion_pytorch_model.safetensors"), []),
-    ("gen_syn_image", cut("model_index.json"), []),
-    ("gen_prototype", lambda folder: shutil.rmtree(folder / "vae"), []),
-    ("gen_syn_image", lambda folder: shutil.rmtree(folder / "unet"), []),
-    ("gen_syn_image", lambda folder: shutil.rmtree(folder / "scheduler"), []),
-    ("gen_syn_image", lambda folder: shutil.rmtree(folder / "tokenizer"), [])])
+    *[("gen_prototype", spoil, []) for spoil in (cut("vae/diffusion_pytorch_model.safetensors"), without("vae"))],
+    *[("gen_syn_image", cut(name), []) for name in ("vae/diffusion_pytorch_model.safetensors", "model_index.json",
+                                                    "unet/diffusion_pytorch_model.safetensors")],
+    *[("gen_syn_image", without(name), []) for name in ("unet", "scheduler", "tokenizer")]])
 def test_damaged_checkpoint(request, checkpoint, tmp_path, stage, spoil, words):
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     spoil(copy)
     assert refused(request.getfixturevalue(stage)("--diffusion_checkpoints_path", copy), copy, "Stable Diffusion", *words)
 
 
-def test_checkpoint_with_another_networks_weights(gen_syn_image, checkpoint, new_checkpoint_in, tmp_path):
-    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-    other = new_checkpoint_in(tmp_path / "other", text_width=32)
-    shutil.copy(other / "unet" / "diffusion_pytorch_model.safetensors", copy / "unet")
-    assert refused(gen_syn_image("--diffusion_checkpoints_path", copy), copy)
-
-
 # folders of earlier stages
-
 @pytest.mark.parametrize(("artefact", "stage", "flag", "unit"), [
     ("prototypes", "gen_syn_image", "--prototype_path", "00004_eel.safetensors"),
     ("teacher", "relabel", "--teacher", "model.safetensors"),
     ("soft_labels", "train_student", "--fkd-path", "epoch_0000.safetensors")])
-def test_damaged_folder(request, tmp_path, artefact, stage, flag, unit):
-    command, folder = request.getfixturevalue(stage), request.getfixturevalue(artefact).folder
-    copy = Path(shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("state.pt")))
+def test_damaged_folder(request, copied, artefact, stage, flag, unit):
+    command, copy = request.getfixturevalue(stage), copied(artefact)
     cut(unit)(copy)
     assert refused(command(flag, copy), copy / unit, "safetensors")
-    for spoil in (spoil_text, spoil_cut, spoil_all):
-        (copy / "manifest.json").write_bytes(spoil((folder / "manifest.json").read_bytes()))
+    good = (copy / "manifest.json").read_bytes()
+    for spoil in ("text", "cut", "all"):
+        (copy / "manifest.json").write_bytes(SPOILS[spoil](good))
         assert refused(command(flag, copy), copy / "manifest.json", "JSON")
-    (copy / "manifest.json").unlink()
-    assert refused(command(flag, copy), copy, artefact, "unfinished")
-    (copy / "config.json").unlink()
-    assert refused(command(flag, copy), copy, artefact, "without manifest.json")
+    for name, words in (("manifest.json", "unfinished"), ("config.json", "without manifest.json")):
+        (copy / name).unlink()
+        assert refused(command(flag, copy), copy, artefact, words)
 
 
-def test_prototypes_of_another_checkpoints_latent_shape(gen_syn_image, new_checkpoint_in, tmp_path):
-    other = new_checkpoint_in(tmp_path / "other", levels=2)
-    assert refused(gen_syn_image("--diffusion_checkpoints_path", other), "(4, 16, 16)", "(4, 8, 8)")
-    content = {name: [[[[0.0] * 8] * 8] * 3] for name in CLASSES}
+def test_checkpoint_with_weights_or_a_latent_shape_of_another(gen_syn_image, checkpoint, tmp_path):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    wider, larger = new_checkpoint(tmp_path / "wider", text_width=32), new_checkpoint(tmp_path / "larger", levels=2)
+    shutil.copy(wider / "unet" / "diffusion_pytorch_model.safetensors", copy / "unet")
+    assert refused(gen_syn_image("--diffusion_checkpoints_path", copy), copy)
+    assert refused(gen_syn_image("--diffusion_checkpoints_path", larger), "(4, 16, 16)", "(4, 8, 8)")
     path = tmp_path / "three.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps({name: [[[[0.0] * 8] * 8] * 3] for name in CLASSES}))
     assert refused(gen_syn_image("--prototype_path", path), path, "(4, 8, 8)", "(3, 8, 8)")
 
 
@@ -257,73 +190,60 @@ def test_json_that_holds_no_prototypes(gen_syn_image, tmp_path, text):
     assert refused(gen_syn_image("--prototype_path", tmp_path / "some.json"), tmp_path / "some.json")
 
 
-def test_prototypes_that_do_not_exist(gen_syn_image, tmp_path):
-    assert refused(gen_syn_image("--prototype_path", tmp_path / "none"), tmp_path / "none", "prototypes", "nothing")
-    assert refused(gen_syn_image("--prototype_path", tmp_path / "none.json"), tmp_path / "none.json", "nothing")
+@pytest.mark.parametrize(("stage", "flag", "kind"), [("gen_syn_image", "--prototype_path", "prototypes"),
+                                                     ("relabel", "--data", "distilled set")])
+def test_folders_that_do_not_exist_or_are_empty(request, tmp_path, stage, flag, kind):
+    command = request.getfixturevalue(stage)
+    for name, words in (("none", (kind.split()[0], "nothing")), ("none.json", ("nothing",)), ("", (kind,))):
+        assert refused(command(flag, tmp_path / name), tmp_path / name, *words)
 
 
-def test_manifest_of_another_kind_or_version(gen_syn_image, relabel, prototypes, distilled, tmp_path):
+def test_manifest_of_another_kind_or_version(gen_syn_image, relabel, prototypes, distilled, copied):
     assert refused(gen_syn_image("--prototype_path", distilled.folder), distilled.folder, "prototypes", "distilled")
     assert refused(relabel("--data", prototypes.folder), prototypes.folder, "distilled", "prototypes")
-    copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
-    manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
+    copy = copied("prototypes")
+    edit(copy, lambda manifest: manifest.update(version=99))
     assert refused(gen_syn_image("--prototype_path", copy), copy, "version 1", "found 99")
 
 
 # teachers, soft labels, students
-
-def test_teacher_of_other_classes_or_sizes(relabel, teacher, tmp_path):
-    copy = Path(shutil.copytree(teacher.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("state.pt")))
-    manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "classes": manifest["classes"][::-1]}))
+def test_teacher_of_other_classes_or_sizes(relabel, copied):
+    copy = copied("teacher")
+    edit(copy, lambda manifest: manifest["classes"].reverse())
     assert refused(relabel("--teacher", copy), copy, "12 classes", "ant")
     assert refused(relabel("--input-size", 64), "--input-size", 32, 64)
 
 
-def test_folder_that_is_no_distilled_set(relabel, tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert refused(relabel("--data", tmp_path / "empty"), tmp_path / "empty", "distilled set")
-    assert refused(relabel("--data", tmp_path / "none"), tmp_path / "none", "distilled")
-
-
-def test_soft_labels_of_another_distilled_set(train_student, gen_syn_image, image_data, tmp_path):
+def test_soft_labels_of_another_distilled_set_or_of_the_original(train_student, gen_syn_image, image_data, tmp_path):
     assert gen_syn_image("--method", "random", "--data_dir", image_data, "--ipc", 6, "--image_size", SIZE).code == 0
     answer = train_student("--train-dir", tmp_path / "out" / "folder_random_ipc6", "--output-dir", tmp_path / "student")
     assert refused(answer, "folder_random_ipc6", "folder_ipc3_6")
-
-
-def test_pickled_soft_labels_of_the_original(train_student, tmp_path):
     (tmp_path / "FKD" / "epoch_0").mkdir(parents=True)
     (tmp_path / "FKD" / "epoch_0" / "batch_0.tar").write_bytes(b"anything")
     assert refused(train_student("--fkd-path", tmp_path / "FKD"), tmp_path / "FKD", "pickled", "generate_soft_label")
 
 
-def test_val_dir_that_does_not_exist_or_has_other_classes(train_student, image_data, own_image_data, tmp_path):
+def test_test_images_that_do_not_exist_or_have_other_classes(here, train_student, image_data, own_image_data, tmp_path):
     assert refused(train_student("--val-dir", tmp_path / "none"), "--val-dir", tmp_path / "none")
     shutil.rmtree(own_image_data / "test" / "gnu")
     assert refused(train_student("--val-dir", own_image_data / "test"), "12 classes", "found 11 classes, 1 missing: ")
-    assert len(list((image_data / "test" / "gnu").iterdir())) == TEST_PER_CLASS
+    shutil.rmtree(own_image_data / "test")
+    assert refused(here("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--output-dir",
+                        tmp_path / "teacher"), own_image_data, "val or test")
 
 
 # folders begun before
-
 @pytest.mark.parametrize(("stage", "flag", "had", "wanted"), [
     ("prototypes", "--seed", 0, 7), ("distilled", "--num_inference_steps", 4, 3), ("teacher", "--epochs", 3, 4),
     ("soft_labels", "--fkd-seed", 42, 7), ("student", "--adamw-lr", 0.001, 0.5)])
-def test_a_changed_configuration_is_refused_with_both_values(request, here, stage, flag, had, wanted):
+def test_a_changed_configuration_or_kind_is_refused_with_both_values(request, here, train_student, stage, flag, had, wanted):
     done = request.getfixturevalue(stage)
     before = contents(done.folder)
     root = done.folder if done.folder.name == "whole" else done.folder.parent
     answer = here(done.module, *done.flags, done.output_flag, root, flag, wanted)
     assert refused(answer, done.folder, had, wanted, flag.strip("-").replace("-", "_"))
+    assert stage == "student" or refused(train_student("--output-dir", done.folder), done.folder, "student", stage)
     assert contents(done.folder) == before
-
-
-def test_a_folder_of_another_kind_is_not_written_into(train_student, teacher):
-    before = contents(teacher.folder)
-    assert refused(train_student("--output-dir", teacher.folder), teacher.folder, "student", "teacher")
-    assert contents(teacher.folder) == before
 
 
 @pytest.mark.parametrize("stage", ["gen_prototype", "gen_syn_image"])
@@ -355,8 +275,8 @@ def test_other_images_in_the_same_folder_are_refused(request, here, own_image_da
     assert refused(here(done.module, *flags, done.output_flag, root))
 
 
-def test_another_checkpoint_of_the_same_name_is_refused(here, prototypes, checkpoint, new_checkpoint_in, tmp_path):
-    other = new_checkpoint_in(tmp_path / checkpoint.name)
+def test_another_checkpoint_of_the_same_name_is_refused(here, prototypes, checkpoint, tmp_path):
+    other = new_checkpoint(tmp_path / checkpoint.name)
     vae = other / "vae" / "diffusion_pytorch_model.safetensors"
     content = bytearray(vae.read_bytes())
     content[-2000:] = bytes(2000)

@@ -1,21 +1,21 @@
 """A distilled set read by the readers that people use: torchvision's ImageFolder and the `datasets` library, offline."""
 
-import json
 from pathlib import Path
 
 import datasets
 import pytest
 import yaml
-from conftest import CLASSES
+from conftest import CLASSES, manifest_in, rows_of
 from huggingface_hub import DatasetCard
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from distillation.card import card, quoted, size_category
-from distillation.distilled_set import finish_distilled, row, write_image
+from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
 from scripts.cli import ROOT
 
-ODD = ["10", "9", "a: b", 'quo"te', "été", "test", "null", "- x #y", "back\\slash", "line\u2028end", "\x7f", "🦊", "a/b", "~"]
+ODD = ["10", "9", "a: b", 'quo"te', "été", "test", "null", "- x #y", "back\\slash", "line\u2028end", "\x7f", "🦊", "a/b", "~",
+       "Zebra"]
 
 
 @pytest.fixture
@@ -40,10 +40,14 @@ def contents(images) -> list[tuple[bytes, int]]:
     return sorted((image.tobytes(), label) for image, label in images)
 
 
+def grey_is_label(images) -> bool:
+    return all(image.getpixel((0, 0)) == (label,) * 3 for image, label in images)
+
+
 @pytest.mark.parametrize("how", ["folder", "imagefolder"])
 def test_both_readers_give_every_image_the_manifests_label(distilled, hub_dataset, how):
     """12 classes: sorted as text without zeros in front, labels 2 to 11 would be permuted."""
-    rows = json.loads((distilled.folder / "manifest.json").read_text())["rows"]
+    rows = rows_of(distilled.folder)
     wanted = contents((Image.open(distilled.folder / entry["file_name"]), entry["label"]) for entry in rows)
     assert all(entry["file_name"].startswith(f"{entry['label']:05d}_{CLASSES[entry['label']]}/") for entry in rows)
     assert contents(ImageFolder(distilled.folder)) == wanted
@@ -53,31 +57,21 @@ def test_both_readers_give_every_image_the_manifests_label(distilled, hub_datase
     others = ("label", "prototype", "repeat", "seed", "weight")
     assert [[entry[name] for name in others] for entry in read.remove_columns("image")] == \
         [[entry[name] for name in others] for entry in rows]
-    if how == "folder":
-        assert read.features["label"].names == CLASSES
+    assert how == "imagefolder" or read.features["label"].names == CLASSES
 
 
-def test_odd_class_names_keep_their_labels(hub_dataset, tmp_path):
-    folder = grey_set(tmp_path / "set", ODD, {"method": "random", "dataset": "folder"})
+@pytest.mark.parametrize("names", [ODD, ["crane", "maillot", "crane"]])
+def test_odd_class_names_keep_their_labels(hub_dataset, tmp_path, names):
+    """The general reader takes names with a split's word in them, such as `test`, for a split: the README says so."""
+    folder = grey_set(tmp_path / "set", names, {"method": "random", "dataset": "folder"})
     read = hub_dataset(str(folder))
-    assert read.features["label"].names == ODD
-    assert len(read) == 2 * len(ODD)
-    assert all(entry["image"].getpixel((0, 0)) == (entry["label"],) * 3 for entry in read)
-    assert all(image.getpixel((0, 0)) == (label,) * 3 for image, label in ImageFolder(folder))
-
-
-def test_the_general_reader_gets_odd_names_right_too(hub_dataset, tmp_path):
-    """But for names with a split's word in them, such as `test`, which it takes for a split: the README says so."""
-    names = [name for name in ODD if name != "test"]
-    read = hub_dataset("imagefolder", data_dir=str(grey_set(tmp_path / "set", names, {})))
-    assert len(read) == 2 * len(names)
-    assert all(entry["image"].getpixel((0, 0)) == (entry["label"],) * 3 for entry in read)
-
-
-def test_classes_that_share_a_name_stay_apart(hub_dataset, tmp_path):
-    read = hub_dataset(str(grey_set(tmp_path / "set", ["crane", "maillot", "crane"], {})))
-    assert read.features["label"].names == ["0 crane", "1 maillot", "2 crane"]
-    assert all(entry["image"].getpixel((0, 0)) == (entry["label"],) * 3 for entry in read)
+    assert read.features["label"].names == (["0 crane", "1 maillot", "2 crane"] if "crane" in names else ODD)
+    general = [name for name in names if name != "test"]
+    other = hub_dataset("imagefolder", data_dir=str(grey_set(tmp_path / "other", general, {})))
+    for images, count in ((read, len(names)), (other, len(general))):
+        assert len(images) == 2 * count and grey_is_label((entry["image"], entry["label"]) for entry in images)
+    assert grey_is_label(ImageFolder(folder))
+    assert read_distilled(folder)[2].tolist() == [label for label in range(len(names)) for _ in range(2)]
 
 
 @pytest.mark.parametrize("text", [*ODD, "", "new\nline\ttab", "\x85\xa0\ufeff\u2029", "---\n"])
@@ -87,27 +81,16 @@ def test_any_text_survives_yaml(text):
 
 def test_the_front_matter_says_what_a_hub_asks(distilled):
     found = DatasetCard.load(distilled.folder / "README.md").data.to_dict()
-    assert found["task_categories"] == ["image-classification"]
-    assert found["size_categories"] == ["n<1K"]
+    assert (found["task_categories"], found["size_categories"]) == (["image-classification"], ["n<1K"])
     assert found["license"] == "other" and "dataset-distillation" in found["tags"]
     assert found["pretty_name"] == "D4M images of an image folder: 72 images, 12 classes"
-
-
-@pytest.mark.parametrize(("count", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (10_000, "10K<n<100K"),
-                                                 (100_000, "100K<n<1M"), (1_000_000, "n>1M")])
-def test_size_categories(count, category):
-    assert size_category(count) == category
+    assert [size_category(count) for count in (999, 1000, 10_000, 100_000, 1_000_000)] == [
+        "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "n>1M"]
 
 
 def test_the_card_tells_the_configuration_and_no_path_of_the_machine(distilled, checkpoint, prototypes):
-    text = (distilled.folder / "README.md").read_text()
-    config = json.loads((distilled.folder / "manifest.json").read_text())["config"]
+    text, manifest = (distilled.folder / "README.md").read_text(), manifest_in(distilled.folder)
+    assert "README.md" in manifest["files"] and card(manifest["classes"], manifest["config"], manifest["rows"]) == text
     assert "| `strength` | `0.5` |" in text and "| `negative_prompt` | `\"cartoon, anime, painting\"` |" in text
-    assert f"| `source.prototypes` | `\"{config['source']['prototypes']}\"` |" in text
+    assert f"| `source.prototypes` | `\"{manifest['config']['source']['prototypes']}\"` |" in text
     assert not [path for path in (distilled.folder, checkpoint, prototypes.folder, ROOT) if str(path.parent) in text]
-
-
-def test_the_manifest_knows_the_card(distilled):
-    manifest = json.loads((distilled.folder / "manifest.json").read_text())
-    assert "README.md" in manifest["files"]
-    assert card(manifest["classes"], manifest["config"], manifest["rows"]) == (distilled.folder / "README.md").read_text()

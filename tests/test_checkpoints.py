@@ -3,17 +3,10 @@
 import json
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
-from conftest import SIZE
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from conftest import manifest_in
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -22,16 +15,16 @@ from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLate
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-LAYOUTS = {  # what differs between the two families: the UNet's heads and projections, the text encoder, the scheduler
-    "v1.5, PNDM": {"unet": {"attention_head_dim": 8, "cross_attention_dim": 32}, "hidden_act": "quick_gelu",
-                   "scheduler": PNDMScheduler(**BETAS, skip_prk_steps=True, set_alpha_to_one=False)},
-    "v2.1, DDIM": {"unet": {"attention_head_dim": [1, 2, 4, 4], "cross_attention_dim": 48, "use_linear_projection": True},
-                   "hidden_act": "gelu",
-                   "scheduler": DDIMScheduler(**BETAS, prediction_type="v_prediction", clip_sample=False,
-                                              set_alpha_to_one=False)},
-    "v2.1, Euler": {"unet": {"attention_head_dim": [1, 2, 4, 4], "cross_attention_dim": 48, "use_linear_projection": True},
-                    "hidden_act": "gelu", "scheduler": EulerDiscreteScheduler(**BETAS, prediction_type="v_prediction")},
-}
+V1 = {"unet": {"attention_head_dim": 8, "cross_attention_dim": 32}, "hidden_act": "quick_gelu",
+      "scheduler": diffusers.PNDMScheduler(**BETAS, skip_prk_steps=True, set_alpha_to_one=False)}
+V2 = {"unet": {"attention_head_dim": [1, 2, 4, 4], "cross_attention_dim": 48, "use_linear_projection": True},
+      "hidden_act": "gelu", "scheduler": diffusers.DDIMScheduler(**BETAS, prediction_type="v_prediction", clip_sample=False,
+                                                                 set_alpha_to_one=False)}
+LAYOUTS = {  # the two families differ in the UNet's heads and projections, the text encoder, the scheduler
+    "v1.5, PNDM": V1, "v2.1, DDIM": V2,
+    "v2.1, Euler": {**V2, "scheduler": diffusers.EulerDiscreteScheduler(**BETAS, prediction_type="v_prediction")},
+    "8 channels, halved": {**V1, "latent_channels": 8, "vae_levels": 2, "unet_levels": 2},
+    "16 channels, quartered": {**V1, "latent_channels": 16, "vae_levels": 3, "unet_levels": 2}}
 
 
 def write_layout(folder: Path, unet: dict, hidden_act: str, scheduler, latent_channels: int = 4, vae_levels: int = 4,
@@ -40,12 +33,12 @@ def write_layout(folder: Path, unet: dict, hidden_act: str, scheduler, latent_ch
     width, side = unet["cross_attention_dim"], 8
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        StableDiffusionPipeline(
-            vae=AutoencoderKL(
+        diffusers.StableDiffusionPipeline(
+            vae=diffusers.AutoencoderKL(
                 sample_size=side * 2 ** (vae_levels - 1), block_out_channels=(8,) * vae_levels, norm_num_groups=4,
                 latent_channels=latent_channels, layers_per_block=2, down_block_types=("DownEncoderBlock2D",) * vae_levels,
                 up_block_types=("UpDecoderBlock2D",) * vae_levels),
-            unet=UNet2DConditionModel(
+            unet=diffusers.UNet2DConditionModel(
                 sample_size=side, in_channels=latent_channels, out_channels=latent_channels, norm_num_groups=8,
                 block_out_channels=(8, 16, 32, 32)[:unet_levels], layers_per_block=2,
                 down_block_types=("CrossAttnDownBlock2D",) * (unet_levels - 1) + ("DownBlock2D",),
@@ -58,34 +51,20 @@ def write_layout(folder: Path, unet: dict, hidden_act: str, scheduler, latent_ch
     return folder
 
 
-def prototypes_and_images(here, checkpoint: Path, image_data: Path, root: Path) -> list[Path]:
-    """Run stages 1 and 2 by their command lines; the images of the second."""
-    common = ("--dataset", "folder", "--diffusion_checkpoints_path", checkpoint)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_other_layouts_give_prototypes_and_images(here, image_data, tmp_path, name):
+    """Stages 1 and 2 by their command lines."""
+    checkpoint, layout = write_layout(tmp_path / "checkpoint", **LAYOUTS[name]), LAYOUTS[name]
+    assert json.loads((checkpoint / "model_index.json").read_text())["safety_checker"] == [None, None]
+    common, root = ("--dataset", "folder", "--diffusion_checkpoints_path", checkpoint), tmp_path / "out"
     answer = here("distillation.gen_prototype", *common, "--data_dir", image_data, "--ipc", 1, "--save_prototype_path", root)
     assert answer.code == 0, answer.err
     answer = here("distillation.gen_syn_image", *common, "--prototype_path", root / "folder-ipc1-kmexpand1", "--strength", 0.7,
                   "--num_inference_steps", 4, "--save_init_image_path", root)
     assert answer.code == 0, answer.err
-    return sorted(root.rglob("*.png"))
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_both_families_of_stable_diffusion_give_prototypes_and_images(here, image_data, tmp_path, name):
-    checkpoint = write_layout(tmp_path / "checkpoint", **LAYOUTS[name])
-    assert json.loads((checkpoint / "model_index.json").read_text())["safety_checker"] == [None, None]
-    images = prototypes_and_images(here, checkpoint, image_data, tmp_path / "out")
-    assert [Image.open(path).size for path in images] == [(64, 64)] * 12
-    assert json.loads(next((tmp_path / "out").glob("folder-*/manifest.json")).read_text())["latent_shape"] == [4, 8, 8]
-
-
-@pytest.mark.parametrize(("channels", "vae_levels"), [(8, 2), (16, 3)])
-def test_latents_of_other_channels_and_downsampling(here, image_data, tmp_path, channels, vae_levels):
-    checkpoint = write_layout(tmp_path / "checkpoint", **LAYOUTS["v1.5, PNDM"], latent_channels=channels, vae_levels=vae_levels,
-                              unet_levels=2)
-    images = prototypes_and_images(here, checkpoint, image_data, tmp_path / "out")
-    assert [Image.open(path).size for path in images] == [(8 * 2 ** (vae_levels - 1),) * 2] * 12
-    shape = json.loads(next((tmp_path / "out").glob("folder-*/manifest.json")).read_text())["latent_shape"]
-    assert shape == [channels, 8, 8] and SIZE == 32
+    side = 8 * 2 ** (layout.get("vae_levels", 4) - 1)
+    assert [Image.open(path).size for path in root.rglob("*.png")] == [(side, side)] * 12
+    assert manifest_in(root / "folder-ipc1-kmexpand1")["latent_shape"] == [layout.get("latent_channels", 4), 8, 8]
 
 
 @torch.no_grad()

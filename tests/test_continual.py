@@ -6,24 +6,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_data, write_teacher
+from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_teacher
 from torch import nn
 
-from continual import train_continual
+from continual import streams, train_continual
 from continual.agem import frozen_statistics, project_
 from continual.buffer import Reservoir, TaskMemory, draw_rows, reservoir_slots, split_evenly
 from continual.merging import MERGES, merge_ties
 from continual.metrics import masked_accuracy, summarise
-from continual.streams import (
-    balanced_rows,
-    batches,
-    class_order,
-    hold_out,
-    make_tasks,
-    merge_tasks,
-    random_images,
-    split_classes,
-)
+from continual.streams import batches, class_order, hold_out, make_tasks, merge_tasks
 from continual.task_arithmetic import TaskArithmetic, reestimate_batchnorm
 from continual.timing import Timers
 from continual.training import Trainer
@@ -58,9 +49,9 @@ def test_masked_accuracy_answers_allowed_classes_only():
 def test_class_order_depends_on_the_seed_alone_and_is_cut_evenly():
     assert class_order(10, "seeded", 3) == class_order(10, "seeded", 3) != class_order(10, "seeded", 4)
     assert class_order(4, "natural", 3) == [0, 1, 2, 3]
-    assert split_classes([2, 0, 1, 3, 4], 2) == [(2, 0, 1), (3, 4)]
+    assert streams.split_classes([2, 0, 1, 3, 4], 2) == [(2, 0, 1), (3, 4)]
     with pytest.raises(InputError, match="between 1 and 5"):
-        split_classes([2, 0, 1, 3, 4], 6)
+        streams.split_classes([2, 0, 1, 3, 4], 6)
 
 
 def test_batches_show_every_image_once_before_any_twice():
@@ -88,13 +79,13 @@ def test_memory_is_held_out_only_where_the_task_can_spare_it():
 
 def test_balanced_rows_take_turns_and_random_images_match_the_counts():
     labels = torch.tensor([0] * 20 + [1] * 3)
-    rows = balanced_rows(labels, 8, generator_for(0, "test"))
+    rows = streams.balanced_rows(labels, 8, generator_for(0, "test"))
     assert labels[rows].bincount().tolist() == [5, 3] and len(set(rows.tolist())) == 8
     real, like = some_images(12), some_images(3)
-    assert random_images(real, like, 0).labels.bincount().tolist() == [3, 3, 3, 3]
-    assert random_images(real, like, 0).digest == random_images(real, like, 0).digest != random_images(real, like, 1).digest
+    first, again, other = (streams.random_images(real, like, seed) for seed in (0, 0, 1))
+    assert first.labels.bincount().tolist() == [3, 3, 3, 3] and first.digest == again.digest != other.digest
     with pytest.raises(InputError, match="expected 12 images of class 0, found 3"):
-        random_images(like, real, 0)
+        streams.random_images(like, real, 0)
 
 
 # buffer
@@ -219,11 +210,6 @@ def refusal(monkeypatch, capsys, *words) -> str:
     return lines[0]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("continual"))
-
-
 def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path, monkeypatch, capsys):
     words = tiny(data, tmp_path, "--method", *train_continual.METHODS, "--stream", "real", "random", "distilled",
                  "--arch", FAST, "--tasks", 2)
@@ -243,9 +229,16 @@ def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path
     assert "trained on too" in results["task_arithmetic-distilled-seed0"]["memory"]
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     in_process(monkeypatch, *words)
-    assert capsys.readouterr().out.count("complete, skipped") == 18
+    assert capsys.readouterr().out.count("complete, nothing to do") == 18
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert "begun with tasks=2, now asked for 4" in refusal(monkeypatch, capsys, *words, "--tasks", 4)
+
+
+def test_a_run_that_was_refused_before_its_first_step_can_be_corrected(data, tmp_path, monkeypatch, capsys):
+    words = tiny(data, tmp_path / "out", "--method", "finetune", "--arch", FAST)
+    assert "--tasks: expected between 1 and 4 tasks" in refusal(monkeypatch, capsys, *words, "--tasks", 5)
+    in_process(monkeypatch, *words, "--tasks", 2)
+    assert (tmp_path / "out" / "finetune-real-seed0" / "manifest.json").exists()
 
 
 def test_a_run_begun_at_commit_9ae800c_and_killed_in_its_second_task_is_finished(data, tmp_path, monkeypatch, capsys):
@@ -280,3 +273,12 @@ def test_a_teacher_of_another_size_is_refused(data, tmp_path, monkeypatch, capsy
     teacher = write_teacher(tmp_path / "teacher", size=64)
     assert "expected a teacher of 32 pixels, found one of 64" in refusal(
         monkeypatch, capsys, *tiny(data, tmp_path / "out", "--labels", "soft", "--teacher", teacher))
+
+
+def test_validation_images_are_the_test_and_not_in_the_stream(data, tmp_path, monkeypatch, capsys):
+    words = ("--dataset", "folder", "--data-dir", data / "real", "--size", 32, "--validation", 8, "--tasks", 2, "--steps", 1,
+             "--batch-size", 4, "--replay-batch-size", 4, "--buffer-size", 8, "--arch", FAST, "--output-dir", tmp_path / "out")
+    in_process(monkeypatch, *words)
+    found = json.loads((tmp_path / "out" / "er-real-seed0" / "result.json").read_text())
+    assert found["config"]["validation"] == 8 and found["stream_images"] == 40 and np.sum(found["confusion"]) == 8
+    assert "--validation 8: expected" in refusal(monkeypatch, capsys, *words, "--distilled", data / "set")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_data, write_teacher
+from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_teacher
 from torch import nn
 
 from continual.agem import AGEM
@@ -306,11 +306,6 @@ def test_folder_names_have_what_is_not_the_default():
 
 
 # the command line
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("continual"))
-
 
 def test_soft_labels_and_distilled_memory_of_a_real_stream_keep_to_its_size(data, tmp_path, monkeypatch):
     teacher = write_teacher(tmp_path / "teacher")

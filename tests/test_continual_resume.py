@@ -4,19 +4,12 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 
-from fault_campaign import contents
+from fault_campaign import contents, in_fork
 from tiny_continual import tiny, write_data
 
 from continual.train_continual import METHODS
-from misc.studies.batch import run_command
-
-
-def silent(words) -> None:
-    with open(os.devnull, "w") as sys.stdout, open(os.devnull, "w") as sys.stderr:
-        run_command(["continual.train_continual", *map(str, words)])
 
 
 def kill_after(process, state, saves: int) -> None:
@@ -39,7 +32,8 @@ def test_every_method_killed_at_a_random_step_ends_as_if_it_was_not(tmp_path):
     words = ("--method", *METHODS, "--tasks", 2, "--steps", 3, "--start", "task1", "--experts", "sequential")
 
     def start(*more):
-        process = context.Process(target=silent, args=(tiny(data, *more),))
+        words = ["continual.train_continual", *map(str, tiny(data, *more))]
+        process = context.Process(target=in_fork, args=(words, {}, os.devnull))
         process.start()
         return process
     other = start(whole, *words)

@@ -1,26 +1,26 @@
 """Real images: classes and prompts against torchvision's own lists, and folders as messy as people have them."""
 
+import gzip
 import hashlib
 import json
 import os
 import pickle
 import random
-import re
 import shutil
-import struct
 import threading
 import unicodedata
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import CLASSES
 from PIL import Image, ImageSequence, features
 from test_bad_input import refused
+from test_untrusted import with_header
 from torchvision import transforms
-from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageFolder, Imagenette
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST, ImageFolder, Imagenette
 from torchvision.models import ResNet18_Weights
 
 from distillation.datasets import (
@@ -35,27 +35,16 @@ from distillation.datasets import (
     load_split,
     load_splits,
     matched,
+    part_of_training,
 )
 from distillation.images import BadImage, fit_image, open_image
 from matching.augmentation import Views, draw_views
 from matching.image_set import check_class_names, real_images
+from scripts.artefact import finish
 from scripts.cli import InputError
 
 CATEGORIES = ResNet18_Weights.DEFAULT.meta["categories"]
-SEEN = {  # SHA-256 of the sorted wnids, a line each
-    # timm's imagenet_synsets.txt and tensorflow-datasets' imagenet2012/labels.txt have the same
-    "imagenet_wnids.txt": "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15",
-    # of the archive's wnids.txt, as two projects have copied it
-    "tiny_imagenet_wnids.txt": "342d6acf18911d62da4c981221f833718a3ef8299e55512239e09c64e49a344c"}
-# CIFAR's class names; as its own files hold them, they have the fingerprint that torchvision asks for (see `meta_file`)
-TEN = "airplane automobile bird cat deer dog frog horse ship truck"
-FINE = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
-    forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
-    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
-    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-    sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
-    willow_tree wolf woman worm"""
+# CIFAR-100's super-classes: with ours they have the fingerprint that torchvision asks for (see `meta_file`)
 COARSE = """aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices household_furniture
     insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes large_omnivores_and_herbivores
     medium_mammals non-insect_invertebrates people reptiles small_mammals trees vehicles_1 vehicles_2"""
@@ -89,15 +78,17 @@ def pairs(split) -> list[tuple[str, str]]:
 
 
 # every class of every data set: index, folder, prompt, torchvision's name
+def test_digits_table():
+    train, test = (load_split("digits", "nowhere", part) for part in ("train", "test"))
+    pictures = []
+    for split, count in ((train, 1352), (test, 445)):
+        assert [f"{name} - {prompt}" for name, prompt in pairs(split)] == MNIST.classes
+        assert set(split.labels.tolist()) == set(range(10)) and len(split.labels) == count
+        pictures.append({split.read(row).tobytes() for row in range(count)})
+    assert not pictures[0] & pictures[1] and (train.read(0).size, train.read(0).mode) == ((32, 32), "RGB")
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_digits_table(part):
-    split = load_split("digits", "", part)
-    assert [f"{name} - {prompt}" for name, prompt in pairs(split)] == MNIST.classes
-    assert set(split.labels.tolist()) == set(range(10))
 
-
-def meta_file(items: list[tuple[str, object]]) -> bytes:
+def meta_file(items: dict[str, list[str] | int]) -> bytes:
     """CIFAR's file of class names, byte for byte: a pickle of Python 2, protocol 2, every string and list memorised."""
     memo = iter(range(1, 256))
 
@@ -107,47 +98,34 @@ def meta_file(items: list[tuple[str, object]]) -> bytes:
     def text(value: str) -> bytes:
         return b"U" + bytes([len(value)]) + value.encode() + put()
     out = b"\x80\x02}" + put() + b"("
-    for key, value in items:
+    for key, value in items.items():
         out += text(key)
-        if isinstance(value, int):
-            out += b"M" + value.to_bytes(2, "little")
-        else:
-            out += b"]" + put() + b"(" + b"".join(map(text, value)) + b"e"
+        out += b"M" + value.to_bytes(2, "little") if isinstance(value, int) else \
+            b"]" + put() + b"(" + b"".join(map(text, value)) + b"e"
     return out + b"u."
 
 
-@pytest.fixture
-def cifar(tmp_path, monkeypatch):
-    """CIFAR folders of one image per class; only the fingerprints of the image files are replaced by theirs."""
-    def make(source, key: str, names: list[str], meta: bytes) -> Path:
-        folder = tmp_path / source.base_folder
-        folder.mkdir()
-        (folder / source.meta["filename"]).write_bytes(meta)
-        for listed in ("train_list", "test_list"):
-            files, sums = [name for name, _ in getattr(source, listed)], []
-            for place, file in enumerate(files):
-                labels = list(range(len(names)))[place::len(files)]
-                data = np.stack([np.array(marked(label).resize((32, 32))).transpose(2, 0, 1).ravel() for label in labels])
-                (folder / file).write_bytes(pickle.dumps({"data": data, key: labels}, protocol=2))
-                sums.append([file, hashlib.md5((folder / file).read_bytes()).hexdigest()])
-            monkeypatch.setattr(source, listed, sums)
-        return tmp_path
-    return make
-
-
 @pytest.mark.parametrize("part", ["train", "test"])
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_table(cifar, name, part):
-    if name == "cifar10":
-        source, key, names = CIFAR10, "labels", TEN.split()
-        meta = meta_file([("num_cases_per_batch", 10000), ("label_names", names), ("num_vis", 3072)])
-    else:
-        source, key, names = CIFAR100, "fine_labels", FINE.split()
-        meta = meta_file([("fine_label_names", names), ("coarse_label_names", COARSE.split())])
+@pytest.mark.parametrize(("source", "key"), [(CIFAR10, "labels"), (CIFAR100, "fine_labels")])
+def test_cifar_table(tmp_path, monkeypatch, source, key, part):
+    """Folders of one image per class. Only the fingerprints of the image files are replaced, not that of the names."""
+    names = (PROMPTS / f"{source.__name__.lower()}.txt").read_text().replace(" ", "_").split()
+    meta = meta_file({"num_cases_per_batch": 10000, "label_names": names, "num_vis": 3072} if source is CIFAR10 else
+                     {"fine_label_names": names, "coarse_label_names": COARSE.split()})
     assert hashlib.md5(meta).hexdigest() == source.meta["md5"]
-    root = cifar(source, key, names, meta)
-    ours, theirs = load_split(name, root, part), source(root, train=part == "train")
-    assert pairs(ours) == [(entry, entry.replace("_", " ")) for entry in theirs.classes] and len(ours.classes) == len(names)
+    folder = tmp_path / source.base_folder
+    folder.mkdir()
+    (folder / source.meta["filename"]).write_bytes(meta)
+    for listed in ("train_list", "test_list"):
+        files, sums = [name for name, _ in getattr(source, listed)], []
+        for place, file in enumerate(files):
+            labels = list(range(len(names)))[place::len(files)]
+            data = np.stack([np.array(marked(label).resize((32, 32))).transpose(2, 0, 1).ravel() for label in labels])
+            (folder / file).write_bytes(pickle.dumps({"data": data, key: labels}, protocol=2))
+            sums.append([file, hashlib.md5((folder / file).read_bytes()).hexdigest()])
+        monkeypatch.setattr(source, listed, sums)
+    ours, theirs = load_split(source.__name__.lower(), tmp_path, part), source(tmp_path, train=part == "train")
+    assert pairs(ours) == [(entry, entry.replace("_", " ")) for entry in theirs.classes]
     assert ours.labels.tolist() == theirs.targets
     for row, label in enumerate(ours.labels):
         assert mark_of(ours.read(row)) == label and np.array_equal(np.array(ours.read(row)), np.array(theirs[row][0]))
@@ -165,31 +143,28 @@ def test_cifar_that_cannot_be_downloaded(here, monkeypatch, tmp_path, source):
         load_split(name, data, "train")
 
 
-@pytest.mark.parametrize(("name", "count"), [("imagenet", 1000), ("tiny_imagenet", 200)])
-def test_wnid_lists_are_the_published_ones(name, count):
+@pytest.mark.parametrize(("name", "count", "digest"), [
+    # timm's imagenet_synsets.txt and tensorflow-datasets' imagenet2012/labels.txt have the same
+    ("imagenet", 1000, "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15"),
+    # of the archive's wnids.txt, as two projects have copied it
+    ("tiny_imagenet", 200, "342d6acf18911d62da4c981221f833718a3ef8299e55512239e09c64e49a344c")])
+def test_wnid_lists_are_the_published_ones(name, count, digest):
+    """The digest is of the sorted wnids, a line each."""
     wnids = wnids_of(name)
-    assert len(set(wnids)) == count and wnids == sorted(wnids) and all(re.fullmatch(r"n\d{8}", wnid) for wnid in wnids)
-    assert hashlib.sha256((PROMPTS / f"{name}_wnids.txt").read_bytes()).hexdigest() == SEEN[f"{name}_wnids.txt"]
-    assert set(wnids) <= set(wnids_of("imagenet"))
+    assert len(set(wnids)) == count and wnids == sorted(wnids) and set(wnids) <= set(wnids_of("imagenet"))
+    assert hashlib.sha256((PROMPTS / f"{name}_wnids.txt").read_bytes()).hexdigest() == digest
 
 
-@pytest.fixture(scope="module")
-def imagenet(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("imagenet")
+def test_imagenet_table(tmp_path):
     for label, wnid in enumerate(wnids_of("imagenet")):
-        write_marked(root / "train" / wnid / f"{wnid}_1.JPEG", label)
-    (root / "val").symlink_to("train")
-    return root
-
-
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_imagenet_table(imagenet, part):
-    split, theirs = load_split("imagenet", imagenet, part), ImageFolder(imagenet / "train")
-    assert pairs(split) == list(zip(theirs.classes, CATEGORIES, strict=True))
-    assert split.labels.tolist() == theirs.targets == [mark_of(split.read(row)) for row in range(1000)]
-    assert split.classes[134] == {"name": "n02012849", "prompt": "crane bird"}
-    assert split.classes[517] == {"name": "n03126707", "prompt": "crane"}
-    assert [split.classes[label]["prompt"] for label in (638, 639)] == ["maillot", "maillot tank suit"]
+        write_marked(tmp_path / "train" / wnid / f"{wnid}_1.JPEG", label)
+    (tmp_path / "val").symlink_to("train")
+    theirs = ImageFolder(tmp_path / "train")
+    for split in (load_split("imagenet", tmp_path, part) for part in ("train", "test")):
+        assert pairs(split) == list(zip(theirs.classes, CATEGORIES, strict=True))
+        assert split.labels.tolist() == theirs.targets == [mark_of(split.read(row)) for row in range(1000)]
+        assert pairs(split)[134] == ("n02012849", "crane bird") and pairs(split)[517] == ("n03126707", "crane")
+        assert [split.classes[label]["prompt"] for label in (638, 639)] == ["maillot", "maillot tank suit"]
 
 
 def test_a_subset_of_imagenet_is_prompted_by_wnid(tmp_path):
@@ -238,7 +213,6 @@ def test_tiny_imagenet_table(tiny_imagenet):
     assert pairs(train) == pairs(test) == [(wnid, name_of[wnid]) for wnid in theirs.classes]
     assert train.labels.tolist() == theirs.targets == [mark_of(train.read(row)) for row in range(200)]
     assert test.labels.tolist() == sorted([*range(200)] * 2) == [mark_of(test.read(row)) for row in range(400)]
-    assert not [prompt for _, prompt in pairs(train) if re.search(r"[\"_,]", prompt) or prompt != prompt.strip()]
 
 
 def test_rearranged_tiny_imagenet_is_the_same(tiny_imagenet, tmp_path):
@@ -253,8 +227,10 @@ def test_rearranged_tiny_imagenet_is_the_same(tiny_imagenet, tmp_path):
     assert real_images(moved, 8).digest == real_images(official, 8).digest
 
 
-@pytest.mark.parametrize(("text", "found"), [("val_0.JPEG n01443537\n", "line 1"), ("", "found none")])
+@pytest.mark.parametrize(("text", "found"), [("val_0.JPEG n01443537\n", "line 1"), ("", "found none"), *[
+    (f"{name}\tn01443537\t0\t0\t1\t1\n", f"line 1.*{name}") for name in ("../../secret.png", "/etc/passwd", "sub/a.png")]])
 def test_damaged_annotations_of_tiny_imagenet(tmp_path, text, found):
+    """Also such as name files elsewhere."""
     (tmp_path / "val" / "images").mkdir(parents=True)
     (tmp_path / "val" / "val_annotations.txt").write_text(text)
     with pytest.raises(InputError, match=f"val_annotations.txt: expected .*{found}"):
@@ -319,39 +295,32 @@ def test_numbered_classes_are_matched_too():
 
 
 # prompts
-
-def test_a_template_wraps_the_prompts_and_leaves_the_names(image_data, tmp_path):
+def test_a_template_wraps_the_prompts_and_leaves_the_names(here, image_data, tmp_path):
     (tmp_path / "prompts.txt").write_text("".join(f"thing {label}\n" for label in range(12)), encoding="utf-8-sig")
     plain, wrapped, both = (load_split("folder", image_data, "train", file, template) for file, template in (
         (None, None), (None, "a photo of a {}"), (tmp_path / "prompts.txt", "{}, {really}")))
     assert wrapped.classes[-1] == {"name": "sea_lion", "prompt": "a photo of a sea lion"}
-    assert [entry["prompt"] for entry in both.classes] == [f"thing {label}, {{really}}" for label in range(12)]
-    assert both.classes[3]["name"] == "dog"
+    assert pairs(both) == [(name, f"thing {label}, {{really}}") for label, name in enumerate(CLASSES)]
     assert plain.identity() != wrapped.identity() and plain.labels.tolist() == wrapped.labels.tolist()
-
-
-def test_a_template_without_a_place_is_refused(here, tmp_path):
     assert refused(here("matching.train_teacher", "--prompt_template", "a photo", "--output-dir", tmp_path / "out"),
                    "--prompt_template", "{}", "'a photo'")
 
 
 def test_the_names_in_another_order_are_refused(image_data, tmp_path):
     """So was the original's file for CIFAR-100, sorted by super-class: 99 of 100 prompts spoke of another class."""
-    names = [name.replace("_", " ") for name in ImageFolder(image_data / "train").classes]
-    (tmp_path / "prompts.txt").write_text("\n".join([*names[6:], *names[:6]]))
-    with pytest.raises(InputError, match="line 1 'ant', found 'gnu'"):
-        load_split("folder", image_data, "train", tmp_path / "prompts.txt")
-    (tmp_path / "prompts.txt").write_text("\n".join(f"a photo of a {name}" for name in [*names[1:], "wolf"]))
-    with pytest.raises(InputError, match="line 2 'bear', found 'a photo of a cat'; 10 of 12"):
-        load_split("folder", image_data, "train", tmp_path / "prompts.txt")
-    (tmp_path / "prompts.txt").write_bytes("café\n".encode("latin-1") * 12)
-    with pytest.raises(InputError, match="UTF-8"):
-        load_split("folder", image_data, "train", tmp_path / "prompts.txt")
+    names = [name.replace("_", " ") for name in CLASSES]
+    swapped, shifted = [*names[6:], *names[:6]], [f"a photo of a {name}" for name in [*names[1:], "wolf"]]
+    for content, found in (("\n".join(swapped).encode(), "line 1 'ant', found 'gnu'"),
+                           ("\n".join(shifted).encode(), "line 2 'bear', found 'a photo of a cat'; 10 of 12"),
+                           ("café\n".encode("latin-1") * 12, "UTF-8")):
+        (tmp_path / "prompts.txt").write_bytes(content)
+        with pytest.raises(InputError, match=found):
+            load_split("folder", image_data, "train", tmp_path / "prompts.txt")
 
 
 def test_the_order_of_super_classes_is_refused_and_richer_prompts_are_not():
     """CIFAR-100 sorted by super-class (here: by second letter) with one name changed was accepted: it is no permutation."""
-    names = FINE.split()
+    names = (PROMPTS / "cifar100.txt").read_text().splitlines()
     other = sorted(names, key=lambda name: name[1])
     other[other.index("apple")] = "an apple tree"
     assert len(exchanged(other, names)) >= 95 and exchanged(names, names) == []
@@ -378,24 +347,14 @@ def grey3(grey: np.ndarray) -> np.ndarray:
 
 def palette() -> Image.Image:
     """48 indices, each a colour of its own."""
-    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).convert("L")
-    image = Image.frombytes("P", image.size, image.tobytes())
-    image.putpalette(COLOUR.reshape(-1, 3).ravel().tolist())
+    image = Image.frombytes("P", (8, 6), bytes(range(48)))
+    image.putpalette(COLOUR.ravel().tolist())
     return image
 
 
-def exif(orientation: int) -> Image.Exif:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags
-
-
-def stored(orientation: int) -> np.ndarray:
-    """COLOUR as a camera stores it: EXIF 2.3 says where the stored row 0 and column 0 lie in the upright picture."""
-    first = {1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"), 5: ("left", "top"),
-             6: ("right", "top"), 7: ("right", "bottom"), 8: ("left", "bottom")}[orientation]
-    picture = COLOUR if first[0] in ("top", "bottom") else COLOUR.transpose(1, 0, 2)
-    return picture[::-1 if first[0] in ("bottom", "right") else 1, ::-1 if first[1] in ("bottom", "right") else 1]
+TURNED = COLOUR.transpose(1, 0, 2)
+STORED = (COLOUR, COLOUR[:, ::-1], COLOUR[::-1, ::-1], COLOUR[::-1],   # by EXIF 2.3's orientation, from 1: COLOUR in the file
+          TURNED, TURNED[::-1], TURNED[::-1, ::-1], TURNED[:, ::-1])
 
 
 def patch_tiff(path: Path, tag: int, value: int) -> None:
@@ -411,9 +370,10 @@ def write_formats(folder: Path) -> dict[str, tuple[np.ndarray, int]]:
     folder.mkdir(parents=True)
     expected = {}
 
-    def write(name, image, pixels, off=0, **how):
-        image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        image.save(folder / name, **how)
+    def write(name, image, pixels, off=0, orientation=None, **how):
+        image, tags = Image.fromarray(image) if isinstance(image, np.ndarray) else image, Image.Exif()
+        tags[0x0112] = orientation
+        image.save(folder / name, **how, **({"exif": tags} if orientation else {}))
         expected[name] = (np.asarray(pixels), off)
     write("grey.png", GREY, grey3(GREY))
     write("one-bit.png", Image.fromarray(GREY).point(lambda value: 255 * (value > 99), "1"), grey3(255 * (GREY > 99)))
@@ -448,13 +408,11 @@ def write_formats(folder: Path) -> dict[str, tuple[np.ndarray, int]]:
     twelve = np.tile([0x808, 0x080], (6, 4))              # the bits 1000 0000 1000 0000 ..., 12 at a time
     write("twelve.tif", np.full((6, 8), 0x8080, np.uint16), grey3(twelve * 255 / 4095), 1)
     patch_tiff(folder / "twelve.tif", 258, 12)
-    for orientation in range(1, 9):
-        write(f"turned-{orientation}.png", stored(orientation), COLOUR, exif=exif(orientation))
-    write("turned.jpg", np.kron(stored(6), np.ones((8, 8, 1), np.uint8)), np.kron(COLOUR, np.ones((8, 8, 1))), 12, quality=100,
-          subsampling=0, exif=exif(6))
-    write("turned.tif", stored(8), COLOUR, exif=exif(8))
-    write("really-a-png.jpg", COLOUR, COLOUR, format="PNG")
-    write("UPPER.PNG", COLOUR, COLOUR, format="PNG")
+    for orientation, stored in enumerate(STORED, 1):
+        write(f"turned-{orientation}.png", stored, COLOUR, orientation=orientation)
+    write("turned.jpg", np.kron(STORED[5], np.ones((8, 8, 1), np.uint8)), np.kron(COLOUR, np.ones((8, 8, 1))), 12, 6,
+          quality=100, subsampling=0)
+    write("turned.tif", STORED[7], COLOUR, orientation=8)
     write("moving.png", COLOUR, COLOUR, save_all=True, append_images=[Image.new("RGB", (8, 6))])
     return expected
 
@@ -468,17 +426,11 @@ def test_every_format_becomes_upright_rgb(tmp_path):
         image, (pixels, off) = split.read(row), expected[path.name]
         assert image.mode == "RGB", path.name
         assert np.abs(np.array(image).astype(float) - pixels).max() <= off, path.name
-    for setting in ("error", "skip"):  # nothing here is bad
-        images, rows = decode_readable(load_split("folder", tmp_path, "train", on_bad_image=setting), range(len(expected)), 8)
-        assert len(images) == len(rows) == len(expected) and torch.equal(images, decode(split, rows, 8))
+    images, rows = decode_readable(load_split("folder", tmp_path, "train", on_bad_image="skip"), range(len(expected)), 8)
+    assert len(rows) == len(expected) and torch.equal(images, decode(split, rows, 8))
 
 
 # messy images, 2: damaged files
-
-def png_of_size(width: int, height: int) -> bytes:
-    """The head of a PNG that claims a size."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">II", zlib.crc32(head), 40) + b"IDAT"
 
 
 def write_damaged(folder: Path) -> dict[str, str]:
@@ -489,10 +441,10 @@ def write_damaged(folder: Path) -> dict[str, str]:
     for name in ("cut.jpg", "cut.png", "cut.webp", "cut.gif", "cut.bmp", "cut.tif"):
         noise.save(folder / name)
         (folder / name).write_bytes((folder / name).read_bytes()[:-800])
-    (folder / "empty.png").write_bytes(b"")
-    (folder / "text.jpg").write_text("<html>404 Not Found</html>")
-    (folder / "postscript.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-    (folder / "bomb.png").write_bytes(png_of_size(30000, 30000))
+    for name, content in (("empty.png", b""), ("text.jpg", b"<html>404 Not Found</html>"),
+                          ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")):
+        (folder / name).write_bytes(content)
+    (folder / "bomb.png").write_bytes(with_header((folder / "good-1.png").read_bytes(), 30000, 30000, b"\x08\x02\0\0\0"))
     (folder / "broken-link.jpg").symlink_to("nowhere.jpg")
     (folder / "own-link.jpg").symlink_to("own-link.jpg")
     Image.fromarray(np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)).save(folder / "float.tif")
@@ -528,16 +480,6 @@ def test_damaged_files_end_the_run_or_are_left_out(tmp_path):
     assert [mark_of(left.read(row)) for row in range(4)] == [300, 300, 0, 1] and left.paths[3].name == "1.png"
 
 
-@pytest.fixture
-def train_teacher(here, own_image_data, tmp_path):
-    """train_teacher on 12 classes of which one is spoilt by `spoil`."""
-    def call(spoil, *flags):
-        spoil(own_image_data / "train" / "cat")
-        return here("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--epochs", 1,
-                    "--output-dir", tmp_path / "out", *flags)
-    return call
-
-
 def test_files_left_out_are_counted_and_zero_workers_read_in_this_thread(tmp_path, capsys):
     for place, name in enumerate(["a.jfif", "b.JFIF", "c.png"]):
         write_marked(tmp_path / "ant" / name, place)
@@ -560,36 +502,26 @@ def test_avif(tmp_path):
     assert (pixels - torch.tensor([200.0, 100, 50])).abs().max() < 5
 
 
-def test_damaged_files_by_command(train_teacher, own_image_data, tmp_path):
-    assert refused(train_teacher(write_damaged), own_image_data / "train" / "cat" / "32-bit.tif", "mode I")
-    answer = train_teacher(lambda folder: None, "--on_bad_image", "skip")
+@pytest.mark.parametrize(("module", "flags"), [("matching.train_teacher", ["--epochs", 1]), ("distillation.train_ldm", [
+    "--size", 8, "--vae_channels", 8, 8, "--unet_channels", 16, 16, "--text_width", 16, "--vae_steps", 1, "--unet_steps", 1])])
+def test_damaged_files_by_command(here, own_image_data, tmp_path, module, flags):
+    cat = own_image_data / "train" / "cat"
+    words = (module, "--dataset", "folder", "--data_dir", own_image_data, "--batch_size", 64, *flags, "--output_dir")
+    write_damaged(cat)
+    assert refused(here(*words, tmp_path / "out"), cat / "32-bit.tif", "mode I")
+    answer = here(*words, tmp_path / "out", "--on_bad_image", "skip")
     assert answer.code == 0 and "14 of 184 images cannot be read" in answer.err and "32-bit.tif" in answer.err
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]["train_images"] == 170
-
-
-def spoil_all(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.write_bytes(b"")
-
-
-def test_a_class_without_a_readable_image_by_command(train_teacher, own_image_data):
-    assert refused(train_teacher(spoil_all, "--on_bad_image", "skip"), own_image_data / "train", "class cat", "none among 14")
-
-
-def test_training_a_model_leaves_damaged_files_out(here, tmp_path):
-    write_damaged(tmp_path / "train" / "first")  # so every later row moves
-    for label in range(2):
-        write_marked(tmp_path / "train" / "second" / f"{label}.png", label)
-    flags = ["--dataset", "folder", "--data_dir", tmp_path, "--size", 8, "--vae_channels", 8, 8, "--unet_channels", 16, 16,
-             "--text_width", 16, "--vae_steps", 1, "--unet_steps", 1, "--batch_size", 64, "--output_dir", tmp_path / "ldm"]
-    assert refused(here("distillation.train_ldm", *flags), tmp_path / "train" / "first" / "32-bit.tif")
-    answer = here("distillation.train_ldm", *flags, "--on_bad_image", "skip")
-    assert answer.code == 0 and "14 of 18 images cannot be read" in answer.err
+    if module == "matching.train_teacher":
+        assert json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]["train_images"] == 170
+    shutil.rmtree(cat)
+    cat.mkdir()
+    (cat / "0.png").write_bytes(b"")
+    assert refused(here(*words, tmp_path / "other", "--on_bad_image", "skip"), cat.parent, "class cat", "none among 1")
 
 
 # messy images, 3: names and links
 
-NAMES = ["a b", "Ärger", "caf\u00e9", "cafe\u0301 noir", "naïve", "ζώο", "кот", "猫", "🐈 cat", "10", "9"]
+NAMES = ["a b", "Ärger", "caf\u00e9", "cafe\u0301 noir", "naïve", "ζώο", "кот", "猫", "🐈 cat", "10", "9", "Zebra", "sea_lion"]
 
 
 def write_names(root: Path) -> None:
@@ -598,16 +530,15 @@ def write_names(root: Path) -> None:
             write_marked(root / name / file, 16 * label + place)
 
 
-def add_clutter(root: Path, elsewhere: Path) -> None:
+def add_clutter(root: Path) -> None:
     """What systems and people leave behind; none of it is an image of the data set."""
     for file in (".DS_Store", ".hidden/a.png", "9/.DS_Store", "9/._b.png", "9/.cache/a.png", "9/Thumbs.db", "9/notes.txt",
                  "9/b.png.bak", "loose.png"):
         (root / file).parent.mkdir(exist_ok=True)
         (root / file).write_bytes(b"\x00\x05\x16\x07")
-    (root / "10" / "up").symlink_to(root)                 # loops, of three lengths
-    (root / "10" / "itself").symlink_to(".")
-    (root / "10" / "deep" / "er" / "round").symlink_to(root / "10" / "deep")
-    (root / "9" / "above").symlink_to(root.parent.parent)
+    for link, target in (("10/up", root), ("10/itself", "."), ("10/deep/er/round", root / "10" / "deep"),  # loops
+                         ("9/above", root.parent.parent)):
+        (root / link).symlink_to(target)
 
 
 def test_names_and_links(tmp_path):
@@ -618,16 +549,16 @@ def test_names_and_links(tmp_path):
     (root / "ähnlich").symlink_to(elsewhere)              # a class folder that is a link
     (root / "10" / "more").symlink_to(elsewhere)          # and one inside a class
     theirs = ImageFolder(root)
-    add_clutter(root, elsewhere)
-    split = load_split("folder", tmp_path / "data", "train")
-    assert [entry["name"] for entry in split.classes] == theirs.classes
-    assert list(zip(map(str, split.paths), split.labels.tolist(), strict=True)) == theirs.samples
     assert len(theirs.samples) == 5 * len(NAMES) + 3
-    assert [entry["prompt"] for entry in split.classes] == \
-        [unicodedata.normalize("NFC", name.replace("_", " ")) for name in theirs.classes]
-    for setting in ("error", "skip"):
-        images, rows = decode_readable(load_split("folder", tmp_path / "data", "train", on_bad_image=setting), range(58), 8)
-        assert rows.tolist() == list(range(58))
+    add_clutter(root)
+    root.with_name("val").symlink_to("train")
+    for part, setting in (("train", "error"), ("train", "skip"), ("test", "error")):
+        split = load_split("folder", tmp_path / "data", part, on_bad_image=setting)
+        assert pairs(split) == [(name, unicodedata.normalize("NFC", name.replace("_", " "))) for name in theirs.classes]
+        assert [(str(path).replace("/val/", "/train/"), label) for path, label in
+                zip(split.paths, split.labels.tolist(), strict=True)] == theirs.samples
+        images, rows = decode_readable(split, range(len(theirs)), 8)
+        assert rows.tolist() == list(range(len(theirs)))
         assert marks_of(images) == [mark_of(open_image(path)) for path, _ in theirs.samples]
 
 
@@ -661,7 +592,6 @@ def test_a_file_name_that_is_no_utf8_can_be_described(tmp_path):
 
 
 # fitting
-
 @pytest.mark.parametrize("shape", [(96, 48), (48, 96), (96, 96)])
 @pytest.mark.parametrize(("fit", "shorter", "size"), [("crop", 24, 24), ("centre", 32, 28)])
 def test_cropping_is_torchvisions(shape, fit, shorter, size):
@@ -671,16 +601,12 @@ def test_cropping_is_torchvisions(shape, fit, shorter, size):
     assert np.abs(np.array(ours).astype(int) - np.array(theirs)).max() <= 1
 
 
-def test_fits_keep_or_squash_the_aspect():
+@pytest.mark.parametrize(("fit", "height", "width"), [
+    ("squash", 80 * 56 / 120, 80 * 56 / 240), ("crop", 80 * 56 / 120, 80 * 56 / 120), ("centre", 80 * 64 / 120, 80 * 64 / 120)])
+def test_fits_keep_or_squash_the_aspect(fit, height, width):
     disc = np.hypot(*np.mgrid[-59.5:60, -119.5:120] / 40) < 1  # a circle of 80 pixels in 240 x 120
-    image = Image.fromarray(np.uint8(disc) * 255).convert("RGB")
-    spans = {}
-    for fit in ("squash", "crop", "centre"):
-        inside = np.array(fit_image(image, 56, fit))[..., 0] > 127
-        spans[fit] = (int(inside.any(axis=1).sum()), int(inside.any(axis=0).sum()))
-    assert spans["squash"] == pytest.approx((80 * 56 / 120, 80 * 56 / 240), abs=1.5)
-    assert spans["crop"] == pytest.approx((80 * 56 / 120,) * 2, abs=1.5)
-    assert spans["centre"] == pytest.approx((80 * 64 / 120,) * 2, abs=1.5)
+    inside = np.array(fit_image(Image.fromarray(np.uint8(disc) * 255).convert("RGB"), 56, fit))[..., 0] > 127
+    assert (inside.any(axis=1).sum(), inside.any(axis=0).sum()) == pytest.approx((height, width), abs=1.5)
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "centre"])
@@ -688,3 +614,96 @@ def test_fits_keep_or_squash_the_aspect():
 def test_extreme_shapes(fit, size):
     assert np.array(fit_image(Image.new("RGB", size, (9, 8, 7)), 64, fit)).reshape(-1, 3).tolist() == [[9, 8, 7]] * 64 * 64
     assert fit_image(marked(5), 8, fit).tobytes() == marked(5).tobytes()
+
+
+# Fashion-MNIST
+
+def write_idx(folder, ending: str = "", count: int = 20) -> None:
+    """The four idx files of a small Fashion-MNIST: image i of class i % 10 is grey i."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "t10k"):
+        images, labels = np.arange(count, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2), np.arange(count) % 10
+        for name, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
+            content = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+            (folder / f"{part}-{name}-ubyte{ending}").write_bytes(gzip.compress(content) if ending else content)
+
+
+@pytest.mark.parametrize(("below", "ending"), [("", ""), ("", ".gz"), ("FashionMNIST/raw", "")])
+def test_fashion_mnist_is_read_from_its_files(tmp_path, below, ending):
+    write_idx(tmp_path / below, ending)
+    for part in ("train", "test"):
+        split = load_split("fashion_mnist", tmp_path, part)
+        assert [entry["name"] for entry in split.classes] == FashionMNIST.classes
+        assert [entry["prompt"] for entry in split.classes][:2] == ["T-shirt", "trousers"]
+        pixels = np.asarray(split.read(13))
+        assert split.labels[13] == 3 and pixels.shape == (32, 32, 3)
+        assert (pixels[2:30, 2:30] == 13).all() and pixels.sum() == 13 * 28 * 28 * 3     # padded by black
+
+
+@pytest.mark.parametrize("change", ["cut", "other", "labels"])
+def test_damaged_fashion_mnist_is_refused(tmp_path, change):
+    write_idx(tmp_path, ".gz")
+    path = tmp_path / f"train-{'labels-idx1' if change == 'labels' else 'images-idx3'}-ubyte.gz"
+    one_label = bytes([0, 0, 8, 1, 0, 0, 0, 1, 7])
+    path.write_bytes({"cut": path.read_bytes()[:-9], "other": b"other", "labels": gzip.compress(one_label)}[change])
+    with pytest.raises(InputError, match=str(tmp_path)):
+        load_split("fashion_mnist", tmp_path, "train")
+
+
+# held-out training images
+
+def test_validation_images_and_the_rest_are_the_training_images():
+    whole = load_split("digits", "", "train")
+    rest, held = (load_split("digits", "", part, validation=100) for part in ("train", "test"))
+    pixels = [[bytes(split.read(row).tobytes()) for row in range(len(split.labels))] for split in (whole, rest, held)]
+    assert len(pixels[2]) == 100 and sorted(pixels[0]) == sorted(pixels[1] + pixels[2])
+    shares = 100 * np.bincount(whole.labels) / len(whole.labels)
+    assert np.abs(np.bincount(held.labels) - shares).max() < 1
+    again, other = (load_split("digits", "", "test", validation=count) for count in (100, 101))
+    assert held.identity() == again.identity() != other.identity()
+    assert load_split("digits", "", "train", validation=0).identity() == whole.identity()
+
+
+def test_validation_images_are_drawn_at_random_and_named(image_data):
+    rest, held = (load_split("folder", image_data, part, validation=24) for part in ("train", "test"))
+    assert np.bincount(held.labels).tolist() == [2] * 12 and rest.root == held.root == image_data / "train"
+    assert len({*rest.paths} | {*held.paths}) == 12 * 14 and len({path.name for path in held.paths}) > 6
+    assert sorted(rest.paths) == rest.paths and [path.parent.name for path in held.paths] == [
+        held.classes[label]["name"] for label in held.labels]
+
+
+@pytest.mark.parametrize("count, by_class", [(8, [6, 2]), (2, [1, 1]), (1, None), (40, None), (41, None), (-1, None)])
+def test_classes_of_other_sizes_are_divided_in_proportion(count, by_class):
+    split = Split("a", [{"name": "many"}, {"name": "few"}], np.repeat([0, 1], [30, 10]), None)
+    if by_class:
+        parts = (part_of_training(split, part, count).labels for part in ("test", "train"))
+        assert [np.bincount(labels).tolist() for labels in parts] == [by_class, [30 - by_class[0], 10 - by_class[1]]]
+    else:
+        with pytest.raises(InputError, match=f"--validation: expected some but not all .* found {count} of 40"):
+            part_of_training(split, "train", count)
+
+
+def test_every_stage_stores_and_asks_for_validation(here, image_data, checkpoint, tmp_path):
+    seen = tmp_path / "from-all-images"
+    finish(seen, "distilled", [{"name": "a", "prompt": "a"}], {"dataset": "folder"}, [])
+    data = ("--dataset", "folder", "--data_dir", image_data, "--validation", 24)
+
+    def config(pattern):
+        return json.loads(next(tmp_path.glob(pattern)).read_text())["config"]
+    how = ("--diffusion_checkpoints_path", checkpoint, "--batch_size", 5)
+    assert here("distillation.gen_prototype", *data, "--ipc", 2, *how, "--save_prototype_path", tmp_path / "p").code == 0
+    (prototypes,) = (tmp_path / "p").iterdir()
+    synthesis = ("distillation.gen_syn_image", *data, "-s", 1, "--num_inference_steps", 2, *how, "--save_init_image_path",
+                 tmp_path / "d", "--prototype_path")
+    assert refused(here(*synthesis, seen), seen, "found --validation 0")
+    assert refused(here(*synthesis, prototypes, "--filter_teacher", seen), seen, "found --validation 0")
+    assert here(*synthesis, prototypes).code == 0
+    (images,) = (tmp_path / "d").iterdir()
+    student = ("validate.train_FKD", *data, "--labels", "hard", "--model", "convnet_d1_w4", "--input-size", 32, "--epochs", 1,
+               "--batch-size", 12, "--output-dir", tmp_path / "s")
+    assert refused(here(*student, "--train-dir", seen), seen, "found --validation 0")
+    assert refused(here(*student, "--train-dir", images, "--val-dir", image_data / "test"), "--validation", "--val-dir")
+    assert not (tmp_path / "s").exists()
+    assert here(*student, "--train-dir", images).code == 0
+    assert {config(f"{part}/manifest.json")["validation"] for part in ("p/*", "d/*", "s")} == {24}
+    assert config("s/manifest.json")["test"] == load_split("folder", image_data, "test", validation=24).identity()

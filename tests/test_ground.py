@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
         assert holder.stdout.readline() == "False\n"
         with pytest.raises(InputError, match=f"no other process works in, found process {holder.pid} on "):
             artefact.begin(folder, "prototypes", {"ipc": 1})
-        with pytest.raises(InputError, match="begun with ipc=1, now asked for 2"):
+        with pytest.raises(InputError, match="no other process works in"):
             artefact.begin(folder, "prototypes", {"ipc": 2})
     finally:
         holder.kill()
@@ -65,6 +66,31 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
     assert artefact.begin(folder, "prototypes", {"ipc": 1}) is False
     artefact.finish(folder, "prototypes", [{"name": "a", "prompt": "a"}], {"ipc": 1}, [])
     assert not (folder / ".lock").exists() and artefact.begin(folder, "prototypes", {"ipc": 1}) is True
+
+
+def test_a_configuration_binds_only_once_there_is_output(tmp_path):
+    def begin(ipc: int):
+        try:
+            return artefact.begin(tmp_path, "prototypes", {"ipc": ipc})
+        finally:
+            artefact.unlock(tmp_path)
+    (tmp_path / "00000_ant").mkdir()
+    for ipc in (1, 2):
+        assert begin(ipc) is False and artefact.read_json(tmp_path / "config.json")["config"] == {"ipc": ipc}
+    (tmp_path / "00000_ant" / "image.png").write_bytes(b"")
+    with pytest.raises(InputError, match="begun with ipc=2, now asked for 1"):
+        begin(1)
+    assert begin(2) is False
+
+
+def test_the_configuration_of_a_process_that_was_waited_for_is_checked(tmp_path, monkeypatch):
+    def other_process_ends(seconds):
+        artefact.write_json(tmp_path / "config.json", {"kind": "start", "config": {"steps": 1}})
+        (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(artefact, "lock", lambda folder: "process 1")
+    monkeypatch.setattr(artefact.time, "sleep", other_process_ends)
+    with pytest.raises(InputError, match="begun with steps=1, now asked for 2"):
+        artefact.begin(tmp_path, "start", {"steps": 2}, wait=True)
 
 
 def train(folder, steps, rate=0.1, stop_after=None, average=True):
@@ -102,6 +128,17 @@ def test_a_stopped_loop_continues_to_the_same_weights_losses_and_averages(tmp_pa
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
+def test_a_resume_point_with_other_groups_of_weight_decay_is_refused(tmp_path):
+    """As those of vision transformers that were begun when class tokens were decayed."""
+    train(tmp_path, 3)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    decayed, spared = state["optimizer"]["param_groups"]
+    decayed["params"].append(spared["params"].pop(0))
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(InputError, match=f"{tmp_path / 'state.pt'}: expected the parameter groups of this version"):
+        train(tmp_path, 3)
+
+
 def test_a_loss_that_is_not_finite_ends_in_one_line(tmp_path):
     with pytest.raises(InputError, match="test: expected a finite loss, found (nan|inf) at step"):
         train(tmp_path, 5, rate=1e30)
@@ -120,3 +157,20 @@ def test_rate_curves_at_start_middle_and_end(name, values):
     total, ends = 100, {"one-cycle": 99}
     found = [CURVES[name](done, total) for done in (0, 50, ends.get(name, 100))]
     assert found == pytest.approx(values, abs=1e-7)
+
+
+def test_a_finished_command_is_answered_without_its_libraries(own_image_data, tmp_path):
+    def again() -> tuple[int, str, bool]:
+        done = subprocess.run([sys.executable, "-X", "importtime", "-m", "distillation.gen_syn_image", "--method", "random",
+                               "--dataset", "folder", "--data_dir", own_image_data, "--ipc", "2",
+                               "--save_init_image_path", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True)
+        return done.returncode, done.stdout, bool(re.search(r"\| +torch\n", done.stderr))
+    folder = tmp_path / "out" / "folder_random_ipc2"
+    (own_image_data / "loop").symlink_to(own_image_data)
+    (own_image_data / "broken").symlink_to(own_image_data / "nothing")
+    assert again()[2]
+    assert again() == (0, f"{folder}: complete, nothing to do\n", False)
+    (folder / "manifest.json").write_text((folder / "manifest.json").read_text() + " ")     # another artefact in its place
+    assert again()[::2] == (0, True)
+    next((own_image_data / "train").rglob("*.png")).unlink()     # other images: the stored configuration refuses them
+    assert again()[::2] == (2, True)

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, SIZE, kill_when, run_stage, start
+from conftest import CLASSES, SIZE, manifest_in, new_checkpoint, run_stage
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
+from test_bad_input import refused
 
 from distillation.datasets import decode, load_split
 from distillation.fine_tuning import add_lora, encode_split, fine_tune, load_source
 from distillation.ldm import Recipe, diffusion_loss, draw_noising, encode_moments, new_scheduler, to_signed
 from scripts.cli import DIGITS_LDM, ROOT, InputError
 from scripts.randomness import generator_for
-from scripts.training import CURVES, averaged
+from scripts.training import averaged
 
-WEIGHTS = ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
-           "text_encoder/model.safetensors"]
+WEIGHTS = [*(f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")), "text_encoder/model.safetensors"]
 
 
 @pytest.fixture(scope="module")
@@ -30,62 +30,59 @@ def trained(tmp_path_factory, image_data):
     return run_stage(tmp_path_factory.mktemp("ldm"), "distillation.train_ldm", flags, "--output_dir", "unet.pt")
 
 
-def test_stock_diffusers_loads_and_runs_the_folder(trained):
-    pipeline = StableDiffusionPipeline.from_pretrained(trained.folder, dtype=torch.float32, safety_checker=None,
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return new_checkpoint(tmp_path_factory.mktemp("source") / "velocity", prediction_type="v_prediction")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, image_data, source):
+    flags = ["--init", source, "--dataset", "folder", "--data_dir", image_data, "--unet_steps", 20, "--unet_lr", 5e-3,
+             "--batch_size", 16, "--save_seconds", 0]
+    return run_stage(tmp_path_factory.mktemp("tuned"), "distillation.train_ldm", flags, "--output_dir", "unet.pt")
+
+
+def one_image(folder: Path, size: int):
+    """Stock diffusers loads the folder and makes an image of `size` pixels; its pipeline."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, safety_checker=None,
                                                        requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    image = pipeline("ant", num_inference_steps=2, output_type="np").images
-    assert image.shape == (1, SIZE, SIZE, 3)
-    assert pipeline.vae.config.scaling_factor != 0.18215
+    assert pipeline("ant", num_inference_steps=2, output_type="np").images.shape == (1, size, size, 3)
+    return pipeline
 
 
-def test_the_command_says_nothing_on_stderr_but_bars(trained):
+def test_stock_diffusers_runs_the_folder_whose_weights_are_half_precision(trained):
+    assert one_image(trained.folder, SIZE).vae.config.scaling_factor != 0.18215
+    assert {tensor.dtype for name in WEIGHTS for tensor in load_file(trained.folder / name).values()
+            if tensor.is_floating_point()} == {torch.float16}
     assert [line for line in trained.err.splitlines() if line and "img/s" not in line and "?" not in line] == []
 
 
-def test_weights_are_half_precision(trained):
-    assert {tensor.dtype for name in WEIGHTS for tensor in load_file(trained.folder / name).values()
-            if tensor.is_floating_point()} == {torch.float16}
-
-
-def test_the_card_names_data_command_and_seconds(trained):
+def test_the_card_names_data_command_and_seconds_and_the_manifest_every_file(trained):
     card = (trained.folder / "README.md").read_text()
     assert "`folder`" in card and "training split only: 168 images of 12 classes at 32 pixels" in card
     assert "python -m distillation.train_ldm --dataset folder" in card and "--unet_steps 6" in card
     assert "| autoencoder | 4 |" in card and "| unet | 6 |" in card and "seconds" in card
-    assert (trained.folder / "samples.png").is_file()
-
-
-def test_the_manifest_names_every_file(trained):
-    manifest = json.loads((trained.folder / "manifest.json").read_text())
+    manifest = manifest_in(trained.folder)
     assert [entry["name"] for entry in manifest["classes"]] == CLASSES
     there = {path.relative_to(trained.folder).as_posix() for path in trained.folder.rglob("*") if path.is_file()}
-    assert there - set(manifest["files"]) == {"config.json", "manifest.json"}
+    assert there - set(manifest["files"]) == {"config.json", "manifest.json"} and "samples.png" in there
 
 
-def test_killed_training_ends_in_the_same_weights(here, trained, own_image_data):
+@pytest.mark.parametrize(("name", "steps"), [("trained", 6), ("tuned", 20)])
+def test_killed_training_ends_in_the_same_weights(request, here, own_image_data, name, steps):
     """Continued where the test images are missing: only the training split is read."""
-    killed = trained.killed
-    assert (killed / "state" / "unet.pt").is_file() and not (killed / "manifest.json").exists()
-    assert torch.load(killed / "state" / "unet.pt", weights_only=True)["step"] < 6
+    stage = request.getfixturevalue(name)
+    killed = stage.killed
+    state = torch.load(killed / "state" / "unet.pt", weights_only=True)
+    assert state["step"] < steps and not (killed / "manifest.json").exists()
     shutil.rmtree(own_image_data / "test")
-    flags = [own_image_data if before == "--data_dir" else flag
-             for before, flag in zip(["", *trained.flags], trained.flags, strict=False)]
-    answer = here(trained.module, *flags, trained.output_flag, trained.killed_root)
-    assert answer.code == 0 and "continuing at step" in answer.out
-    for name in (*WEIGHTS, "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"):
-        assert (killed / name).read_bytes() == (trained.folder / name).read_bytes(), name
-    answer = here(trained.module, *flags, trained.output_flag, trained.killed_root)
-    assert answer.code == 0 and "complete, nothing to do" in answer.out
-
-
-def test_a_trained_checkpoint_makes_prototypes_and_images(here, trained, image_data, tmp_path):
-    checkpoint = ("--dataset", "folder", "--diffusion_checkpoints_path", trained.folder)
-    assert here("distillation.gen_prototype", *checkpoint, "--data_dir", image_data, "--ipc", 1, "--save_prototype_path",
-                tmp_path).code == 0
-    assert here("distillation.gen_syn_image", *checkpoint, "--prototype_path", tmp_path / "folder-ipc1-kmexpand1",
-                "--num_inference_steps", 2, "--save_init_image_path", tmp_path).code == 0
-    assert len(list(Path(tmp_path).rglob("*.png"))) == 12
+    words = (stage.module, *stage.flags, "--data_dir", own_image_data, stage.output_flag, stage.killed_root)
+    for said in ("continuing at step", "complete, nothing to do"):
+        answer = here(*words)
+        assert answer.code == 0 and said in answer.out, answer.err
+    for file in (*WEIGHTS, "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"):
+        assert (killed / file).read_bytes() == (stage.folder / file).read_bytes(), file
 
 
 @pytest.mark.parametrize(("flag", "value", "others"), [
@@ -95,26 +92,10 @@ def test_a_trained_checkpoint_makes_prototypes_and_images(here, trained, image_d
 def test_impossible_settings_are_refused(here, tmp_path, flag, value, others):
     given = [flag] if value is None else [flag, value]
     answer = here("distillation.train_ldm", *others, *given, "--output_dir", tmp_path / "ldm")
-    assert answer.code == 2 and answer.err.startswith(f"error: {flag}: expected") and answer.err.count("\n") == 1
-    assert not (tmp_path / "ldm").exists()
+    assert refused(answer, f"error: {flag}: expected") and not (tmp_path / "ldm").exists()
 
 
 # going on from a checkpoint
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory, new_checkpoint_in):
-    return new_checkpoint_in(tmp_path_factory.mktemp("source") / "velocity", prediction_type="v_prediction")
-
-
-@pytest.fixture
-def fine_tune_flags(image_data, source):
-    return ["--init", source, "--dataset", "folder", "--data_dir", image_data, "--unet_steps", 20, "--unet_lr", 5e-3,
-            "--batch_size", 16, "--save_seconds", 0, "--output_dir"]
-
-
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    return tmp_path_factory.mktemp("tuned")
 
 
 def same(one: dict, other: dict) -> set[str]:
@@ -123,34 +104,25 @@ def same(one: dict, other: dict) -> set[str]:
     return {name for name in one if one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])}
 
 
-def test_killed_fine_tuning_ends_in_the_same_weights(here, fine_tune_flags, tuned, tmp_path):
-    process = start("distillation.train_ldm", *fine_tune_flags, tmp_path / "killed")
-    kill_when(process, tmp_path / "killed", "unet.pt")
-    assert not (tmp_path / "killed" / "manifest.json").exists()
-    for folder, said in ((tuned, "velocity"), (tmp_path / "killed", "continuing at step")):
-        answer = here("distillation.train_ldm", *fine_tune_flags, folder)
-        assert answer.code == 0 and said in answer.out + (folder / "README.md").read_text(), answer.err
-    for name in WEIGHTS:
-        assert (tuned / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
-
-
 def test_fine_tuning_changes_the_unet_alone(tuned, source):
-    unet, vae, text_encoder = WEIGHTS
-    for name in (vae, text_encoder):
-        assert same(load_file(tuned / name), load_file(source / name)) == load_file(source / name).keys()
-    before, after = load_file(source / unet), load_file(tuned / unet)
+    unet, *others = WEIGHTS
+    for name in others:
+        assert same(load_file(tuned.folder / name), load_file(source / name)) == load_file(source / name).keys()
+    before, after = load_file(source / unet), load_file(tuned.folder / unet)
     assert {tensor.dtype for tensor in after.values()} == {torch.float16}
     assert not same({name: tensor.half() for name, tensor in before.items()}, after)
     name = "scheduler/scheduler_config.json"
-    assert (tuned / name).read_bytes() == (source / name).read_bytes()
+    assert (tuned.folder / name).read_bytes() == (source / name).read_bytes()
     assert json.loads((source / name).read_text())["prediction_type"] == "v_prediction"
+    card = (tuned.folder / "README.md").read_text()
+    assert "`velocity " in card and "with its UNet trained further on the training split only: 168 images" in card
+    assert "| unet | 20 |" in card and "autoencoder |" not in card and "--init" in card
 
 
 def test_fine_tuning_lowers_the_loss(tuned, source, image_data):
     """On the training images, with the same noise for both."""
-    split = load_split("folder", image_data, "train")
-    losses = {}
-    for folder in (source, tuned):
+    split, losses = load_split("folder", image_data, "train"), []
+    for folder in (source, tuned.folder):
         pipeline = load_source(str(folder), "cpu")
         posteriors, readable = encode_split(pipeline.vae, split, SIZE)
         assert readable is split and posteriors.means.shape == (168, 4, 8, 8)
@@ -158,8 +130,8 @@ def test_fine_tuning_lowers_the_loss(tuned, source, image_data):
         noise, timesteps, _ = draw_noising(latents.shape, 1000, 0, generator_for(2))
         text = pipeline.embed([entry["prompt"] for entry in split.classes])[split.labels].clone()
         with torch.no_grad():
-            losses[folder] = float(diffusion_loss(pipeline.unet, pipeline.scheduler, latents, noise, timesteps, text))
-    assert losses[tuned] < 0.9 * losses[source]
+            losses.append(float(diffusion_loss(pipeline.unet, pipeline.scheduler, latents, noise, timesteps, text)))
+    assert losses[1] < 0.9 * losses[0]
 
 
 def test_bad_images_are_left_out_of_fine_tuning_when_asked(source, own_image_data):
@@ -175,20 +147,13 @@ def test_bad_images_are_left_out_of_fine_tuning_when_asked(source, own_image_dat
         encode_split(vae, load_split("folder", own_image_data, "train"), SIZE)
 
 
-def test_the_card_says_what_the_model_comes_from(tuned):
-    card = (tuned / "README.md").read_text()
-    assert "`velocity " in card and "with its UNet trained further on the training split only: 168 images" in card
-    assert "| unet | 20 |" in card and "autoencoder |" not in card and "--init" in card
-
-
-def test_lora_changes_the_attentions_alone_and_by_its_rank(here, trained, image_data, tmp_path):
+def test_lora_changes_the_attentions_alone_and_by_its_rank(here, trained, image_data, tmp_path, monkeypatch):
     """From a checkpoint in half precision, at another resolution; what is written is a plain checkpoint."""
-    unet, vae, text_encoder = WEIGHTS
+    unet, *others = WEIGHTS
     answer = here("distillation.train_ldm", "--init", trained.folder, "--lora_rank", 2, "--dataset", "folder", "--data_dir",
                   image_data, "--size", 16, "--unet_steps", 12, "--unet_lr", 1e-2, "--batch_size", 8, "--output_dir", tmp_path)
     assert answer.code == 0, answer.err
-    for name in (vae, text_encoder):
-        assert (tmp_path / name).read_bytes() == (trained.folder / name).read_bytes()
+    assert all((tmp_path / name).read_bytes() == (trained.folder / name).read_bytes() for name in others)
     before, after = load_file(trained.folder / unet), load_file(tmp_path / unet)
     changed = before.keys() - same(before, after)
     assert changed == {name for name in before if name.endswith((
@@ -196,13 +161,8 @@ def test_lora_changes_the_attentions_alone_and_by_its_rank(here, trained, image_
     for name in changed:
         sizes = torch.linalg.svdvals(after[name].float() - before[name].float())
         assert sizes[2:].max() < 0.1 * sizes[0], name  # not 0: rounding to half precision has every rank
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    assert pipeline("ant", num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
+    one_image(tmp_path, 16)
     assert "merged LoRA updates of rank 2" in (tmp_path / "README.md").read_text()
-
-
-def test_lora_without_peft_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match="--lora_rank: .*pip install peft"):
         add_lora(torch.nn.Linear(1, 1), 2)
@@ -225,19 +185,17 @@ def test_parts_of_a_batch_sum_to_it_and_the_text_encoder_learns_when_asked(train
         assert moved.norm() > 20 * apart.norm(), name
 
 
-@pytest.mark.parametrize("spoil", ["empty", "sample", "channels"])
-def test_what_cannot_be_gone_on_from_is_refused(here, source, tmp_path, spoil):
+@pytest.mark.parametrize(("name", "key", "value"), [
+    (None, "", 0), ("scheduler/scheduler_config.json", "prediction_type", "sample"), ("unet/config.json", "in_channels", 9)])
+def test_what_cannot_be_gone_on_from_is_refused(here, source, tmp_path, name, key, value):
     copy = tmp_path / "copy"
-    if spoil == "empty":
-        copy.mkdir()
-    else:
-        shutil.copytree(source, copy)
-    name, key, value = {"empty": (None,) * 3, "sample": ("scheduler/scheduler_config.json", "prediction_type", "sample"),
-                        "channels": ("unet/config.json", "in_channels", 9)}[spoil]
     if name:
+        shutil.copytree(source, copy)
         (copy / name).write_text(json.dumps({**json.loads((copy / name).read_text()), key: value}))
+    else:
+        copy.mkdir()
     answer = here("distillation.train_ldm", "--init", copy, "--output_dir", tmp_path / "out")
-    assert answer.code == 2 and answer.err.startswith(f"error: {copy}: expected") and answer.err.count("\n") == 1
+    assert refused(answer, f"error: {copy}: expected")
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -255,12 +213,10 @@ def test_a_perfect_prediction_has_no_loss(prediction_type):
     assert float(diffusion_loss(Perfect(), scheduler, latents, noise, timesteps, torch.zeros(8, 77, 16))) < 1e-6
 
 
-def test_the_schedule_is_stable_diffusions():
-    theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+def test_schedule_range_of_the_images_and_dropped_prompts_are_those_asked_for():
+    theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")     # Stable Diffusion's
     assert torch.equal(new_scheduler("epsilon").alphas_cumprod, theirs.alphas_cumprod)
-
-
-def test_prompts_are_dropped_at_the_rate_asked():
+    assert to_signed(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
     _, timesteps, drop = draw_noising((4000, 1), 1000, 0.1, generator_for(0))
     assert 0.08 < float(drop.float().mean()) < 0.12
     assert 0 <= int(timesteps.min()) < 10 and 990 < int(timesteps.max()) <= 999
@@ -277,20 +233,11 @@ def test_the_average_of_weights_ends_up_slow_and_starts_fast():
     assert average.module.weight.item() == pytest.approx(0.1, abs=1e-6)
 
 
-def test_learning_rate_warms_up_and_ends_at_zero():
-    rate = CURVES["short-warm-up"]
-    assert rate(0, 1000) == pytest.approx(1 / 50, rel=1e-2) and rate(60, 1000) > 0.98 and rate(999, 1000) < 1e-4
-
-
-def test_images_are_signed_as_stable_diffusion_has_them():
-    assert to_signed(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
-
-
 def test_the_shipped_checkpoint_is_small_half_precision_and_names_its_training():
     folder = ROOT / DIGITS_LDM
     if not (folder / "manifest.json").is_file():
         pytest.skip(f"{DIGITS_LDM} is not there: train it with distillation/train_ldm.sh")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = manifest_in(folder)
     assert sum((folder / name).stat().st_size for name in manifest["files"]) <= 10e6
     assert [entry["prompt"] for entry in manifest["classes"]] == \
         [entry["prompt"] for entry in load_split("digits", "", "train").classes]

@@ -1,7 +1,6 @@
 """Stage 3: views against torchvision on PIL images, losses against torch's own, soft labels by round trip."""
 
 import json
-import math
 import re
 from dataclasses import fields
 
@@ -17,30 +16,11 @@ from torchvision import models
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from distillation.datasets import load_split
-from matching.augmentation import (
-    Drawn,
-    Views,
-    crop_resize,
-    draw_crops,
-    draw_epoch,
-    draw_mix,
-    mix,
-    normalise,
-    views,
-)
+from matching import augmentation
+from matching import soft_labels as labelling
+from matching.augmentation import Drawn, Views, crop_resize, draw_epoch, draw_mix, views
 from matching.image_set import ImageSet, distilled_images, image_set
-from matching.soft_labels import (
-    Answers,
-    SoftLabels,
-    hard_loss,
-    keep_largest,
-    leading_answers,
-    relabel,
-    soft_loss,
-    stored_epochs,
-    write_epoch,
-)
+from matching.soft_labels import Answers, SoftLabels, keep_largest, leading_answers, soft_loss, write_epoch
 from matching.teachers import load_teacher
 from matching.training import Labels, Recipe, train
 from scripts.artefact import finish
@@ -49,26 +29,11 @@ from scripts.networks import accuracy, build, load_model, predict, seeded
 from scripts.training import parameter_groups
 
 
-@pytest.fixture(scope="module")
-def digits():
-    split = load_split("digits", "", "test")
-    return image_set("digits", split.classes, torch.stack([
-        torch.from_numpy(np.array(split.read(place))).permute(2, 0, 1) for place in range(64)]), torch.arange(64) % 10)
-
-
 def logits(*shape, seed: int = 0) -> torch.Tensor:
     return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # views
-
-def test_the_whole_image_as_crop_is_the_image(digits):
-    crop = torch.tensor([[0, 0, SIZE, SIZE]]).expand(64, 4)
-    same = crop_resize(digits.images, crop, torch.zeros(64, dtype=torch.bool), SIZE)
-    assert torch.equal((same * 255).round().to(torch.uint8), digits.images)
-    turned = crop_resize(digits.images, crop, torch.ones(64, dtype=torch.bool), SIZE)
-    torch.testing.assert_close(turned, same.flip(3))
-
 
 def test_a_crop_of_an_oblong_image_takes_rows_from_the_top():
     picture = torch.arange(20 * 40, dtype=torch.float).reshape(1, 1, 20, 40).expand(1, 3, 20, 40) % 256
@@ -79,7 +44,7 @@ def test_a_crop_of_an_oblong_image_takes_rows_from_the_top():
 @pytest.mark.parametrize(("source", "scale"), [((200, 240), (0.08, 1.0)), ((224, 224), (0.3, 0.7)), ((32, 32), (0.08, 1.0))])
 def test_crops_are_distributed_as_torchvisions(source, scale):
     count = 3000
-    ours = draw_crops(count, source, np.random.default_rng(1), scale)
+    ours = augmentation.draw_crops(count, source, np.random.default_rng(1), scale)
     image = Image.new("L", source[::-1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -90,7 +55,7 @@ def test_crops_are_distributed_as_torchvisions(source, scale):
 
 @pytest.mark.parametrize("source", [(32, 32), (90, 256), (3, 2), (1, 1)])
 def test_crops_lie_within_the_image(source):
-    top, left, height, width = draw_crops(2000, source, np.random.default_rng(0)).T
+    top, left, height, width = augmentation.draw_crops(2000, source, np.random.default_rng(0)).T
     assert (top >= 0).all() and (left >= 0).all() and (height > 0).all() and (width > 0).all()
     assert (top + height <= source[0]).all() and (left + width <= source[1]).all()
 
@@ -103,21 +68,17 @@ def test_the_pasted_area_is_what_the_ratio_says():
     assert (box >= 0).all() and (box <= SIZE).all() and 0.05 < area.mean() / SIZE ** 2 < 0.5
 
 
-def test_mixup_shares_are_beta_distributed():
-    _, ratio, box = draw_mix(2000, SIZE, np.random.default_rng(0), "mixup", 0.8)
-    assert not box.any()
+def test_mixup_shares_are_beta_distributed_and_without_mixing_an_image_is_its_own_partner():
+    (_, ratio, box), (partner, whole, none) = (draw_mix(2000, SIZE, np.random.default_rng(0), *how)
+                                               for how in (("mixup", 0.8), ("none", 1.0)))
     assert kstest(ratio, "beta", args=(0.8, 0.8)).pvalue > 0.001
-
-
-def test_without_mixing_an_image_is_its_own_partner():
-    partner, ratio, box = draw_mix(9, SIZE, np.random.default_rng(0), "none", 1.0)
-    assert partner.tolist() == list(range(9)) and (ratio == 1).all() and not box.any()
+    assert partner.tolist() == list(range(2000)) and (whole == 1).all() and not box.any() and not none.any()
 
 
 def test_mix_pastes_the_box_and_blends_where_there_is_none():
     own, other = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)
     box = torch.tensor([[1, 2, 4, 7], [0, 0, 8, 8], [3, 3, 3, 3], [0, 0, 0, 0]])
-    mixed = mix(own, other, torch.tensor([1 - 15 / 64, 0.0, 1.0, 0.3]), box)
+    mixed = augmentation.mix(own, other, torch.tensor([1 - 15 / 64, 0.0, 1.0, 0.3]), box)
     expected = own[0].clone()
     expected[:, 1:4, 2:7] = other[0][:, 1:4, 2:7]
     assert torch.equal(mixed[0], expected)
@@ -125,23 +86,17 @@ def test_mix_pastes_the_box_and_blends_where_there_is_none():
     torch.testing.assert_close(mixed[3], 0.3 * own[3] + 0.7 * other[3])
 
 
-def test_normalise_is_torchvisions():
-    images = torch.rand(2, 3, 4, 4)
-    theirs = models.ResNet18_Weights.DEFAULT.transforms()
-    torch.testing.assert_close(normalise(images), TF.normalize(images, theirs.mean, theirs.std))
-
-
 @pytest.mark.parametrize("kind", ["none", "cutmix", "mixup"])
 @pytest.mark.parametrize("size", [24, 48])  # 48: on a CPU one by one
 def test_views_are_own_and_partners_crop_mixed(digits, kind, size):
     drawn = draw_epoch(64, (SIZE, SIZE), size, np.random.default_rng(3), mix=kind, alpha=1.0)
     rows = torch.tensor([5, 60, 0, 17])
-    got = views(digits.images, drawn, rows, size)
+    got, theirs = views(digits.images, drawn, rows, size), models.ResNet18_Weights.DEFAULT.transforms()
     crops = crop_resize(digits.images, drawn.crop, drawn.flip, size)
     for index, row in enumerate(rows.tolist()):
         partner = int(drawn.partner[row])
-        expected = mix(crops[[row]], crops[[partner]], drawn.ratio[[row]], drawn.box[[row]])
-        torch.testing.assert_close(got[[index]], normalise(expected), atol=1e-5, rtol=1e-5)
+        expected = augmentation.mix(crops[[row]], crops[[partner]], drawn.ratio[[row]], drawn.box[[row]])
+        torch.testing.assert_close(got[[index]], TF.normalize(expected, theirs.mean, theirs.std), atol=1e-5, rtol=1e-5)
     assert sorted(drawn.order.tolist()) == list(range(64))
 
 
@@ -215,7 +170,7 @@ def test_kept_epochs_take_turns_in_a_new_order_each_time(digits, tmp_path):
 
 @pytest.mark.parametrize(("epochs", "share", "stored"), [(300, 1, 300), (300, 0.025, 8), (10, 0.5, 5), (4, 0.01, 1)])
 def test_a_share_of_the_epochs(epochs, share, stored):
-    assert stored_epochs(epochs, share) == stored
+    assert labelling.stored_epochs(epochs, share) == stored
 
 
 def test_the_students_views_are_what_the_teacher_was_asked(soft_labels, distilled, teacher):
@@ -233,7 +188,14 @@ def test_the_students_views_are_what_the_teacher_was_asked(soft_labels, distille
         assert (drawn.ratio < 1).float().mean() > 0.5  # CutMix took place
         seen.append(drawn.crop)
     assert not torch.equal(*seen)
-    assert all(line.startswith(("relabel:", "teacher:")) for line in (soft_labels.err + teacher.err).splitlines())  # progress
+    manifest = json.loads((soft_labels.folder / "manifest.json").read_text())
+    assert manifest["images"] == images.digest
+    assert list(manifest["files"]) == [f"epoch_{epoch:04d}.safetensors" for epoch in range(EPOCHS)]
+    tensors = load_file(soft_labels.folder / "epoch_0000.safetensors")
+    assert tensors["logits"].dtype == torch.float16 and tensors["logits"].shape == (12 * IPC * REPEATS, 12)
+    assert set(tensors) == {field.name for field in fields(Drawn)} | {"logits"}
+    printed = (soft_labels.err + teacher.err).splitlines()
+    assert [line for line in printed if not line.startswith(("relabel:", "teacher:"))] == []  # progress alone
 
 
 def test_the_readers_lines_in_the_readme_run(soft_labels, distilled):
@@ -267,34 +229,17 @@ def test_torchvisions_teacher_answers_by_wnid(here, tmp_path, monkeypatch):
     assert answer.code == 2 and "1000 wnids of ImageNet, found ant" in answer.err and not (tmp_path / "labels").exists()
 
 
-def test_soft_labels_say_what_they_are(soft_labels, distilled):
-    manifest = json.loads((soft_labels.folder / "manifest.json").read_text())
-    assert manifest["images"] == distilled_images(distilled.folder).digest
-    assert list(manifest["files"]) == [f"epoch_{epoch:04d}.safetensors" for epoch in range(EPOCHS)]
-    stored = load_file(soft_labels.folder / "epoch_0000.safetensors")
-    assert stored["logits"].dtype == torch.float16 and stored["logits"].shape == (12 * IPC * REPEATS, 12)
-    assert set(stored) == {field.name for field in fields(Drawn)} | {"logits"}
-
-
 def test_logits_do_not_depend_on_how_many_views_the_teacher_sees_at_once(digits):
     network = seeded("resnet18", 10, "imagenet", 0).eval()
     drawn = draw_epoch(64, (SIZE, SIZE), SIZE, np.random.default_rng(0), mix="cutmix")
-    small, large = (relabel(network, digits, drawn, SIZE, batch_size) for batch_size in (5, 64))
+    small, large = (labelling.relabel(network, digits, drawn, SIZE, batch_size) for batch_size in (5, 64))
     torch.testing.assert_close(small, large, atol=1e-4, rtol=1e-4)
 
 
-def test_soft_loss_is_torchs_kl_divergence():
-    student, teacher, temperature = logits(8, 10), logits(8, 10, seed=1), 4.0
-    expected = torch.nn.KLDivLoss(reduction="batchmean")(F.log_softmax(student / temperature, 1),
-                                                         F.softmax(teacher / temperature, 1))
-    torch.testing.assert_close(soft_loss(student, teacher, temperature, torch.ones(8), 1000), expected)
-
-
-def test_soft_loss_by_hand_with_weights():
-    student, teacher = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.log(torch.tensor([[0.9, 0.1], [0.5, 0.5]]))
-    divergence = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)  # the second image's is zero
-    found = soft_loss(student, teacher, 1.0, torch.tensor([1.5, 0.5]), 1000)
-    assert float(found) == pytest.approx(1.5 * divergence / 2, rel=1e-5)
+def test_soft_loss_is_torchs_kl_divergence_weighted():
+    student, teacher, weights = logits(8, 10), logits(8, 10, seed=1), torch.linspace(0.5, 1.5, 8)
+    expected = F.kl_div(F.log_softmax(student / 4, 1), F.softmax(teacher / 4, 1), reduction="none").sum(1)
+    torch.testing.assert_close(soft_loss(student, teacher, 4.0, weights, 1000), (expected * weights).mean())
 
 
 @pytest.mark.parametrize("k", [1, 3, 9, 10, 1000])
@@ -314,9 +259,9 @@ def test_hard_loss_is_cross_entropy_with_mixed_labels(smoothing):
     student, labels, partners, ratio = logits(8, 5), torch.arange(8) % 5, torch.arange(8) % 3, torch.linspace(0, 1, 8)
     target = ratio[:, None] * F.one_hot(labels, 5) + (1 - ratio[:, None]) * F.one_hot(partners, 5)
     expected = F.cross_entropy(student, target, reduction="none", label_smoothing=smoothing)
-    torch.testing.assert_close(hard_loss(student, labels, partners, ratio, torch.ones(8), smoothing), expected.mean())
-    weights = torch.linspace(0.5, 1.5, 8)
-    torch.testing.assert_close(hard_loss(student, labels, partners, ratio, weights, smoothing), (expected * weights).mean())
+    for weights in (torch.ones(8), torch.linspace(0.5, 1.5, 8)):
+        found = labelling.hard_loss(student, labels, partners, ratio, weights, smoothing)
+        torch.testing.assert_close(found, (expected * weights).mean())
 
 
 # networks and training
@@ -329,14 +274,18 @@ def test_equal_weights_are_one_to_the_last_bit_and_others_have_mean_one(count):
     torch.testing.assert_close(weights, torch.arange(1.0, count + 1) * 2 / (count + 1))
 
 
-def test_weight_decay_spares_biases_and_normalisation():
-    network = build("resnet18", 7)
+@pytest.mark.parametrize(("arch", "counts", "tables"), [  # tables: not vectors, and no "weight" in the name
+    ("resnet18", (21, 41), []), ("swin_t", (53, 120), ["relative_position_bias_table"] * 12),
+    ("vit_b_16", (50, 102), ["class_token", "pos_embedding"])])
+def test_weight_decay_spares_biases_normalisation_tokens_and_position_tables(arch, counts, tables):
+    with torch.device("meta"):
+        network = build(arch, 7)
     decayed, spared = parameter_groups(network, 0.3)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
+    assert (len(decayed["params"]), len(spared["params"])) == counts
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    assert {names[id(p)] for p in decayed["params"]} == {
-        name for name in names.values() if name.endswith("weight") and "bn" not in name and "downsample.1" not in name}
-    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+    assert all("weight" in names[id(p)] and p.ndim > 1 for p in decayed["params"])
+    assert [names[id(p)].rpartition(".")[2] for p in spared["params"] if p.ndim > 1] == tables
 
 
 def test_a_seeded_network_is_torchvisions_and_leaves_the_global_generator_alone():

@@ -3,7 +3,6 @@
 
 import pytest
 
-from misc.report.figures import draw_label_bytes
 from misc.report.results import Results, Run
 from misc.report.tables import Section, protocols, storage, storage_points
 
@@ -54,9 +53,3 @@ def test_storage_says_how_many_times_smaller(result):
     assert row_of(storage(result), "10 of 10") == ["10 of 10", "60 of 60", "300.0", "50", "1.0", "90.0 ± 0.0", "2"]
     assert row_of(storage(result), "2 of 10") == ["2 of 10", "6 of 60", "20.0", "33", "15.0", "60.0 ± 0.0", "2"]
     assert list(storage_points(result)) == ["whole", "topk1", "topk2-epochs0.1"]
-
-
-def test_the_figure_is_drawn_twice_alike(result, tmp_path):
-    for name in ("a", "b"):
-        draw_label_bytes(tmp_path / f"{name}.png", result)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -9,53 +9,36 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import artefact, free_port
+from fault_campaign import in_fork, launched
 from test_resume import manifest_of
 from tiny_continual import RECIPE, tiny, write_data
 
 from continual.experiment import Run
-from distillation.datasets import load_split
-from matching.augmentation import Views
-from matching.image_set import image_set
-from matching.training import Labels, Recipe, train
-from misc.studies.batch import run_command
-from scripts.artefact import read_tensors, write_tensors
+from scripts.artefact import read_tensors
 from scripts.cli import ROOT
-from scripts.networks import seeded
-from scripts.parallel import Team, divide, my_share, new_accelerator
+from scripts.parallel import divide, my_share
 
 # differences of two orders of the same float32 sums after a dozen steps of SGD (measured: 2.4e-7); and magnified by instance
 # norm in areas cut out of flat images (measured: 2.0e-4). Wrong weights of the processes' rows make a difference of 1e-2
 CLOSE, CLOSE_ON_FLAT = 2e-6, 1e-3
 
 
-def run_words(environment, log, *words):
-    """Run a command line as one process of a launcher."""
-    os.environ.update(environment)
-    sys.argv = [str(word) for word in words]
-    with open(log, "a", buffering=1) as sys.stdout:
-        sys.stderr = sys.stdout
-        run_command(sys.argv)
-
-
 class Job:
-    """A command, or other `work`, in `count` processes; `log` gets what they print."""
+    """A command in `count` processes; `log` gets what they print."""
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["accelerate", "continual.experiment", "distillation.datasets",
                                     "matching.training", "scripts.pipeline_stable_diffusion_latents2img", "sklearn.cluster"])
 
-    def __init__(self, count, log, *words, work=run_words):
-        job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
-        self.log = log
-        environments = [{**job, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)] if count > 1 else [{}]
-        self.processes = [self.context.Process(target=work, args=(environment, log, *words)) for environment in environments]
+    def __init__(self, count, log, *words):
+        self.log, words = log, [str(word) for word in words]
+        self.processes = [self.context.Process(target=in_fork, args=(words, rank, log)) for rank in launched(count)]
         for process in self.processes:
             process.start()
 
@@ -91,8 +74,10 @@ def differences(one, other) -> float:
     return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
 
-def result_of(folder) -> dict:
-    return json.loads((folder / "result.json").read_text())
+def losses_of(folder) -> dict:
+    """Mean loss by epoch, step and rate."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {(line["epoch"], line["step"], line["lr"]): line["loss"] for line in lines}
 
 
 # who does what
@@ -111,19 +96,10 @@ def test_the_division_of_costs_is_near_the_optimum(processes):
         assert max(sum(costs[place] for place in share) for share in shares) <= best * (4 / 3 - 1 / (3 * processes)) + 1e-9
 
 
-def test_equal_costs_are_divided_in_turn():
+def test_costs_are_divided_in_turn_where_equal_and_evenly_where_the_large_ones_come_first():
     assert divide([1] * 7, 3) == [[0, 3, 6], [1, 4], [2, 5]]
     assert divide([5, 1, 1, 1, 1, 1], 2) == [[0], [1, 2, 3, 4, 5]]
-
-
-def test_classes_of_unequal_folders_are_divided_evenly_by_images(own_image_data):
-    """The dear ones come first in order of classes, which is where dealing in turn or in blocks goes wrong."""
-    for place, folder in enumerate(sorted((own_image_data / "train").iterdir())):
-        for path in sorted(folder.iterdir())[14 - place:]:
-            path.unlink()
-    split = load_split("folder", str(own_image_data), "train")
-    sizes = [len(split.rows_of(label)) for label in range(12)]
-    assert sizes == list(range(14, 2, -1))
+    sizes = list(range(14, 2, -1))
     shares = [my_share(list(range(12)), SimpleNamespace(num_processes=3, process_index=place), sizes) for place in range(3)]
     assert [sum(sizes[label] for label in share) for share in shares] == [34, 34, 34]
 
@@ -156,30 +132,6 @@ def test_processes_write_what_one_writes(request, tmp_path, name, said, processe
 
 # teacher and student: the same sums
 
-def train_small(environment, log, folder, parts):
-    """Train a ConvNet in 12 batches of 33 or 34 random images, weighted, with CutMix; the main process keeps it."""
-    os.environ.update(environment)
-    team = Team(new_accelerator()) if environment else None
-    generator = torch.Generator().manual_seed(0)
-    images = image_set("random", [{"name": str(label), "prompt": ""} for label in range(10)],
-                       torch.randint(0, 256, (100, 3, 16, 16), generator=generator, dtype=torch.uint8), torch.arange(100) % 10,
-                       torch.rand(100, generator=generator))
-    network = seeded("convnet_d2_w8", 10, "imagenet", 0, 16)
-    recipe = Recipe(4, 34, Views(16, 0, mix="cutmix"), "cosine", parts=parts)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    _, loop = train(network, images, Labels(images.weights), recipe, optimizer, folder, "small", team)
-    if team is None or team.main:
-        write_tensors(folder / "model.safetensors", {**network.state_dict(), "losses": torch.tensor(loop.losses)})
-
-
-def test_the_sums_are_those_of_one_process(tmp_path):
-    """Also where rows of a batch, and of its parts, cannot be divided evenly."""
-    for count, parts in ((1, 1), (2, 1), (3, 3)):
-        (tmp_path / str(count)).mkdir()
-        Job(count, tmp_path / "log", tmp_path / str(count), parts, work=train_small).finish()
-    assert max(differences(tmp_path / "1", tmp_path / count) for count in ("2", "3")) < CLOSE
-
-
 @pytest.fixture(scope="module")
 def teacher_words(image_data):
     """168 images in 3 batches, which three processes cannot share evenly."""
@@ -203,35 +155,33 @@ def test_a_teacher_killed_in_three_processes_and_continued_in_two_is_that_of_one
     again = Job(2, tmp_path / "log", *words).finish()
     assert again.said().count("continuing at step") == again.said().count("test accuracy") == 1
     assert differences(tmp_path / "teacher", alone) < CLOSE_ON_FLAT
-    lines = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-             for folder in (tmp_path / "teacher", alone)]
-    for one, other in zip(*lines, strict=True):
-        assert (one["epoch"], one["step"], one["lr"]) == (other["epoch"], other["step"], other["lr"])
-        assert one["loss"] == pytest.approx(other["loss"], abs=CLOSE_ON_FLAT)
+    assert losses_of(tmp_path / "teacher") == pytest.approx(losses_of(alone), abs=CLOSE_ON_FLAT)
     assert manifest_of(tmp_path / "teacher")["config"] == manifest_of(alone)["config"]
 
 
 @pytest.mark.parametrize(("processes", "labels"), [(3, "stored"), (2, "on the fly")])
 def test_a_student_of_several_processes_is_that_of_one(request, image_data, distilled, alone, tmp_path, processes, labels):
-    """72 images in 2 batches; with accumulation each in 3 parts, which three processes share; views read from files."""
+    """Weighted, in 5 batches of 14 or 15; stored labels with batches in 2 parts of 7 or 8. No number of rows can be divided."""
     stored = ["--fkd-path", request.getfixturevalue("soft_labels").folder] if labels == "stored" else []
     source = [*stored, "--gradient-accumulation-steps", 2, "--data-path", "pil"] if stored else \
         ["--mode", "on-the-fly", "--teacher", alone, "--input-size", 32, "--mix-type", "mixup"]
     words = ["validate.train_FKD", "--train-dir", distilled.folder, "--dataset", "folder", "--data_dir", image_data, "--model",
-             "convnet_d2_w8", "--epochs", 4, "--batch-size", 36, "--sgd", "-lr", 0.1, "--cluster-weights", *source]
+             "convnet_d2_w8", "--epochs", 3, "--batch-size", 15, "--sgd", "-lr", 0.1, "--cluster-weights", *source]
     for name, count in (("one", 1), ("several", processes)):
         Job(count, tmp_path / f"{name}.log", *words, "--output-dir", tmp_path / name).finish()
     assert differences(tmp_path / "one", tmp_path / "several") < CLOSE
+    assert losses_of(tmp_path / "one") == pytest.approx(losses_of(tmp_path / "several"), rel=1e-5)
 
 
-def test_a_teacher_with_batch_norm_is_as_good(tmp_path):
+def test_a_teacher_with_batch_norm_is_as_good(image_data, tmp_path):
     """Without GPUs each process normalises its own rows, so only the accuracy is about the same."""
-    words = ["matching.train_teacher", "--dataset", "digits", "--arch", "resnet18", "--epochs", 4, "--flip", 0]
+    words = ["matching.train_teacher", "--dataset", "folder", "--data_dir", image_data, "--arch", "resnet18", "--epochs", 6,
+             "--batch-size", 32, "--flip", 0]
     for count in (1, 2):
         job = Job(count, tmp_path / f"{count}.log", *words, "--output-dir", tmp_path / str(count)).finish()
         assert job.said().count("each normalises its own rows") == (count > 1)
-    one, two = (result_of(tmp_path / str(count))["metrics"]["test_accuracy"] for count in (1, 2))
-    assert min(one, two) > 0.9 and abs(one - two) < 0.05  # seen: 0.975 both; after 2 epochs they depend on the processor
+    one, two = (manifest_of(tmp_path / str(count))["test_accuracy"] for count in (1, 2))
+    assert min(one, two) > 0.9 and abs(one - two) < 0.1  # measured: 35 of 36 test images in two processes
 
 
 # ends
@@ -240,7 +190,7 @@ def test_a_batch_too_small_for_the_processes_is_refused(teacher_words, tmp_path)
     job = Job(3, tmp_path / "log", *teacher_words, "--batch-size", 5, "--output-dir", tmp_path / "teacher")
     assert job.codes() == [2, 2, 2] and not (tmp_path / "teacher").exists()
     assert set(job.said().splitlines()) == {"error: --batch-size: expected at least 6 images in every batch, 2 for each of 3 "
-                                            "processes in every part, found 4"}
+                                            "processes, found 4 (168 images in batches of at most 5)"}
 
 
 @pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, [0, 0]), (signal.SIGKILL, [3, -signal.SIGKILL])])

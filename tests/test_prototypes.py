@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, IPC, PER_CLASS, SIZE
+from conftest import CLASSES, IPC, PER_CLASS, SIZE, manifest_in
 from scipy.stats import chisquare
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.neighbors import LocalOutlierFactor
+from test_bad_input import refused
 
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode, load_split
@@ -25,6 +26,19 @@ def blobs(count: int, *place) -> torch.Tensor:
     return centres[torch.randint(5, (count,), generator=draw)] + torch.randn(count, 4, 3, 3, generator=draw)
 
 
+@pytest.fixture(scope="module")
+def pipeline(checkpoint):
+    return load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
+
+
+@pytest.fixture
+def gen_prototype(here, prototypes, tmp_path):
+    """The command of `prototypes` with other flags; the answer and the folder it wrote."""
+    def call(*flags, name=f"folder-ipc{IPC}-kmexpand1"):
+        return here(prototypes.module, *prototypes.flags, *flags, prototypes.output_flag, tmp_path), tmp_path / name
+    return call
+
+
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize(("kmeans", "km_expand", "batch"), [
     ("full", None, 0), ("minibatch", None, 1024), ("minibatch", 1, 6), ("minibatch", 10, 60)])
@@ -39,17 +53,8 @@ def test_kmeans_equals_scikit_learns_whatever_the_order(kmeans, km_expand, batch
     assert float(found.inertia) == pytest.approx(estimator.inertia_, rel=1e-5)
 
 
-def test_the_order_of_the_latents_changes_nothing_where_clusters_are_clear():
-    latents = blobs(400)
-    found = [cluster(latents[torch.randperm(400, generator=generator_for(order))], 5, 1, 0, "full") for order in range(4)]
-    assert {tuple(sorted(each.sizes.tolist())) for each in found} == {tuple(sorted(found[0].sizes.tolist()))}
-    sums = [each.centroids.flatten(1).sum(1).sort().values for each in found]
-    assert all(torch.allclose(each, sums[0], atol=1e-4) for each in sums)
-
-
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_latents_and_prototypes_do_not_depend_on_the_batch_they_are_encoded_in(checkpoint, image_data, batch_size):
-    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
+def test_latents_and_prototypes_do_not_depend_on_the_batch_they_are_encoded_in(pipeline, image_data, batch_size):
     split = load_split("folder", image_data, "train")
     found = {label: latents for label, latents, _ in encode_classes(pipeline, split, [3, 1], SIZE,
                                                                     Encoding(5, batch_size=batch_size))}
@@ -59,39 +64,20 @@ def test_latents_and_prototypes_do_not_depend_on_the_batch_they_are_encoded_in(c
     torch.testing.assert_close(found[1], expected, atol=1e-5, rtol=1e-5)
     ours, scikit = cluster(found[1], 4, 1, 9, "full"), KMeans(4, random_state=9, n_init="auto").fit(expected.flatten(1).numpy())
     np.testing.assert_allclose(ours.centroids.flatten(1), scikit.cluster_centers_, atol=1e-4)
-
-
-def test_the_mean_latent_needs_no_noise(checkpoint, image_data):
-    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
-    split = load_split("folder", image_data, "train")
-    (_, latents, rows), = encode_classes(pipeline, split, [2], SIZE, Encoding(5, "mean", batch_size=3))
-    torch.testing.assert_close(latents, pipeline(decode(split, rows, SIZE)), atol=1e-5, rtol=1e-5)
+    (_, means, rows), = encode_classes(pipeline, split, [2], SIZE, Encoding(5, "mean", batch_size=batch_size))
+    torch.testing.assert_close(means, pipeline(decode(split, rows, SIZE)), atol=1e-5, rtol=1e-5)
     assert rows.tolist() == split.rows_of(2).tolist()
-
-
-def test_a_class_of_one_image_more_than_prototypes(here, own_image_data, checkpoint, tmp_path):
-    for name in CLASSES:
-        for path in sorted((own_image_data / "train" / name).iterdir())[IPC + 1:]:
-            path.unlink()
-    assert here("distillation.gen_prototype", "--dataset", "folder", "--data_dir", own_image_data, "--ipc", IPC,
-                "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path).code == 0
-    _, found, _ = read_prototypes(tmp_path / f"folder-ipc{IPC}-kmexpand1")
-    assert {int(each.sizes.sum()) for each in found} == {IPC + 1}
 
 
 @pytest.mark.parametrize("kmeans", ["full", "minibatch"])
 def test_medoids_are_the_members_nearest_to_the_centroids(kmeans):
     latents = blobs(90)
-    centroids = find_prototypes(latents, 7, 1, 3, kmeans=kmeans)
-    medoids = find_prototypes(latents, 7, 1, 3, kmeans=kmeans, prototype="medoid")
+    centroids, medoids = (find_prototypes(latents, 7, 1, 3, kmeans=kmeans, prototype=name) for name in ("centroid", "medoid"))
     assert torch.equal(medoids.sizes, centroids.sizes) and torch.equal(medoids.nearest, centroids.nearest)
     distances = torch.cdist(latents.flatten(1), centroids.centroids.flatten(1))
-    members = distances.argmin(1)
-    for place in range(7):
-        own = torch.where(members == place, distances[:, place], torch.inf)
-        assert torch.equal(medoids.centroids[place], latents[own.argmin()])
-        assert int(medoids.nearest[place]) == int(own.argmin())
-    assert len(set(medoids.nearest.tolist())) == 7
+    own = torch.where(distances.argmin(1)[:, None] == torch.arange(7), distances, torch.inf)
+    assert medoids.nearest.tolist() == own.argmin(0).tolist() and len(set(medoids.nearest.tolist())) == 7
+    assert torch.equal(medoids.centroids, latents[medoids.nearest])
 
 
 def test_drawn_prototypes_are_latents_of_the_class():
@@ -144,15 +130,12 @@ def test_outlier_removal_leaves_enough_for_the_prototypes(count):
         assert find_prototypes(blobs(count), count - 1, 1, 0, kmeans="full", outliers="lof").centroids.isfinite().all()
 
 
-def test_the_command_writes_medoids_without_outliers_beside_the_plain_prototypes(here, prototypes, tmp_path, checkpoint,
-                                                                                   image_data):
-    answer = here(prototypes.module, *prototypes.flags, "--prototype", "medoid", "--outliers", "lof", "--latent", "mean",
-                  prototypes.output_flag, tmp_path)
+def test_the_command_writes_medoids_without_outliers_beside_the_plain_prototypes(gen_prototype, pipeline, image_data):
+    answer, folder = gen_prototype("--prototype", "medoid", "--outliers", "lof", "--latent", "mean",
+                                   name=f"folder-ipc{IPC}-kmexpand1-medoid-lof")
     assert answer.code == 0, answer.err
-    folder = tmp_path / f"folder-ipc{IPC}-kmexpand1-medoid-lof"
     _, found, config = read_prototypes(folder)
     assert (config["prototype"], config["outliers"]) == ("medoid", "lof")
-    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
     split = load_split("folder", image_data, "train")
     for label in (0, 11):
         assert int(found[label].sizes.sum()) == PER_CLASS - 2   # a tenth of 14, rounded up as scikit-learn does
@@ -171,55 +154,47 @@ def test_km_expand_decides_the_batch_and_without_it_configurations_stay(here, pr
     assert config_of("--km_expand", 400) == {**usual, "km_expand": 400}
 
 
-def test_json_round_trip_in_the_originals_layout(here, prototypes, tmp_path):
+def test_json_round_trip_in_the_originals_layout(gen_prototype):
     for _ in range(2):
-        answer = here(prototypes.module, *prototypes.flags, "--format", "json", prototypes.output_flag, tmp_path)
+        answer, folder = gen_prototype("--format", "json")
         assert answer.code == 0, answer.err
     assert "left as it is" in answer.out
-    path = tmp_path / f"folder-ipc{IPC}-kmexpand1.json"
+    path = folder.with_suffix(".json")
     content = json.loads(path.read_text())
     assert list(content) == [name.replace("_", " ") for name in CLASSES]
     assert np.array(list(content.values())).shape == (12, IPC, 4, 8, 8)
-    _, written, _ = read_prototypes(tmp_path / f"folder-ipc{IPC}-kmexpand1")
     classes, read, _ = read_prototypes(path)
     assert [entry["prompt"] for entry in classes] == list(content)
-    assert all(torch.equal(a.centroids, b.centroids) for a, b in zip(read, written, strict=True))
+    assert all(torch.equal(a.centroids, b.centroids) for a, b in zip(read, read_prototypes(folder)[1], strict=True))
 
 
-def test_prompts_that_are_not_unique_cannot_go_into_json(here, prototypes, tmp_path):
+def test_prompts_that_are_not_unique_cannot_go_into_json(gen_prototype, tmp_path):
     (tmp_path / "prompts.txt").write_text("".join(f"{name if name != 'bear' else 'ant'}\n" for name in CLASSES))
-    answer = here(prototypes.module, *prototypes.flags, "--label_file_path", tmp_path / "prompts.txt", "--format", "json",
-                  prototypes.output_flag, tmp_path)
-    assert answer.code == 2 and "found ant more than once" in answer.err and answer.err.count("\n") == 1
-    assert (tmp_path / f"folder-ipc{IPC}-kmexpand1" / "manifest.json").exists()     # nothing finished is lost
-    assert not list(tmp_path.glob("*.json*"))
+    answer, folder = gen_prototype("--label_file_path", tmp_path / "prompts.txt", "--format", "json")
+    assert refused(answer, "found ant more than once")
+    assert (folder / "manifest.json").exists() and not list(tmp_path.glob("*.json*"))   # nothing finished is lost
 
 
-@pytest.mark.parametrize(("size", "side"), [(16, 4), (64, 16)])
-def test_other_resolutions_give_other_latents(here, prototypes, tmp_path, size, side):
-    answer = here(prototypes.module, *prototypes.flags, "--size", size, "--resize", "crop", prototypes.output_flag, tmp_path)
-    assert answer.code == 0, answer.err
-    _, found, config = read_prototypes(tmp_path / f"folder-ipc{IPC}-kmexpand1")
-    assert found[0].centroids.shape == (IPC, 4, side, side) and config["size"] == size
+@pytest.mark.parametrize(("size", "side"), [(16, 4), (64, 16), (30, None)])
+def test_other_resolutions_give_other_latents_or_are_refused(gen_prototype, size, side):
+    answer, folder = gen_prototype("--size", size, "--resize", "crop")
+    if side:
+        assert answer.code == 0, answer.err
+        _, found, config = read_prototypes(folder)
+        assert found[0].centroids.shape == (IPC, 4, side, side) and config["size"] == size
+    else:
+        assert refused(answer, "--size: expected a multiple of 4")
 
 
-def test_a_resolution_the_autoencoder_cannot_halve_is_refused(here, prototypes, tmp_path):
-    answer = here(prototypes.module, *prototypes.flags, "--size", 30, prototypes.output_flag, tmp_path)
-    assert answer.code == 2 and "--size: expected a multiple of 4" in answer.err and answer.err.count("\n") == 1
-
-
-def test_damaged_images_end_the_run_or_are_left_out_and_listed(here, own_image_data, checkpoint, tmp_path):
+def test_damaged_images_end_the_run_or_are_left_out_and_listed(gen_prototype, own_image_data, pipeline):
     damaged = [own_image_data / "train" / "bear" / name for name in ("00.png", "07.png")]
     damaged[0].write_bytes(damaged[0].read_bytes()[:60])
     damaged[1].write_text("no image")
-    flags = ["--dataset", "folder", "--data_dir", own_image_data, "--ipc", IPC, "--batch_size", 5, "--kmeans", "full",
-             "--diffusion_checkpoints_path", checkpoint, "--save_prototype_path", tmp_path]
-    answer = here("distillation.gen_prototype", *flags)
-    assert answer.code == 2 and str(damaged[0]) in answer.err and answer.err.count("\n") == 1
-    answer = here("distillation.gen_prototype", *flags[:-1], tmp_path / "skip", "--on_bad_image", "skip")
+    assert refused(gen_prototype("--data_dir", own_image_data)[0], damaged[0])
+    answer, folder = gen_prototype("--data_dir", own_image_data, "--ipc", 4, "--on_bad_image", "skip",
+                                   name="folder-ipc4-kmexpand1")
     assert answer.code == 0 and "2 unreadable images left out" in answer.out, answer.err
-    folder = tmp_path / "skip" / f"folder-ipc{IPC}-kmexpand1"
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = manifest_in(folder)
     assert [entry["file"] for entry in manifest["skipped"]] == ["bear/00.png", "bear/07.png"]
     assert all(entry["reason"] for entry in manifest["skipped"])
     assert manifest["counts"]["images"] == 12 * PER_CLASS - 2
@@ -228,7 +203,6 @@ def test_damaged_images_end_the_run_or_are_left_out_and_listed(here, own_image_d
     assert found[1].skipped.tolist() == [0, 7] and not {0, 7} & set(found[1].nearest.tolist())
 
     # the rest of the class has the latents it has among all
-    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, str(checkpoint), "cpu")
     split = load_split("folder", own_image_data, "train", on_bad_image="skip")
     (_, latents, rows), = encode_classes(pipeline, split, [1], SIZE, Encoding(0, batch_size=5))
     noise = torch.randn(PER_CLASS, 4, 8, 8, generator=generator_for(0, "latent", 1))
@@ -239,13 +213,11 @@ def test_damaged_images_end_the_run_or_are_left_out_and_listed(here, own_image_d
 
 @pytest.mark.parametrize("method", ["random", "herding"])
 def test_real_images_are_chosen_among_the_readable(here, own_image_data, checkpoint, tmp_path, method):
-    names = sorted(path.name for path in (own_image_data / "train" / "bear").iterdir())
-    for name in names[:-4]:
-        (own_image_data / "train" / "bear" / name).write_text("no image")
+    for path in sorted((own_image_data / "train" / "bear").iterdir())[:-4]:
+        path.write_text("no image")
     flags = ["--dataset", "folder", "--data_dir", own_image_data, "--method", method, "--on_bad_image", "skip",
-             "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path]
-    answer = here("distillation.gen_syn_image", *flags, "--ipc", 4)
+             "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path, "--ipc"]
+    answer = here("distillation.gen_syn_image", *flags, 4)
     assert answer.code == 0, answer.err
     assert len(list((tmp_path / f"folder_{method}_ipc4" / "00001_bear").iterdir())) == 4
-    answer = here("distillation.gen_syn_image", *flags, "--ipc", 5)
-    assert answer.code == 2 and "expected at most 4, the readable images of class bear" in answer.err
+    assert refused(here("distillation.gen_syn_image", *flags, 5), "expected at most 4, the readable images of class bear")

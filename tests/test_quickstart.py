@@ -30,15 +30,11 @@ def finished(tmp_path_factory):
     return run, answer.stdout
 
 
-def test_every_stage_ran_and_the_report_names_its_files(finished):
+def test_every_stage_ran_and_the_report_has_its_files_and_complete_tables(finished):
     run, printed = finished
     assert [json.loads(line)["stage"] for line in (run / "stages.jsonl").read_text().splitlines()] == STAGES
     for name in ("report.html", "grid.png", "accuracy_vs_time.png"):
         assert (run / name).stat().st_size > 500 and str(run / name) in printed
-
-
-def test_the_tables_are_complete(finished):
-    run, _ = finished
     page = (run / "report.html").read_text()
     assert "not run" not in page and page.count("<img") >= 6
     for name in ("Fine-tune", "Joint", "ER", "A-GEM", "Task Arithmetic"):
@@ -51,6 +47,5 @@ def test_a_second_run_skips_what_is_finished_and_changes_nothing(finished):
     kept = {path: path.read_bytes() for path in run.rglob("*") if path.suffix in (".safetensors", ".png", ".json")
             and path.parent != run}
     again = quickstart(run)
-    assert again.returncode == 0 and again.stdout.count("complete, nothing to do") == 14
-    assert again.stdout.count("complete, skipped") == 15
+    assert again.returncode == 0 and again.stdout.count("complete, nothing to do") == 14 + 15 + 1   # with a common start
     assert {path: path.read_bytes() for path in kept} == kept

@@ -160,33 +160,25 @@ def test_the_browsers_complaints_would_be_seen(tmp_path):
 
 # what else is kept
 
-def test_a_study_of_ones_own_has_its_students_and_command(tmp_path, here):
-    for seed, accuracy in enumerate((0.5, 0.7)):
+@pytest.mark.parametrize("words, command", [((), "python -m validate.train_FKD"),
+                                            (("--kind", "student", "--command", "sh my.sh <1>"), "sh my.sh &lt;1&gt;")])
+def test_a_collected_file_gives_back_its_runs_and_a_page_with_their_command(tmp_path, here, words, command):
+    for seed, accuracy in enumerate((0.5, 0.7, 0.6000000001)):
         write_student(tmp_path / "study", "distilled", "hard", seed, accuracy)
     kept, output = tmp_path / "kept" / "my_study.jsonl", tmp_path / "out"
-    assert here("misc.report.__main__", "collect", tmp_path / "study", kept, "--kind", "student", "--command",
-                "sh my.sh <1>").code == 0
-    assert here("misc.report.__main__", "run", kept, "--output", output).code == 0
-    text = (output / "report.html").read_text()
-    assert "<h1>Report of my_study.jsonl</h1>" in text and "<nav" not in text
-    assert text.count("<code>sh my.sh &lt;1&gt;</code>") == 1
-    assert '<th scope="row" class="left">distilled-hard</th><td>60.0 ± 14.1</td>' in text
-
-
-def test_a_collected_file_gives_back_its_runs(tmp_path, here):
-    for seed, accuracy in enumerate((0.5, 0.7, 0.123456789)):
-        write_student(tmp_path / "study", "distilled", "hard", seed, accuracy)
-    assert here("misc.report.__main__", "collect", tmp_path / "study", tmp_path / "own.jsonl").code == 0
-    header, *lines = map(json.loads, (tmp_path / "own.jsonl").read_text().splitlines())
+    assert here("misc.report.__main__", "collect", tmp_path / "study", kept, *words).code == 0
+    header, *lines = map(json.loads, kept.read_text().splitlines())
     assert len(lines) == header["runs"] == 3 and header["config"]["student"]["arch"] == "resnet18"
     assert all("config" not in line and "packages" not in line for line in lines)      # equal in all, so in the header
-    runs = read_collected(tmp_path / "own.jsonl").runs
-    assert [run.metrics["test_accuracy"] for run in runs] == [0.5, 0.7, 0.123456789]
+    runs = read_collected(kept).runs
+    assert [run.metrics["test_accuracy"] for run in runs] == [0.5, 0.7, 0.6000000001]
     assert all(run.config["epochs"] == 60 and run.made["packages"] for run in runs)
-    assert here("misc.report.__main__", "run", tmp_path / "own.jsonl", "--output", tmp_path / "out").code == 0
-    assert "<code>python -m validate.train_FKD</code>" in (tmp_path / "out" / "report.html").read_text()
-    (tmp_path / "own.jsonl").write_text((tmp_path / "own.jsonl").read_text().rpartition('{"run"')[0])      # a line lost
-    answer = here("misc.report.__main__", "run", tmp_path / "own.jsonl", "--output", tmp_path / "out")
+    assert here("misc.report.__main__", "run", kept, "--output", output).code == 0
+    page = (output / "report.html").read_text()
+    assert "<h1>Report of my_study.jsonl</h1>" in page and "<nav" not in page and page.count(f"<code>{command}</code>") == 1
+    assert '<th scope="row" class="left">distilled-hard</th><td>60.0 ± 10.0</td>' in page
+    kept.write_text(kept.read_text().rpartition('{"run"')[0])      # a line lost
+    answer = here("misc.report.__main__", "run", kept, "--output", output)
     assert answer.code == 2 and "with its header and all its runs" in answer.err
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import shell
 from PIL import Image
 
 from distillation import gen_syn_image, prototypes
@@ -32,11 +33,6 @@ def distilled_name(images, ipc: int) -> str:
     return gen_syn_image.folder_name(images, images.ipc, {"ipc": ipc})
 
 
-def run(script: str, *words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **env}
-    return subprocess.run(["sh", script, *words], cwd=cwd, capture_output=True, text=True, env=env)
-
-
 def executable(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -50,7 +46,7 @@ def asked(tmp_path, monkeypatch):
     python = executable(tmp_path / "bin" / "python", PRINTS)
 
     def commands(script: str, *words: str, cwd: Path = ROOT, **env: str) -> list:
-        done = run(str(ROOT / f"{script}.sh"), *words, cwd=cwd, PATH=f"{python.parent}:{os.environ['PATH']}", **env)
+        done = shell(ROOT / f"{script}.sh", *words, cwd=cwd, PATH=f"{python.parent}:{os.environ['PATH']}", **env)
         assert (done.returncode, done.stderr) == (0, "")
         found = []
         for part in done.stdout.split("BEGIN\n")[1:]:
@@ -106,7 +102,7 @@ def test_every_stage_reads_what_the_one_before_writes(asked, dataset, changed):
     if changed:
         assert (images.ipc, images.strength, images.guidance_scale, images.seed) == (7, 0.25, 7.5, 3)
         assert labels.fkd_path.endswith("distilled_s0.25_g7.5_kmexpand2-ipc7") and student.output_dir.endswith("-seed3")
-    elif dataset != "digits":       # the paper's
+    elif dataset not in ("digits", "fashion_mnist"):       # the paper's
         assert (images.strength, images.guidance_scale, images.num_inference_steps, centroids.size) == (0.7, 8, 50, 512)
         assert images.image_size == {"cifar10": 32, "cifar100": 32, "tiny_imagenet": 64, "folder": 224}.get(dataset)
 
@@ -118,7 +114,7 @@ def test_the_other_stages_have_commands_too(asked, dataset):
     (images,) = asked("distillation/gen_syn_image", DATASET=dataset)
     assert streams.distilled == f"{images.save_init_image_path}/{distilled_name(images, images.ipc)}"
     assert streams.seed == [5] and ldm.seed == 5
-    assert (ldm.init is None) == (dataset in ("digits", "cifar10"))
+    assert (ldm.init is None) == (dataset in ("digits", "fashion_mnist", "cifar10"))
     crossed = asked("validate/cross_architecture", DATASET=dataset, SEED="4")
     assert len({one.output_dir for one in crossed}) == STUDENTS
     assert {(one.seed, one.protocol) for one in crossed} == {(4, "d4m")}
@@ -129,6 +125,8 @@ def test_variables_choose_baselines_labels_and_teachers(asked):
     (student,) = asked("validate/train_FKD", METHOD="random", IPC="3", LABELS="hard")
     assert student.train_dir == f"{images.save_init_image_path}/digits_random_ipc3"
     assert (student.labels, student.cluster_weights, student.input_size, student.cos) == ("hard", True, 32, True)
+    stages = (*CHAIN, "distillation/train_ldm", "continual/continual")
+    assert {asked(stage, VALIDATION="30")[0].validation for stage in stages} == {30}
     (student,) = asked("validate/train_FKD", DISTILLED="")
     assert student.train_dir is None and student.fkd_path == "runs/digits/soft-labels/real"
     (student,) = asked("validate/train_FKD", DATASET="imagenet", PROTOCOL="rded")
@@ -158,7 +156,7 @@ def test_the_original_names_are_imagenet(asked):
 
 
 def test_an_unknown_data_set_is_refused_in_one_line():
-    done = run("distillation/gen_prototype.sh", DATASET="mnist")
+    done = shell("distillation/gen_prototype.sh", DATASET="mnist")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "digits" in done.stderr and "mnist" in done.stderr
 
 
@@ -171,30 +169,26 @@ def test_python3_is_enough_and_the_environment_of_set_up_is_found(tmp_path):
     executable(tools / "python3", PRINTS.replace("BEGIN", "python3"))
     for name in ("sh", "dirname", "basename", "awk"):
         (tools / name).symlink_to(shutil.which(name))
-    assert run("distillation/gen_prototype.sh", cwd=tmp_path, PATH=str(tools)).stdout.startswith("python3\n-m\n")
+    assert shell("distillation/gen_prototype.sh", cwd=tmp_path, PATH=str(tools)).stdout.startswith("python3\n-m\n")
     executable(tmp_path / ".venv" / "bin" / "python", PRINTS.replace("BEGIN", ".venv"))
-    assert run("distillation/gen_prototype.sh", cwd=tmp_path, PATH=str(tools)).stdout.startswith(".venv\n-m\n")
+    assert shell("distillation/gen_prototype.sh", cwd=tmp_path, PATH=str(tools)).stdout.startswith(".venv\n-m\n")
     executable(tools / "python", PRINTS.replace("BEGIN", "active"))
-    assert run("distillation/gen_prototype.sh", cwd=tmp_path, PATH=str(tools)).stdout.startswith("active\n-m\n")
+    assert shell("distillation/gen_prototype.sh", cwd=tmp_path, PATH=str(tools)).stdout.startswith("active\n-m\n")
 
 
 # from end to end
 
-EXPORTS = """set -eu
+START = """set -eu
 export DATASET=imagenet WEIGHTS= SIZE=32 STRENGTH=0.3 GUIDANCE=2 STEPS=4 IPC=2 INPUT_SIZE=32 EPOCHS=2 BATCH=4 TEACHER_EPOCHS=1
 export TEACHER_BATCH=4 BF16= TEACHER_RECIPE="--optimizer adamw" CHECKPOINT=../distillation/checkpoints/digits-ldm
 cd distillation
-sh gen_prototype_imgnt.sh
-sh gen_syn_image_imgnt.sh --seed 3
-cd ../matching
-sh train_teacher.sh
-sh matching.sh
-cd ../validate
-LAUNCH="accelerate launch" sh train_FKD.sh
 """
+STAGES = "sh gen_prototype_imgnt.sh\nsh gen_syn_image_imgnt.sh --seed 3\ncd ../matching\nsh train_teacher.sh\nsh matching.sh\n"
+STUDENT = 'cd ../validate\nLAUNCH="accelerate launch" sh train_FKD.sh\n'
 
 
-def test_imagenet_from_end_to_end_with_values_given_once(tmp_path):
+def test_imagenet_from_end_to_end_with_values_given_once(here, tmp_path):
+    """The commands of the scripts run in this process, the student's by the script and a launcher."""
     rng = np.random.default_rng(0)
     for wnid in ("n01440764", "n01443537"):
         for part, count in (("train", 4), ("val", 2)):
@@ -202,9 +196,15 @@ def test_imagenet_from_end_to_end_with_values_given_once(tmp_path):
             for place in range(count):
                 image = Image.fromarray(rng.integers(0, 256, (40, 32, 3), dtype=np.uint8))
                 image.save(tmp_path / "data" / part / wnid / f"{wnid}_{place}.JPEG")
-    start = executable(tmp_path / "all.sh", EXPORTS)
     folders = {name: os.path.relpath(tmp_path / name.lower(), ROOT / "distillation") for name in ("DATA", "RUN")}
-    done = run(str(start), ACCELERATE_USE_CPU="1", **folders)
+    python = executable(tmp_path / "bin" / "python", PRINTS)
+    done = shell(executable(tmp_path / "stages.sh", START + STAGES), PATH=f"{python.parent}:{os.environ['PATH']}", **folders)
+    commands = [part.splitlines()[1:] for part in done.stdout.split("BEGIN\n")[1:]]
+    assert (done.returncode, len(commands)) == (0, 4), done.stderr
+    for words in commands:
+        answer = here(*words)
+        assert answer.code == 0, answer.err
+    done = shell(executable(tmp_path / "student.sh", START + STUDENT), ACCELERATE_USE_CPU="1", **folders)
     assert done.returncode == 0, done.stderr[-2000:]
     run_folder = tmp_path / "run"
     distilled = json.loads((run_folder / "distilled" / "imagenet_ipc2_2_s0.3_g2.0_kmexpand1" / "manifest.json").read_text())

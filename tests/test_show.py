@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, IPC, PER_CLASS, REPEATS, SIZE
+from conftest import CLASSES, IPC, PER_CLASS, REPEATS, SIZE, new_checkpoint, rows_of
 from diffusers import AutoencoderKL
 from PIL import Image
 from scipy import ndimage
+from test_bad_input import refused
 
 from distillation.distilled_set import finish_distilled, row, write_image
 from distillation.prototypes import read_prototypes
@@ -49,10 +50,6 @@ def training_files(image_data: Path, label: int) -> list[Path]:
     return sorted((image_data / "train" / CLASSES[label]).iterdir())
 
 
-def made_of(folder: Path) -> list[dict]:
-    return json.loads((folder / "manifest.json").read_text())["rows"]
-
-
 def heaviest(rows: list[dict], label: int) -> list[dict]:
     """The first image of each of the two largest clusters of a class."""
     return sorted((entry for entry in rows if entry["label"] == label and entry["repeat"] == 0),
@@ -86,25 +83,23 @@ def shown(command, distilled, prototypes, image_data, checkpoint, tmp_path_facto
     return answer, folder
 
 
-@pytest.fixture(scope="module")
-def random_set(command, image_data, tmp_path_factory):
-    root = tmp_path_factory.mktemp("random")
-    assert command("distillation.gen_syn_image", "--dataset", "folder", "--data_dir", image_data, "--method", "random",
-                   "--ipc", 3, "--image_size", SIZE, "--save_init_image_path", root).code == 0
-    return root / "folder_random_ipc3"
+@pytest.fixture
+def random_set(here, image_data, tmp_path):
+    assert here("distillation.gen_syn_image", "--dataset", "folder", "--data_dir", image_data, "--method", "random",
+                "--ipc", 3, "--image_size", SIZE, "--save_init_image_path", tmp_path).code == 0
+    return tmp_path / "folder_random_ipc3"
 
 
 @pytest.fixture
 def show(here, image_data, checkpoint, tmp_path):
     def call(folder, *flags, data=True):
-        flags = [*flags, "--diffusion_checkpoints_path", checkpoint] if "--diffusion_checkpoints_path" not in flags else flags
-        return here("misc.show_distilled", folder, "--output_dir", tmp_path / "shown",
-                    *(["--data_dir", image_data] if data else []), *flags)
+        return here("misc.show_distilled", folder, "--output_dir", tmp_path / "shown", "--diffusion_checkpoints_path",
+                    checkpoint, *(["--data_dir", image_data] if data else []), *flags)
     return call
 
 
 def test_the_grid_holds_the_first_images_of_ten_classes_in_order(shown, distilled):
-    rows = made_of(distilled.folder)
+    rows = rows_of(distilled.folder)
     images = [pixels(distilled.folder / entry["file_name"]) for entry in rows]
     found = [[recognise(panel, images) for panel in line] for line in panels(shown[1] / "classes.png")]
     assert found == [[label * IPC * REPEATS + place for place in range(4)] for label in SHOWN]
@@ -118,7 +113,7 @@ def test_each_image_stands_beside_its_prototype_and_its_nearest_neighbours(shown
     for label, line in zip(SHOWN, grid, strict=True):
         files = training_files(image_data, label)
         real, latents = [pixels(path) for path in files], encoded(vae, files)
-        for entry, group in zip(heaviest(made_of(distilled.folder), label), (line[:4], line[4:]), strict=True):
+        for entry, group in zip(heaviest(rows_of(distilled.folder), label), (line[:4], line[4:]), strict=True):
             made = pixels(distilled.folder / entry["file_name"])
             centroid = centroids[label][[entry["prototype"]]]
             with torch.no_grad():
@@ -133,7 +128,7 @@ def test_each_image_stands_beside_its_prototype_and_its_nearest_neighbours(shown
 
 def test_the_result_names_every_images_nearest_training_image(shown, distilled, image_data):
     result = json.loads((shown[1] / "result.json").read_text())
-    rows = [entry for entry in made_of(distilled.folder) if entry["label"] in SHOWN]
+    rows = [entry for entry in rows_of(distilled.folder) if entry["label"] in SHOWN]
     assert [entry["image"] for entry in result["images"]] == [entry["file_name"] for entry in rows]
     among_real = []
     for label in SHOWN:
@@ -171,7 +166,7 @@ def test_the_map_is_the_latents_principal_components(show, random_set, image_dat
     label = CLASSES.index("gnu")
     latents = encoded(vae, training_files(image_data, label))
     centre, axes = latents.mean(0), np.linalg.svd(latents - latents.mean(0), full_matrices=False)[2][:2]
-    files = [random_set / entry["file_name"] for entry in made_of(random_set) if entry["label"] == label]
+    files = [random_set / entry["file_name"] for entry in rows_of(random_set) if entry["label"] == label]
     expected = (encoded(vae, files) - centre) @ axes.T
 
     picture = np.asarray(Image.open(tmp_path / "shown" / "latents.png").convert("RGB"), dtype=int)
@@ -190,14 +185,11 @@ def test_the_map_is_the_latents_principal_components(show, random_set, image_dat
     assert min(misfits) < 3 < sorted(misfits)[1]
 
 
-def test_without_training_images_there_is_the_grid_and_a_line(show, distilled, prototypes, tmp_path):
+def test_what_is_not_given_is_left_out_and_a_line_says_so(show, distilled, prototypes, tmp_path):
     answer = show(distilled.folder, "--prototype_path", prototypes.folder, "--classes", "ant", data=False)
     assert (answer.code, answer.err) == (0, "")
     assert [path.name for path in (tmp_path / "shown").iterdir()] == ["classes.png"]
     assert [line for line in answer.out.splitlines() if "--data_dir" in line and "neighbours.png and latents.png" in line]
-
-
-def test_without_prototypes_the_rest_is_shown_and_a_line_says_so(show, distilled, tmp_path):
     answer = show(distilled.folder, "--classes", "ant", "sea_lion")
     assert answer.code == 0
     assert [line for line in answer.out.splitlines() if "--prototype_path" in line and line.startswith("left out")]
@@ -206,12 +198,12 @@ def test_without_prototypes_the_rest_is_shown_and_a_line_says_so(show, distilled
 
 
 def test_folders_of_the_original_are_shown(show, distilled, tmp_path):
-    for entry in made_of(distilled.folder):
+    for entry in rows_of(distilled.folder):
         (tmp_path / "original" / str(entry["label"])).mkdir(parents=True, exist_ok=True)
         image = Image.open(distilled.folder / entry["file_name"])
         image.save(tmp_path / "original" / str(entry["label"]) / f"image{entry['repeat']}{entry['prototype']}.png")
     assert show(tmp_path / "original", "--dataset", "folder", "--classes", "2", "10").code == 0
-    images = [pixels(distilled.folder / entry["file_name"]) for entry in made_of(distilled.folder)]
+    images = [pixels(distilled.folder / entry["file_name"]) for entry in rows_of(distilled.folder)]
     found = [[recognise(panel, images) for panel in line] for line in panels(tmp_path / "shown" / "classes.png")]
     assert found == [[label * IPC * REPEATS + place for place in range(IPC * REPEATS)] for label in (2, 10)]
 
@@ -229,25 +221,18 @@ def test_odd_names_and_unequal_classes(show, tmp_path):
     assert Image.open(tmp_path / "shown" / "classes.png").width < 1200
 
 
-def refused(answer, *words) -> bool:
-    return answer.code == 2 and answer.err.count("\n") == 1 and all(word in answer.err for word in words)
-
-
-def test_prototypes_it_was_not_made_from_are_refused(show, distilled, prototypes, random_set, tmp_path):
+def test_bad_input(show, distilled, prototypes, random_set, tmp_path):
     classes, found, _ = read_prototypes(prototypes.folder)
     (tmp_path / "other.json").write_text(json.dumps({name: each.centroids.tolist() for name, each in
                                                      zip(CLASSES, found, strict=True)}))
+    given = ["--prototype_path", prototypes.folder]
     assert refused(show(distilled.folder, "--prototype_path", tmp_path / "other.json"), "other.json", "expected", "found")
-    assert refused(show(random_set, "--prototype_path", prototypes.folder), "none", "found")
+    assert refused(show(random_set, *given), "none", "found")
     assert not (tmp_path / "shown").exists()
-
-
-def test_other_bad_input(show, distilled, prototypes, new_checkpoint_in, tmp_path):
-    assert refused(show(distilled.folder, "--classes", "ant", "unicorn"), "--classes", "unicorn")
-    assert refused(show(distilled.folder, "--classes", *CLASSES[:11]), "--classes", "at most 10", "found 11")
-    assert refused(show(distilled.folder, "--images", 0), "--images")
-    assert refused(show(distilled.folder, "--dataset", "digits"), "12", "digits")
+    larger = new_checkpoint(tmp_path / "other", levels=2)
+    for flags, words in (
+            (["--classes", "ant", "unicorn"], ["--classes", "unicorn"]), (["--dataset", "digits"], ["12", "digits"]),
+            (["--classes", *CLASSES[:11]], ["--classes", "at most 10", "found 11"]), (["--images", 0], ["--images"]),
+            ([*given, "--diffusion_checkpoints_path", larger], ["(4, 16, 16)", "(4, 8, 8)"])):
+        assert refused(show(distilled.folder, *flags), *words)
     assert refused(show(tmp_path), "distilled")
-    other = new_checkpoint_in(tmp_path / "other", levels=2)
-    assert refused(show(distilled.folder, "--prototype_path", prototypes.folder, "--diffusion_checkpoints_path", other),
-                   "(4, 16, 16)", "(4, 8, 8)")

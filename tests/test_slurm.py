@@ -3,10 +3,9 @@
 import json
 import os
 import re
-import subprocess
 
 import pytest
-from conftest import free_port
+from conftest import IPC, SIZE, artefact, free_port, shell
 
 from scripts.cli import ROOT
 
@@ -34,18 +33,17 @@ def cluster(tmp_path):
     for name, text in (("srun", SRUN), ("scontrol", "#!/bin/sh\nprintf '127.0.0.1\\nelsewhere\\n'\n")):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": str(NODES),
-            "SLURM_JOB_NODELIST": "node[1-2]", "PORT": str(free_port()), "IPC": "1"}
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": str(NODES),
+            "SLURM_JOB_NODELIST": "node[1-2]", "PORT": str(free_port())}
 
 
-def test_two_nodes_write_what_one_process_writes(cluster, tmp_path):
-    for name, launch in (("one", {}), ("nodes", {"LAUNCH": "srun sh scripts/slurm/launch.sh"})):
-        done = subprocess.run(["sh", "distillation/gen_prototype.sh"], cwd=ROOT, capture_output=True, text=True,
-                              env={**cluster, **launch, "RUN": str(tmp_path / name)})
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("10 prototypes") == 1
-    one, nodes = (tmp_path / name / "prototypes" / "digits-ipc1-kmexpand1" for name in ("one", "nodes"))
-    assert files_of(one) == files_of(nodes)
+def test_two_nodes_write_what_one_process_writes(cluster, prototypes, checkpoint, image_data, tmp_path):
+    settings = {"DATASET": "folder", "DATA": image_data, "CHECKPOINT": checkpoint, "IPC": IPC, "SIZE": SIZE, "ENCODE_BATCH": 5,
+                "RUN": tmp_path, "LAUNCH": "srun sh scripts/slurm/launch.sh"}
+    done = shell("distillation/gen_prototype.sh", **cluster, **settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("36 prototypes") == 1
+    assert files_of(artefact(tmp_path / "prototypes")) == files_of(prototypes.folder)
 
 
 @pytest.fixture
@@ -56,7 +54,7 @@ def job(cluster, tmp_path):
     command.chmod(0o755)
 
     def lines(**env: str) -> list[str]:
-        done = subprocess.run(["sh", SBATCH], cwd=ROOT, capture_output=True, text=True, env={**cluster, **env})
+        done = shell(SBATCH, **{**cluster, **env})
         assert (done.returncode, done.stderr) == (0, "")
         return sorted(done.stdout.splitlines())
     return lines
@@ -84,5 +82,5 @@ def test_a_job_leaves_time_to_stop_and_asks_for_its_stage(cluster):
     """SIGTERM comes a minute before the limit, to the steps, and commands end within 30 seconds of it."""
     asked = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", SBATCH.read_text()))
     assert asked["signal"] == "TERM@60" and asked["job-name"] == "stage"
-    refused = subprocess.run(["sh", SBATCH], cwd=ROOT, capture_output=True, text=True, env=cluster)
+    refused = shell(SBATCH, **cluster)
     assert refused.returncode and "STAGE: expected a stage script" in refused.stderr

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,7 @@ import pytest
 from scripts.cli import ROOT
 
 STAGES = ["scripts", "distillation", "matching", "validate", "continual", "misc"]  # each imports only from its left
-FILES = [path for folder in STAGES
-         for path in sorted((ROOT / folder).rglob("*.py"))]
-
+FILES = [path for folder in STAGES for path in sorted((ROOT / folder).rglob("*.py"))]
 FLAGS = {
     "distillation.gen_prototype":
         "--batch_size --data_dir --dataset --diffusion_checkpoints_path --ipc --km_expand --label_file_path --num_workers "
@@ -80,25 +79,9 @@ def test_imports_point_upstream_only(path):
         assert wrong_imports(module_name(path), path.read_text()) == []
 
 
-def circle_in(edges: dict[str, set[str]]) -> list[str]:
-    """The first circle of imports, as the modules along it; empty where there is none."""
-    done: set[str] = set()
-
-    def visit(module: str, path: list[str]) -> list[str]:
-        if module in path:
-            return [*path[path.index(module):], module]
-        if module in done:
-            return []
-        found = next((found for other in sorted(edges.get(module, ())) if (found := visit(other, [*path, module]))), [])
-        done.add(module)
-        return found
-    return next((found for module in sorted(edges) if (found := visit(module, []))), [])
-
-
 def test_no_circle_of_imports_at_any_depth():
-    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"] and circle_in({"a": {"b"}, "c": {"b"}}) == []
-    assert circle_in({module_name(path): {found for found in imports_of(path.read_text()) if stage_of(found)} -
-                      {module_name(path)} for path in FILES}) == []
+    TopologicalSorter({module_name(path): {found for found in imports_of(path.read_text()) if stage_of(found)} -
+                       {module_name(path)} for path in FILES}).prepare()  # raises CycleError with the modules of a circle
 
 
 def test_the_walk_sees_wrong_imports_and_right_ones():
@@ -107,6 +90,8 @@ def test_the_walk_sees_wrong_imports_and_right_ones():
     assert wrong_imports("matching.a", "import continual.er as e, os") == ["continual.er"]
     assert wrong_imports("continual.a", "import matching.b\nfrom scripts import cli\nimport torch") == []
     assert wrong_imports("continual.a", "import validate.b") == ["validate.b"]
+    assert not {path.stem for path in FILES} & {"utils", "util", "helpers", "common", "misc"}
+    assert len(FILES) > 20 and set(FLAGS) <= set(ENTRY_POINTS)
     edges = {(stage_of(module_name(path)), stage_of(found)) for path in FILES for found in imports_of(path.read_text())}
     assert {("distillation", "scripts"), ("matching", "distillation"), ("validate", "matching")} <= edges
 
@@ -122,11 +107,6 @@ def test_nothing_is_unpickled_and_no_code_of_others_is_run(path):
             assert "custom_pipeline" not in keywords and keywords.get("weights_only", "True") == "True"
             if ast.unparse(node.func) == "torch.load":
                 assert keywords.get("weights_only") == "True", f"{path.name}:{node.lineno}"
-
-
-def test_no_file_is_called_utils():
-    assert len(FILES) > 20
-    assert [path for path in FILES if path.stem in ("utils", "util", "helpers", "common", "misc")] == []
 
 
 def test_the_originals_commands_start_as_files_from_anywhere(tmp_path):
@@ -146,10 +126,6 @@ def test_help_answers_at_once_and_lists_the_original_flags(module):
               for flag in re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", line)}
     assert set(FLAGS.get(module, "--help").split()) - listed == set()
     assert seconds < 5  # alone about 0.3; the limit is for a machine that does other work
-
-
-def test_every_stage_has_its_entry_points():
-    assert set(FLAGS) <= set(ENTRY_POINTS)
 
 
 @pytest.mark.parametrize("module", ENTRY_POINTS)

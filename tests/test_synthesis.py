@@ -1,15 +1,14 @@
 """Making images beyond the plain way: mode guidance, teacher filter, schedulers, herding, k-center, both stages in one."""
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, IPC, REPEATS, SIZE, kill_when, start
+from conftest import CLASSES, IPC, REPEATS, SIZE, kill_when, manifest_in, pixels, rows_of, start
 from diffusers import DDIMScheduler
-from PIL import Image
+from test_bad_input import refused
 from torchvision.datasets import ImageFolder
 
 from distillation.checkpoints import load_pipeline
@@ -28,15 +27,10 @@ def drawn(*shape) -> torch.Tensor:
     return torch.randn(*shape, generator=generator_for(0, "test", *shape))
 
 
-def pixels(path: Path) -> np.ndarray:
-    return np.array(Image.open(path)).astype(int)
-
-
 def same_pictures(one: Path, other: Path) -> int:
     """The largest difference between the pictures of two distilled sets with the same rows."""
-    rows = [json.loads((folder / "manifest.json").read_text())["rows"] for folder in (one, other)]
-    assert rows[0] == rows[1]
-    return max(np.abs(pixels(one / row["file_name"]) - pixels(other / row["file_name"])).max() for row in rows[0])
+    assert rows_of(one) == rows_of(other)
+    return max(np.abs(pixels(one / row["file_name"]) - pixels(other / row["file_name"])).max() for row in rows_of(one))
 
 
 @pytest.fixture
@@ -79,54 +73,45 @@ def test_an_image_of_the_shipped_checkpoint_does_not_depend_on_its_batch(mode):
 
 # one command for both stages
 
-DISTIL = ["--dataset", "folder", "--ipc", IPC, "--repeats", REPEATS, "-s", 0.5, "-g", 3, "--num_inference_steps", 4,
-          "--num_workers", 2, "--batch_size", 2 * IPC * REPEATS]
-
 
 @pytest.fixture(scope="module")
 def distil_flags(checkpoint, image_data):
-    return [*DISTIL, "--data_dir", image_data, "--diffusion_checkpoints_path", checkpoint]
+    return ["--dataset", "folder", "--data_dir", image_data, "--ipc", IPC, "--repeats", REPEATS, "-s", 0.5, "-g", 3,
+            "--num_inference_steps", 4, "--num_workers", 2, "--batch_size", 2 * IPC * REPEATS,
+            "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path"]
 
 
 def test_one_command_makes_what_the_two_stages_make(here, distil_flags, distilled, tmp_path):
-    answer = here("distillation.distill", *distil_flags, "--save_init_image_path", tmp_path)
+    answer = here("distillation.distill", *distil_flags, tmp_path)
     assert answer.code == 0, answer.err
     folder = tmp_path / distilled.folder.name
     assert same_pictures(folder, distilled.folder) <= 1     # other batches
-    assert read_distilled(folder)[3].tolist() == read_distilled(distilled.folder)[3].tolist()
     assert not (folder / "parts").exists()
     (folder / "parts").mkdir()      # as a kill after the manifest leaves it
     (folder / "parts" / "00000.json").write_text("[]")
-    assert "complete, nothing to do" in here("distillation.distill", *distil_flags, "--save_init_image_path", tmp_path).out
+    assert "complete, nothing to do" in here("distillation.distill", *distil_flags, tmp_path).out
     assert not (folder / "parts").exists()
 
 
 def test_one_command_killed_and_continued_equals_one_go(here, distil_flags, tmp_path):
-    process = start("distillation.distill", *distil_flags, "--save_init_image_path", tmp_path / "killed")
+    process = start("distillation.distill", *distil_flags, tmp_path / "killed")
     kill_when(process, tmp_path / "killed", "parts/00003.json")
     for name in ("killed", "whole"):
-        assert here("distillation.distill", *distil_flags, "--save_init_image_path", tmp_path / name).code == 0
+        assert here("distillation.distill", *distil_flags, tmp_path / name).code == 0
     assert same_pictures(*(next((tmp_path / name).iterdir()) for name in ("killed", "whole"))) == 0
 
 
 # mode guidance
 
-def test_the_pull_moves_the_predicted_image_to_the_prototype():
-    sample, prediction, prototype = drawn(2, 4, 3, 3), drawn(2, 4, 3, 3) * 0.9, drawn(2, 4, 3, 3) * 0.8
+def test_the_pull_moves_the_predicted_image_to_the_prototype_whatever_the_network_predicts():
+    sample, noise, prototype = drawn(2, 4, 3, 3), drawn(2, 4, 3, 3) * 0.9, drawn(2, 4, 3, 3) * 0.8
     alpha_bar = torch.tensor(0.6)
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    before = (sample - sigma * prediction) / alpha
-    after = (sample - sigma * pull(prediction, sample, prototype, alpha_bar, 0.3, "epsilon")) / alpha
-    torch.testing.assert_close(after, before + 0.3 * (1 - alpha_bar) / alpha * (prototype - before))
-
-
-def test_the_pull_is_the_same_for_networks_that_predict_velocity():
-    sample, noise, prototype = drawn(2, 4, 3, 3), drawn(2, 4, 3, 3) * 0.9, drawn(2, 4, 3, 3) * 0.8
-    alpha_bar = torch.tensor(0.3)
-    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    velocity = alpha * noise - sigma * (sample - sigma * noise) / alpha
-    moved = pull(velocity, sample, prototype, alpha_bar, 0.2, "v_prediction")
-    torch.testing.assert_close(sigma * sample + alpha * moved, pull(noise, sample, prototype, alpha_bar, 0.2, "epsilon"))
+    before = (sample - sigma * noise) / alpha
+    pulled = pull(noise, sample, prototype, alpha_bar, 0.3, "epsilon")
+    torch.testing.assert_close((sample - sigma * pulled) / alpha, before + 0.3 * (1 - alpha_bar) / alpha * (prototype - before))
+    velocity = pull(alpha * noise - sigma * before, sample, prototype, alpha_bar, 0.3, "v_prediction")
+    torch.testing.assert_close(sigma * sample + alpha * velocity, pulled)
     with pytest.raises(ValueError, match="found sample"):
         pull(noise, sample, prototype, alpha_bar, 0.2, "sample")
 
@@ -147,32 +132,30 @@ def test_a_guided_step_is_ddims_on_the_pulled_prediction_and_then_ddims_alone(pr
         sample = stepped
 
 
-def test_mode_guidance_draws_images_to_their_prototypes(make, prototypes, checkpoint):
+def test_mode_guidance_draws_images_to_their_prototypes(make):
     """The more guidance, the nearer to the decoded prototype; with none it is the image of noise alone."""
-    decoded = make("--method", "prototype")
-    near = {scale: make("--guidance", "mode", "--mode_scale", scale, "--stop_t", 8, "-g", 1, steps=8)
-            for scale in (0, 0.1, 0.8)}
-    noise = make("--method", "noise", "--ipc", IPC, "-g", 1, steps=8)
-    assert [folder.name for folder in near.values()] == [
+    decoded, noise = make("--method", "prototype"), make("--method", "noise", "--ipc", IPC, "-g", 1, steps=8)
+    near = [make("--guidance", "mode", "--mode_scale", scale, "--stop_t", 8, "-g", 1, steps=8) for scale in (0, 0.1, 0.8)]
+    assert [folder.name for folder in near] == [
         f"folder_ipc{IPC}_{IPC}_mode{scale}-8_g1.0_kmexpand1" for scale in (0.0, 0.1, 0.8)]
 
     def apart(one, other):
         return np.mean([(pixels(path) - pixels(other / path.relative_to(one))) ** 2 for path in one.glob("*/*.png")])
-    distances = [apart(folder, decoded) for folder in near.values()]
+    distances = [apart(folder, decoded) for folder in near]
     assert distances[0] > distances[1] > distances[2]
     assert apart(near[0], noise) == 0 and len({pixels(path).tobytes() for path in noise.glob("*/*.png")}) == 12 * IPC
-    config = json.loads((near[0.1] / "manifest.json").read_text())["config"]
+    config = manifest_in(near[1])["config"]
     assert (config["guidance"], config["mode_scale"], config["stop_t"], config["strength"]) == ("mode", 0.1, 8, 1.0)
 
 
 # schedulers, repeats, formats
 
 def test_another_scheduler_is_used(make):
-    images = [make("--scheduler", name, "-s", 0.9, steps=6) for name in ("DDIMScheduler", "DPMSolverMultistepScheduler")]
-    assert images[1].name.endswith("_DPMSolverMultistepScheduler")
-    plain = make("-s", 0.9, steps=6)
-    assert [np.array_equal(pixels(next(folder.glob("*/*.png"))), pixels(next(plain.glob("*/*.png")))) for folder in images] == \
-        [True, False]
+    plain, ddim, solver = (make(*flags, "-s", 0.9, steps=6) for flags in (
+        [], ["--scheduler", "DDIMScheduler"], ["--scheduler", "DPMSolverMultistepScheduler"]))
+    assert solver.name.endswith("_DPMSolverMultistepScheduler")
+    images = [pixels(next(folder.glob("*/*.png"))) for folder in (plain, ddim, solver)]
+    assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
 
 
 @pytest.mark.parametrize(("flags", "words"), [
@@ -184,37 +167,40 @@ def test_another_scheduler_is_used(make):
     (["--stop_t", 0], "--stop_t: expected a value in [1"),
     (["--guidance", "mode", "--method", "noise", "--ipc", 1], "--guidance mode needs --method d4m (got noise)"),
     (["--repeats", 2, "--method", "random", "--ipc", 1], "--repeats needs --method d4m, prototype or noise (got random)"),
-    (["--method", "herding", "--ipc", 1000], "--ipc: expected at most"),
-])
-def test_what_does_not_fit_is_refused_in_one_line(here, checkpoint, prototypes, image_data, tmp_path, flags, words):
+    (["--method", "noise", "--ipc", 1, "--dataset", "digits", "--filter_teacher", None], "expected the 10 classes")])
+def test_what_does_not_fit_is_refused_in_one_line(here, checkpoint, prototypes, image_data, teacher, tmp_path, flags, words):
+    flags = [teacher.folder if flag is None else flag for flag in flags]
     answer = here("distillation.gen_syn_image", "--dataset", "folder", "--data_dir", image_data, "--prototype_path",
                   prototypes.folder, "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path, *flags)
-    assert answer.code == 2 and words in answer.err and answer.err.count("\n") == 1, answer.err
-    assert not list(tmp_path.rglob("*.png"))
+    assert refused(answer, words) and not list(tmp_path.rglob("*.png"))
 
 
-def test_repeats_are_what_ipc_asks_for(make, distilled):
-    assert same_pictures(make("--repeats", REPEATS, "-s", 0.5, "-g", 3, "--batch_size", 5), distilled.folder) == 0
+def test_repeats_are_what_ipc_asks_for_and_the_seed_decides_them(make, distilled):
+    flags = ("--repeats", REPEATS, "-s", 0.5, "-g", 3, "--batch_size", 5)
+    assert same_pictures(make(*flags), distilled.folder) == 0
+    other = make(*flags, "--seed", 1)
+    for row in rows_of(other):
+        assert (pixels(other / row["file_name"]) != pixels(distilled.folder / row["file_name"])).any()
 
 
 def test_webp_has_the_pixels_of_png_at_the_size_asked_for(make):
     png, webp = (make("-s", 0.5, "--image_size", 20, "--image_format", name) for name in ("png", "webp"))
-    assert {Image.open(path).size for path in png.glob("*/*.png")} == {(20, 20)}
-    rows = json.loads((webp / "manifest.json").read_text())["rows"]
+    rows = rows_of(webp)
     assert {Path(row["file_name"]).suffix for row in rows} == {".webp"} and len(rows) == 12 * IPC
-    assert all(np.array_equal(pixels(webp / row["file_name"]), pixels((png / row["file_name"]).with_suffix(".png")))
-               for row in rows)
+    for row in rows:
+        image, other = pixels(webp / row["file_name"]), pixels((png / row["file_name"]).with_suffix(".png"))
+        assert image.shape == (20, 20, 3) and np.array_equal(image, other)
     assert ImageFolder(webp).targets == [row["label"] for row in rows]
 
 
 def test_prompts_given_to_stage_2_replace_the_stored_ones(make, tmp_path):
     (tmp_path / "prompts.txt").write_text("".join(f"one {name}\n" for name in CLASSES))
-    plain, wrapped, other = (make("-s", 0.9, *flags) for flags in (
-        [], ["--prompt_template", "a photo of a {}"], ["--label_file_path", tmp_path / "prompts.txt"]))
-    prompts = [[entry["prompt"] for entry in read_distilled(folder)[0]] for folder in (plain, wrapped, other)]
-    assert [each[11] for each in prompts] == ["sea lion", "a photo of a sea lion", "one sea_lion"]
-    rows = json.loads((plain / "manifest.json").read_text())["rows"]
-    assert any(not np.array_equal(pixels(plain / row["file_name"]), pixels(wrapped / row["file_name"])) for row in rows)
+    folders = [make("-s", 0.9, *flags) for flags in (
+        [], ["--prompt_template", "a photo of a {}"], ["--label_file_path", tmp_path / "prompts.txt"])]
+    assert [read_distilled(folder)[0][11]["prompt"] for folder in folders] == [
+        "sea lion", "a photo of a sea lion", "one sea_lion"]
+    plain, wrapped = ([pixels(path) for path in sorted(folder.glob("*/*.png"))] for folder in folders[:2])
+    assert not np.array_equal(plain, wrapped)
 
 
 # the teacher's filter
@@ -231,26 +217,20 @@ def test_the_filter_keeps_what_its_teacher_prefers(make, teacher, prototypes):
     candidates = make("--ipc", 4 * IPC, "-s", 0.8)      # repeats 0 and 1 are the first image's candidates, 2 and 3 the second's
     kept = make("-s", 0.8, "--repeats", 2, "--filter_teacher", teacher.folder, "--candidates", 2)
     assert kept.name.endswith("_filter2")
-    classes, _, labels, weights = read_distilled(kept)
-    rows = json.loads((kept / "manifest.json").read_text())["rows"]
+    classes, rows = read_distilled(kept)[0], rows_of(kept)
     assert len(rows) == 24 * IPC and len({(row["label"], row["prototype"], row["repeat"] // 2) for row in rows}) == 24 * IPC
     judge = TeacherFilter(teacher.folder, classes, "confident", "cpu")
     for row in rows:
-        offered = [candidates / row["file_name"].replace(f"-r{row['repeat']:02d}", f"-r{place:02d}")
-                   for place in range(row["repeat"] // 2 * 2, row["repeat"] // 2 * 2 + 2)]
-        images = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in offered])
+        first = row["repeat"] // 2 * 2
+        offered = np.stack([pixels(candidates / row["file_name"].replace(f"-r{row['repeat']:02d}", f"-r{place:02d}"))
+                            for place in (first, first + 1)])
+        images = torch.from_numpy(offered.astype(np.uint8)).permute(0, 3, 1, 2)
         assert int(judge.choose(images[None], torch.tensor([row["label"]]))[0]) == row["repeat"] % 2
-        assert np.array_equal(pixels(kept / row["file_name"]), pixels(offered[row["repeat"] % 2]))
+        assert np.array_equal(pixels(kept / row["file_name"]), offered[row["repeat"] % 2])
     assert {row["repeat"] for row in rows} == set(range(4))
     shares = [found.weights for found in read_prototypes(prototypes.folder)[1]]
     assert [row["weight"] for row in rows] == pytest.approx(
         [float(shares[row["label"]][row["prototype"]]) / 2 for row in rows], abs=1e-6)
-
-
-def test_a_filter_that_knows_other_classes_is_refused(here, checkpoint, teacher, tmp_path):
-    answer = here("distillation.gen_syn_image", "--method", "noise", "--ipc", 1, "--filter_teacher", teacher.folder,
-                  "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path)
-    assert answer.code == 2 and "expected the 10 classes" in answer.err and answer.err.count("\n") == 1
 
 
 # real images by their latents
@@ -275,28 +255,22 @@ def test_k_center_is_within_twice_the_best_radius():
     def radius(centres):
         return float(distances[:, list(centres)].min(1).values.max())
     chosen = k_center(latents, 4)
-    assert len(set(chosen)) == 4
+    assert len(set(chosen)) == 4 and chosen[1] == int(distances[chosen[0]].argmax())
     assert radius(chosen) <= 2 * min(radius(centres) for centres in itertools.combinations(range(14), 4)) + 1e-9
-    assert chosen[1] == int(distances[chosen[0]].argmax())
-    same = torch.zeros(5, 4, 1, 1)
-    assert sorted(k_center(same, 5)) == list(range(5))      # also where all are the same image
-
-
-@pytest.mark.parametrize("method", [herding, k_center])
-def test_more_images_than_there_are_cannot_be_chosen(method):
-    with pytest.raises(ValueError, match="at least 4 latents, found 3"):
-        method(drawn(3, 4, 1, 1), 4)
+    assert sorted(k_center(torch.zeros(5, 4, 1, 1), 5)) == list(range(5))      # also where all are the same image
+    for method in (herding, k_center):
+        with pytest.raises(ValueError, match="at least 4 latents, found 3"):
+            method(drawn(3, 4, 1, 1), 4)
 
 
 @pytest.mark.parametrize("method", ["random", "herding", "kcenter"])
 def test_chosen_images_are_training_images_of_their_class(make, image_data, method):
-    seeds = (0, 0, 1) if method == "random" else (0,)
-    folders = [make("--method", method, "--ipc", 4, "--image_size", SIZE, "--seed", seed) for seed in seeds]
     sets = []
-    for folder in folders:
+    for seed in (0, 0, 1) if method == "random" else (0,):
+        folder = make("--method", method, "--ipc", 4, "--image_size", SIZE, "--seed", seed)
         classes, paths, labels, _ = read_distilled(folder)
         sets.append([pixels(path).tobytes() for path in paths])
         assert folder.name == f"folder_{method}_ipc4" and len(set(sets[-1])) == len(paths) == 48
-    for picture, label in zip(sets[0], read_distilled(folders[0])[2].tolist(), strict=True):
-        assert picture in [pixels(other).tobytes() for other in (image_data / "train" / classes[label]["name"]).iterdir()]
+    real = [{pixels(path).tobytes() for path in (image_data / "train" / entry["name"]).iterdir()} for entry in classes]
+    assert all(picture in real[label] for picture, label in zip(sets[-1], labels.tolist(), strict=True))
     assert method != "random" or sets[0] == sets[1] != sets[2]

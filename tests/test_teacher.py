@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, SIZE, run_stage
+from conftest import SIZE, run_stage
 from safetensors.torch import load_file
 from scipy.stats import chisquare
 from test_bad_input import refused
@@ -15,29 +15,13 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchvision.transforms import functional as TF
 
 from distillation.datasets import load_split
-from matching.augmentation import (
-    Views,
-    crop_resize,
-    cut_out,
-    draw_cutout,
-    draw_shifts,
-    draw_views,
-    normalise,
-)
-from matching.image_set import image_set, pad_images, real_images
+from matching.augmentation import Views, crop_resize, cut_out, draw_cutout, draw_shifts, draw_views, normalise
+from matching.image_set import pad_images, real_images
 from matching.training import METRICS, Labels, Recipe, train
 from scripts import training
 from scripts.networks import load_model, predict, seeded
 from scripts.randomness import seed_for
 from scripts.training import averaged, half_precision, triangle
-
-
-@pytest.fixture(scope="module")
-def digits():
-    split = load_split("digits", "", "test")
-    return image_set("digits", split.classes, torch.stack([
-        torch.from_numpy(np.array(split.read(place))).permute(2, 0, 1) for place in range(64)]), torch.arange(64) % 10)
-
 
 # views
 
@@ -183,14 +167,11 @@ def test_the_network_sees_views_with_the_holes_of_seed_epoch_and_row(digits, tmp
 
 # the command
 
-RECIPE = ["--crop", "pad", "--cutout", 8, "--optimizer", "sgd", "--lr-schedule", "triangle", "--label-smoothing", 0.1,
-          "--ema", 0.9, "--bf16", "--batch-size", 48, "--epochs", 4, "--save-seconds", 0]
-
-
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, image_data):
     flags = ["--dataset", "folder", "--data_dir", image_data, "--arch", "shufflenet_v2_x0_5", "--input-size", SIZE,
-             *RECIPE]
+             "--crop", "pad", "--cutout", 8, "--optimizer", "sgd", "--lr-schedule", "triangle", "--label-smoothing", 0.1,
+             "--ema", 0.9, "--bf16", "--batch-size", 48, "--epochs", 4, "--save-seconds", 0]
     return run_stage(tmp_path_factory.mktemp("recipe"), "matching.train_teacher", flags, "--output-dir", "state.pt")
 
 
@@ -211,14 +192,6 @@ def test_the_whole_recipe_killed_and_continued_equals_one_go(here, recipe, image
     assert manifest["test_accuracy"] == pytest.approx(float(correct))
     config = manifest["config"]
     assert (config["learning_rate"], config["weight_decay"], config["schedule"]) == (0.1, 5e-4, "one-cycle")
-
-
-def test_a_convnet_teacher_is_rebuilt_from_its_manifest(here, image_data, tmp_path):
-    flags = ["--dataset", "folder", "--data_dir", image_data, "--arch", "convnet_d2_w8", "--input-size", 24, "--epochs", 1]
-    answer = here("matching.train_teacher", *flags, "--output-dir", tmp_path)
-    assert answer.code == 0, answer.err
-    network, _ = load_model(tmp_path, "teacher")
-    assert network(torch.zeros(2, 3, 24, 24)).shape == (2, len(CLASSES))
 
 
 @pytest.mark.parametrize(("flags", "words"), [

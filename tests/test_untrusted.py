@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load, save
 
-from distillation.datasets import file_prompts, load_split
+from distillation.datasets import file_prompts
 from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
 from distillation.images import open_image
 from distillation.prototypes import Prototypes, class_file, read_prototypes, write_class, write_json_file
@@ -42,11 +43,6 @@ FORMATS = {"rgb.png": "RGB", "palette.png": "P", "alpha.png": "RGBA", "photo.jpg
 
 
 # sound artefacts, one of each kind, and their readers
-
-def edit(folder: Path, change) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +77,6 @@ def artefacts(tmp_path_factory):
     artefact.finish(root / "teacher", "teacher", CLASSES, TEACHER, ["model.safetensors"])
     for folder in ("prototypes", "distilled", "soft_labels", "teacher"):  # without sizes damage gets past the first check
         edit(root / folder, lambda manifest: manifest.pop("bytes"))
-
     (root / "images").mkdir()
     for name, mode in FORMATS.items():
         Image.fromarray(rng.integers(0, 256, (SIZE, SIZE + 3, 3), dtype=np.uint8)).convert(mode).save(root / "images" / name)
@@ -92,10 +87,10 @@ def artefacts(tmp_path_factory):
 def read_views(root: Path):
     """Soft labels with the views made of them, as in training."""
     images = distilled_images(root / "distilled")
-    store, rows = SoftLabels(root / "soft_labels", images), torch.arange(len(images))
+    store = SoftLabels(root / "soft_labels", images)
     for epoch in range(min(store.epochs, 3)):
         drawn, answers = store.epoch(epoch, "cpu")
-        images.views(drawn, rows, min(store.size, 64))
+        images.views(drawn, torch.arange(len(images)), min(store.size, 64))
         answers[drawn.order.long()]
 
 
@@ -276,29 +271,15 @@ def test_json_that_is_none_too_deep_or_too_large(tmp_path, text, words):
     assert refused(lambda: artefact.read_json(path), path, words)
 
 
-def test_a_pickle_is_refused_and_not_run(tmp_path):
-    class Hostile:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "ran"),)
-    path = tmp_path / "state.pt"
-    torch.save({"a": Hostile()}, path)
-    assert refused(lambda: artefact.read_torch(path, "a resume point"), path, "which was not run")
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize("name", ["pipe", ".", "none", "x" * 300])
 def test_what_is_no_file_is_refused(tmp_path, name):
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer
     assert refused(lambda: artefact.read_json(tmp_path / name), "found")
-    if len(name) < 256:
-        assert refused(lambda: artefact.read_tensors(tmp_path / name), "expected a safetensors file")
+    assert len(name) > 255 or refused(lambda: artefact.read_tensors(tmp_path / name), "expected a safetensors file")
 
 
-def test_messages_cannot_move_the_cursor():
+def test_messages_cannot_move_the_cursor_and_names_cannot_leave_a_folder():
     assert printable("a\nb\x1b[2J\u2028é\ud800") == r"a\nb\x1b[2J\u2028é\ud800"
-
-
-def test_names_that_leave_a_folder():
     leaving = ["/etc/passwd", "../x", "a/../../x", "a\0b", "", ".", "a\\..\\b", "\ud800", "x" * 256, 3]
     assert not any(map(artefact.is_inner, leaving))
     assert all(map(artefact.is_inner, ["a", "a/b.png", "é/..b", "00000_a/00000-p000-r00.png"]))
@@ -321,24 +302,11 @@ def test_links_are_followed_within_the_folder_and_refused_elsewhere(sound):
     assert refused(lambda: read_distilled(sound / "distilled"), "inside the folder", sound / "moved")
 
 
-@pytest.mark.parametrize("name", ["../../secret.png", "/etc/passwd", "sub/a.png"])
-def test_annotations_name_files_beside_them(tmp_path, name):
-    (tmp_path / "val" / "images").mkdir(parents=True)
-    (tmp_path / "val" / "val_annotations.txt").write_text(f"{name}\tn01443537\t0\t0\t1\t1\n")
-    assert refused(lambda: load_split("tiny_imagenet", tmp_path, "test"), "val_annotations.txt", "line 1", name)
-
-
-def test_an_image_bomb_is_refused(here, tmp_path):
+def test_an_image_bomb_is_refused(artefacts, tmp_path):
     """Pillow only warns at 89 million pixels, and refuses twice as many."""
-    for name in ("ant/a", "ant/b", "bear/a", "bear/bomb"):
-        write_image(tmp_path / "train", f"{name}.png", Image.new("RGB", (8, 8)))
-    bomb = tmp_path / "train" / "bear" / "bomb.png"
-    small = bomb.read_bytes()
+    bomb, small = tmp_path / "bomb.png", min(artefacts.glob("distilled/*/*.png")).read_bytes()
     Image.new("1", (3000, 500)).save(bomb)
     assert open_image(bomb).size == (3000, 500)
     for side in (20_000, 10_000):
         bomb.write_bytes(with_header(small, side, side, small[24:29]))
         assert refused(lambda: open_image(bomb), bomb, "limit")
-    answer = here("distillation.gen_syn_image", "--method", "random", "--ipc", 2, "--dataset", "folder", "--data_dir", tmp_path,
-                  "--image_size", 8, "--save_init_image_path", tmp_path / "out")
-    assert answer.code == 2 and answer.err.count("\n") == 1 and str(bomb) in answer.err, answer.err

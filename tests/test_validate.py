@@ -13,8 +13,10 @@ from torchvision import models
 from torchvision.transforms import functional as TF
 
 from distillation.datasets import load_split
-from matching.image_set import real_images
-from scripts.networks import load_model
+from matching.image_set import distilled_images, real_images
+from matching.soft_labels import SoftLabels
+from scripts.networks import load_model, repeat_statistics, seeded
+from scripts.parallel import Team
 from validate.protocols import preset
 
 
@@ -81,6 +83,37 @@ def test_a_student_learns_from_real_images(here, image_data, tmp_path):
     assert read(tmp_path / "student", "result.json")["metrics"]["test_accuracy"] > 4 / 12
 
 
+@pytest.fixture
+def one_each(image_data, tmp_path):
+    """Flags of a ResNet on three classes of one image."""
+    for part in ("train", "test"):
+        for name in CLASSES[:3]:
+            (tmp_path / "one" / part / name).mkdir(parents=True)
+            shutil.copy(image_data / part / name / "00.png", tmp_path / "one" / part / name)
+    return ["--dataset", "folder", "--data_dir", tmp_path / "one", "--input-size", SIZE, "--epochs", 1, "--output-dir",
+            tmp_path / "out"]
+
+
+def test_no_part_of_a_batch_has_one_row(here, one_each):
+    """Two parts of three images were two and one, which BatchNorm cannot normalise."""
+    answer = here("validate.train_FKD", "--labels", "hard", "--protocol", "d4m", *one_each)
+    assert answer.code == 0, answer.err
+    rows = torch.arange(7)
+    assert [list(map(len, Team().rows(rows, parts, 2))) for parts in (1, 3, 4, 9)] == [[7], [3, 2, 2], [3, 2, 2], [3, 2, 2]]
+    assert list(map(len, Team().rows(rows, 9, 1))) == [1] * 7
+
+
+@pytest.mark.parametrize("command", [["matching.train_teacher"], ["validate.train_FKD", "--labels", "hard"]])
+def test_a_batch_of_one_row_under_batch_norm_is_refused_and_the_corrected_command_runs(here, one_each, tmp_path, command):
+    answer = here(*command, *one_each, "--batch-size", 2)
+    assert answer.code == 2 and not (tmp_path / "out").exists()
+    assert answer.err == ("error: --batch-size: expected at least 2 images in every batch, 2 for BatchNorm, found 1 (3 images "
+                          "in batches of at most 2)\n")
+    assert here(*command, *one_each, "--batch-size", 3).code == 0
+    other = [*one_each[:-1], tmp_path / "convnet"]
+    assert here(*command, *other, "--batch-size", 1, "--arch", "convnet_d1_w4").code == 0
+
+
 def test_val_dir_names_other_test_images(here, image_data, tmp_path, hard):
     shutil.copytree(image_data / "train", tmp_path / "val")
     assert here("validate.train_FKD", *hard, "--val-dir", tmp_path / "val", "--output-dir", tmp_path / "student").code == 0
@@ -99,8 +132,8 @@ def test_a_student_that_asks_the_teacher_learns_what_stored_labels_teach(here, t
     assert lost[1] == pytest.approx(lost[0], rel=2e-3) and abs(lost[2] - lost[0]) > 2e-3 * lost[0]
 
 
-def test_how_labels_are_read_does_not_change_the_student(here, tmp_path, soft, soft_labels, distilled):
-    """Another number of threads, the label files and the images at another place and written in another order."""
+def test_how_labels_are_read_does_not_change_the_student_and_its_seed_does(here, tmp_path, soft, soft_labels, distilled):
+    """Another number of threads, files at another place and written in another order, and the flags of the stored views."""
     labels, images = tmp_path / "labels", tmp_path / distilled.folder.name
     for source, copy in ((soft_labels.folder, labels), (distilled.folder, images)):
         for path in sorted((path for path in source.rglob("*") if path.is_file()), reverse=True):
@@ -108,8 +141,10 @@ def test_how_labels_are_read_does_not_change_the_student(here, tmp_path, soft, s
             shutil.copy(path, copy / path.relative_to(source))
     assert here("validate.train_FKD", *soft, "-j", 4, "--output-dir", tmp_path / "a").code == 0
     assert here("validate.train_FKD", *soft, "--train-dir", images, "--fkd-path", labels, "-j", 1, "--save-seconds", 0,
-                "--output-dir", tmp_path / "b").code == 0
-    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+                "--mix-type", "cutmix", "--fkd_seed", 42, "--input-size", SIZE, "--output-dir", tmp_path / "b").code == 0
+    assert here("validate.train_FKD", *soft, "--seed", 1, "--output-dir", tmp_path / "c").code == 0
+    one, same, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert one == same != other
 
 
 @pytest.mark.parametrize(("protocol", "flags", "expected"), [
@@ -125,13 +160,63 @@ def test_a_protocol_fills_what_is_not_given_and_says_so(here, image_data, distil
     config = read(tmp_path / "student", "manifest.json")["config"]
     assert {name: config[name] for name in expected} == expected and config["mode"] == "hard"
     said = next(line for line in answer.out.splitlines() if line.startswith(f"protocol {protocol} sets"))
-    assert f"batch_size {expected['batch_size']}" in said and "epochs" not in said and "temperature 20" in said
+    taken, given, absent = said.split("; ")
+    assert f"batch_size {expected['batch_size']}" in taken and "epochs" not in taken and "temperature 20" in taken
+    assert f"epochs {expected['epochs']} (protocol: 300)" in given and "mode hard (protocol: " in given
+    assert absent.startswith("not in this code: ") and ("shuffled patches" in absent) == (protocol == "rded")
 
 
-@pytest.mark.parametrize(("classes", "images", "batch_size"), [(10, 10, 50), (10, 100, 50), (10, 500, 100), (1000, 10_000, 100),
-                                                               (1000, 50_000, 200), (100, 1000, 100)])
-def test_the_batch_size_of_rded_follows_ipc_and_classes(classes, images, batch_size):
-    assert preset("rded", classes, images)["batch_size"] == batch_size
+@pytest.mark.parametrize(("dataset", "classes", "size", "batch_sizes"), [  # at 1, 10 and 50 images a class
+    ("cifar10", 10, 32, (10, 50, 100)), ("cifar100", 100, 32, (20, 100, 200)), ("tiny_imagenet", 200, 64, (100, 100, 100)),
+    ("folder", 10, 224, (10, 50, 100)), ("folder", 100, 224, (20, 100, 200)), ("imagenet", 1000, 224, (20, 100, 200))])
+def test_rded_by_data_set_and_images_per_class(dataset, classes, size, batch_sizes):
+    made = [preset("rded", dataset, classes, ipc * classes, "resnet18", size) for ipc in (1, 10, 50)]
+    assert tuple(values["batch_size"] for values in made) == batch_sizes
+    for values in made:
+        assert (values["min_scale_crops"], values["max_scale_crops"]) == ((0.5, 1) if size == 224 else (1, 1))
+        assert (values["test_size"], values["mix_per"], values["bn_updates"]) == ({32: 32, 64: 72, 224: 256}[size], "batch", 2)
+
+
+@pytest.mark.parametrize(("student", "rate"), [
+    ("mobilenet_v2", 2.5e-3), ("efficientnet_b0", 2e-3), ("vgg11", 5e-4), ("alexnet", 1e-4), ("vit_b_16", 1e-4),
+    ("swin_v2_t", 1e-4), ("resnet18", 1e-3), ("resnet101", 1e-3), ("convnet_d3_w128", 1e-3)])
+def test_the_rate_of_rded_follows_the_student(student, rate):
+    assert preset("rded", "imagenet", 1000, 10_000, student, 224)["adamw_lr"] == rate
+
+
+def test_statistics_repeated_are_those_of_a_second_forward():
+    once, twice = (seeded("resnet18", 4, "imagenet", 0).train() for _ in range(2))
+    repeat_statistics(once, 2)
+    views = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        once(views), twice(views), twice(views)
+    for (name, ours), theirs in zip(once.named_buffers(), twice.buffers(), strict=True):
+        assert "tracked" in name or torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7), name
+
+
+def test_stored_and_asked_labels_agree_on_mixup_and_on_one_mix_a_batch(here, tmp_path, soft, teacher, distilled):
+    """Two of four epochs are stored and used twice: batches stay together. Another batch size would split them: refused."""
+    mix = ["--input-size", SIZE, "--mix-type", "mixup", "--mix-per", "batch", "--batch-size", 25]
+    assert here("matching.generate_soft_label", "--data", distilled.folder, "--teacher", teacher.folder, "--epochs", 4,
+                "--keep-epochs", 0.5, *mix, "--fkd-path", tmp_path / "labels").code == 0
+    store = SoftLabels(tmp_path / "labels", distilled_images(distilled.folder))
+    orders = [store.epoch(epoch, "cpu")[0] for epoch in (1, 3)]
+    assert not torch.equal(orders[0].order, orders[1].order)
+    for drawn in orders:
+        for rows in drawn.order.long().tensor_split(3):
+            assert drawn.partner[rows].sort().values.tolist() == rows.sort().values.tolist()
+            assert len(drawn.ratio[rows].unique()) == 1
+    assert read(tmp_path / "labels", "manifest.json")["config"]["mix_per"] == "batch"
+    flags, lost = [*soft[:2], *soft[4:-4], "--epochs", 1, "--adamw-lr", 1e-6], []
+    for name, more in (("stored", ["--fkd-path", tmp_path / "labels"]),
+                       ("asked", ["--mode", "on-the-fly", "--teacher", teacher.folder, *mix])):
+        assert here("validate.train_FKD", *flags, *more, "--output-dir", tmp_path / name).code == 0
+        lost.append(read(tmp_path / name, "result.json")["metrics"]["last_loss"])
+        config = read(tmp_path / name, "result.json")["config"]
+        assert [config.get(key) for key in ("batch_size", "mix_per", "mix_alpha")] == [25, "batch", {"asked": 0.8}.get(name)]
+    assert lost[1] == pytest.approx(lost[0], rel=2e-3)
+    answer = here("validate.train_FKD", *flags, "--fkd-path", tmp_path / "labels", "--batch-size", 36, "--output-dir", tmp_path)
+    assert answer.code == 2 and "--batch-size: expected 25, as " in answer.err
 
 
 def test_a_protocol_says_where_labels_come_from(here, soft, tmp_path):
@@ -178,26 +263,13 @@ def test_what_is_asked_to_be_logged_elsewhere_needs_its_package(here, hard, tmp_
         assert not (tmp_path / "student").exists()
 
 
-def test_seeds_decide_the_student_and_views_as_stored_may_be_given(here, tmp_path, soft):
-    made, agreeing = [], ["--mix-type", "cutmix", "--fkd_seed", 42, "--input-size", SIZE]
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert here("validate.train_FKD", *soft, *agreeing, "--seed", seed, "--output-dir", tmp_path / name).code == 0
-        made.append((tmp_path / name / "model.safetensors").read_bytes())
-    assert made[0] == made[1] != made[2]
-
-
 @pytest.mark.parametrize(("flag", "value", "stored"), [
-    ("--mix-type", "mixup", "cutmix"), ("--input-size", 64, SIZE), ("--min-scale-crops", 0.5, 0.08), ("--fkd_seed", 7, 42)])
+    ("--mix-type", "mixup", "cutmix"), ("--input-size", 64, SIZE), ("--min-scale-crops", 0.5, 0.08), ("--fkd_seed", 7, 42),
+    ("--epochs", 7, "at most 6")])
 def test_what_contradicts_the_stored_views_is_refused(here, tmp_path, soft, flag, value, stored):
     answer = here("validate.train_FKD", *soft, flag, value, "--output-dir", tmp_path / "student")
     assert answer.code == 2 and answer.err.count("\n") == 1
     assert str(value) in answer.err and str(stored) in answer.err and flag.strip("-")[:3] in answer.err
-    assert not (tmp_path / "student").exists()
-
-
-def test_more_epochs_than_stored_are_refused(here, tmp_path, soft):
-    answer = here("validate.train_FKD", *soft, "--epochs", 7, "--output-dir", tmp_path / "student")
-    assert answer.code == 2 and "at most 6" in answer.err and "found 7" in answer.err
     assert not (tmp_path / "student").exists()
 
 

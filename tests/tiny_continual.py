@@ -43,9 +43,9 @@ def some_images(per_class=12, classes=4, size=32, seed=0):
     return image_set("some", CLASSES[:classes], pixels, labels)
 
 
-def write_data(folder: Path) -> Path:
+def write_data(folder: Path, size: int = 32) -> Path:
     """A folder data set of four classes, 12 training and 3 test images each, and a distilled set of two images a class."""
-    images = some_images(17)
+    images = some_images(17, size=size)
     rows = [row(label, f"c{label}", place, 0, 0, 0.5) for label in range(4) for place in range(2)]
     for label in range(4):
         own = [Image.fromarray(pixels) for pixels in images.images[images.labels == label].permute(0, 2, 3, 1).numpy()]

@@ -14,10 +14,22 @@ from pathlib import Path
 if not __package__:  # python validate/train_FKD.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.cli import InputError, Parser, add_dataset_flags, check_range, check_views, dataset_flags, run
+from scripts.cli import (
+    MIX,
+    InputError,
+    Parser,
+    add_dataset_flags,
+    add_mix_flags,
+    check_range,
+    check_views,
+    dataset_flags,
+    run,
+    validation_of,
+)
 
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "teacher",
-                "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project")
+                "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project",
+                "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
 VIEWS = ("input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "fkd_seed")  # settings that soft labels store
 
 
@@ -68,7 +80,7 @@ def parse_args():
     parser.add_argument("--adamw-lr", default=None, type=float, help="learning rate of AdamW (default: 0.001)")
     parser.add_argument("--adamw-weight-decay", default=None, type=float, help="of AdamW (default: 0.01)")
     # views; with stored soft labels a value given here must agree with them
-    parser.add_argument("--mix-type", default=None, choices=("cutmix", "mixup", "none"), help="default: as stored, else none")
+    add_mix_flags(parser, defaults={})
     parser.add_argument("--fkd_seed", default=None, type=int, help="default: as stored, else 42")
     parser.add_argument("--input-size", default=None, type=int, help="pixels of a view (default: as stored, else 224)")
     parser.add_argument("--min-scale-crops", default=None, type=float, help="default: as stored, else 0.08")
@@ -118,34 +130,38 @@ def label_mode(args) -> str:
 def main(args):
     from matching.image_set import real_images
     from matching.training import finish_model, train
-    from scripts.networks import seeded
+    from scripts.artefact import check_held_out
+    from scripts.networks import repeat_statistics, seeded
     from scripts.parallel import Team, begin_together, new_accelerator
-    from validate.protocols import ORIGINAL, resolve
+    from validate.protocols import ORIGINAL, line, preset, resolve
 
     # settings: flags, then the stored labels' views, then the protocol, then the original's defaults
     accelerator = new_accelerator(log_with=trackers(args) or None, project_dir=args.output_dir)
     team = Team(accelerator)
+    check_held_out(args.validation, args.train_dir, args.fkd_path, args.teacher)
     stored = stored_views(args)
     size = stored.get("input_size") or args.input_size or ORIGINAL["input_size"]
     images = training_images(args, size, accelerator.device)
     test_split = load_test(args, images.classes)
     given = {**vars(args), **stored, "lr_schedule": "cosine" if args.cos else args.lr_schedule, "mode": label_mode(args)}
-    filled, chosen = resolve(given, args.protocol, len(images.classes), len(images))
-    settings = argparse.Namespace(**filled)
+    values = preset(args.protocol, args.dataset, len(images.classes), len(images), args.model, size)
+    settings = argparse.Namespace(**resolve(given, values))
     if args.protocol:
-        accelerator.print(f"protocol {args.protocol} sets {', '.join(f'{name} {value}' for name, value in chosen.items())}")
+        accelerator.print(line(args.protocol, values, given))
 
     # checks
     folder, config = Path(args.output_dir), configuration(settings, images, test_split)
     labels = new_labels(settings, images)
     network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
-    team.check_rows(len(images), settings.batch_size, settings.gradient_accumulation_steps)
+    repeat_statistics(network, values.get("bn_updates", 1))
+    team.check_rows(network, len(images), settings.batch_size)
     if begin_together(folder, "student", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
 
     # training and test
-    test = real_images(test_split, size, args.workers, "centre").to(accelerator.device) if team.main else None
+    fit = "sevenths" if "test_size" in values else "centre"
+    test = real_images(test_split, size, args.workers, fit).to(accelerator.device) if team.main else None
     accelerator.init_trackers(args.wandb_project or "train_FKD", plain(config))
     model, loop = train(network, images, labels, new_recipe(settings), student_optimizer(settings, network), folder, "student",
                         team)
@@ -178,7 +194,9 @@ def stored_views(args) -> dict:
     config = read_store(args.fkd_path)["config"]
     if missing := [name for name in VIEWS if name not in config]:
         raise InputError(f"{args.fkd_path}: expected {missing[0]} in the configuration of its manifest, found none")
-    stored = {name: config[name] for name in VIEWS}
+    stored = {name: config[name] for name in VIEWS} | {name: config.get(name, MIX[name]) for name in MIX}
+    if stored["mix_per"] == "batch":
+        stored["batch_size"] = config["batch_size"]
     for name, value in stored.items():
         given = getattr(args, name)
         if given is not None and given != value:
@@ -200,6 +218,8 @@ def load_test(args, classes: list[dict]):
     from distillation.datasets import image_folder, load_split, matched
     if args.val_dir and not Path(args.val_dir).is_dir():
         raise InputError(f"--val-dir: expected a folder with one folder per class, found nothing at {args.val_dir}")
+    if args.val_dir and args.validation:
+        raise InputError(f"--validation: expected none with --val-dir, whose images are the test, found {args.validation}")
     if args.val_dir:
         return matched(image_folder("val", Path(args.val_dir), on_bad_image=args.on_bad_image), classes)
     return load_split(split="test", **dataset_flags(args), classes=classes)
@@ -229,10 +249,10 @@ def new_labels(settings, images):
 
 def new_recipe(settings):
     """How the student is trained; stored soft labels have their own views."""
-    from matching.augmentation import Views
+    from matching.augmentation import Views, mix_of
     from matching.training import Recipe
     views = Views(settings.input_size, settings.seed if settings.mode == "hard" else settings.fkd_seed,
-                  (settings.min_scale_crops, settings.max_scale_crops), settings.flip, settings.mix_type)
+                  (settings.min_scale_crops, settings.max_scale_crops), settings.flip, **mix_of(settings))
     return Recipe(settings.epochs, settings.batch_size, views, settings.lr_schedule, settings.gradient_accumulation_steps,
                   settings.ema, settings.bf16, settings.save_seconds)
 
@@ -248,12 +268,14 @@ def student_optimizer(settings, network):
 
 def configuration(settings, images, test_split) -> dict:
     """What decides the student."""
+    from matching.augmentation import mix_config
     from scripts.artefact import identity
     decisive = {name: value for name, value in vars(settings).items() if name not in MACHINE_ONLY}
     source = {"fkd_load": settings.fkd_path, "on-the-fly": settings.teacher}.get(settings.mode)
-    return {**decisive, "arch": settings.model, "images": images.digest, "test": test_split.identity(),
-            "soft_labels": identity(source) if source else None}
+    mix = mix_config(settings, with_alpha=settings.mode != "fkd_load")
+    return {**decisive, **mix, "arch": settings.model, "images": images.digest, "test": test_split.identity(),
+            "soft_labels": identity(source) if source else None, **validation_of(settings.validation)}
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run(parse_args, main, "output_dir")

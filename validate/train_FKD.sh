@@ -14,14 +14,15 @@ soft-rded)
 soft-*) set -- --fkd-path "$SOFT_LABELS" ${TEMPERATURE:+-T "$TEMPERATURE"} "$@" ;;
 *) set -- --labels "$LABELS" ${CLUSTER_WEIGHTS:+--cluster-weights} "$@" ;;
 esac
-case $LABELS-$PROTOCOL in
-soft-rded | hard-*) set -- --input-size "$INPUT_SIZE" --min-scale-crops "$MIN_SCALE" --max-scale-crops 1 --flip "$FLIP" "$@" ;;
+case $LABELS-$PROTOCOL in       # the crops of rded are the protocol's
+*-rded) set -- --input-size "$INPUT_SIZE" --flip "$FLIP" "$@" ;;
+hard-*) set -- --input-size "$INPUT_SIZE" --min-scale-crops "$MIN_SCALE" --max-scale-crops 1 --flip "$FLIP" "$@" ;;
 esac
 if [ -n "$PROTOCOL" ]; then set -- --protocol "$PROTOCOL" "$@"; else set -- --cos "$@"; fi
 
 $LAUNCH -m validate.train_FKD \
     ${DISTILLED:+--train-dir "$DISTILLED"} \
-    --dataset "$DATASET" --data_dir "$DATA" ${VAL:+--val-dir "$VAL"} \
+    --dataset "$DATASET" --data_dir "$DATA" ${VALIDATION:+--validation "$VALIDATION"} ${VAL:+--val-dir "$VAL"} \
     --model "$MODEL" --stem "$STEM" --epochs "$EPOCHS" \
     ${BATCH:+--batch-size "$BATCH" --gradient-accumulation-steps 1} \
     ${BF16:+--bf16} --workers "$WORKERS" --seed "$SEED" \

@@ -76,7 +76,7 @@ def stream_figures(folder: Path, rows: Rows) -> list[Section]:
     method = "er" if "er" in counted else next(iter(counted), None)
     figures = [
         (rows, draw_times, "Accuracy against training time", "accuracy_vs_time", "ACC (Class-IL, after the last task) against "
-         "seconds of training, on a logarithmic scale. A thin line joins a method's real and distilled images."),
+         "median seconds of training, on a logarithmic scale. A thin line joins a method's real and distilled images."),
         (whole, draw_seen, "As the stream goes on", "seen_tasks", "Mean accuracy (Class-IL) on the tasks seen so far, after "
          "each task. Each panel has its own scale."),
         (whole, draw_matrices, "Accuracy matrices", "matrices", "R[t, j]: accuracy in percent (Class-IL) on task j after task "
@@ -114,7 +114,7 @@ def draw_times(path: Path, rows: Rows) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator
     points = {(method, arm.name): one for method, arms in summaries(rows).items() for arm, one in arms.items()}
-    places = {key: (one["train_seconds"]["mean"], 100 * one["acc"]["mean"]) for key, one in points.items()}
+    places = {key: (one["train_seconds"]["median"], 100 * one["acc"]["mean"]) for key, one in points.items()}
     figure, ((axis,),) = new_figure(6.6, 5.6)
     for method in rows:
         if {(method, "real"), (method, "distilled")} <= points.keys():
@@ -123,7 +123,7 @@ def draw_times(path: Path, rows: Rows) -> None:
     hollow = {name: name.startswith("random") for name in colours}      # they often lie on the distilled ones
     for (method, source), one in points.items():
         high = one["acc"]["std"] and 100 * one["acc"]["std"]
-        axis.errorbar(*places[method, source], xerr=one["train_seconds"]["std"], yerr=high, marker=MARKERS.get(method, "X"),
+        axis.errorbar(*places[method, source], yerr=high, marker=MARKERS.get(method, "X"),
                       color=colours[source], ms=13 if method == "joint" else 9, elinewidth=1,
                       **({"mfc": "none", "mew": 1.6, "zorder": 4} if hollow[source] else {"mec": "white", "mew": 0.8}))
     axis.set(xlabel="training time (s)", ylabel="ACC, Class-IL (%)", ylim=(0, 103), xscale="log")

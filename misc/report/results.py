@@ -25,7 +25,7 @@ CONTINUAL = {"acc": "class_il.acc", "task_il_acc": "task_il.acc", "average_incre
              "stream_bytes": "bytes.stream", "buffer_bytes": "buffer.bytes", "teacher_bytes": "bytes.teacher",
              "peak_memory_bytes": "peak_memory_bytes", "matrix": "class_il.matrix", "confusion": "confusion",
              "scale_curves": "scale_curves", "start_acc": "start.class_il_acc", "start_seconds": "start.seconds",
-             "start_note": "start.note"}    # metric: its place in what continual.train_continual writes
+             "start_note": "start.note", "memory": "memory"}    # metric: its place in what continual.train_continual writes
 NEEDED = ("config.method", "config.stream", "config.seed", "metrics.steps", "metrics.acc", "seconds.train")
 MADE = ("hardware", "code", "packages")
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -101,6 +101,7 @@ def read_run(name: str, content) -> Run:
         found = flat(content)
         config |= {key: found[key] for key in STREAM if key in found}
         metrics = {key: found[place] for key, place in CONTINUAL.items() if place in found}
+        metrics |= {key: metrics[key].rpartition("which were ")[2] for key in ("memory",) if key in metrics}
     run = Run(name, content["kind"], config, metrics, seconds, {key: content[key] for key in MADE if key in content})
     for key in NEEDED if run.kind == "continual" else ():
         run.need(key)

@@ -1,21 +1,25 @@
 """Numbers over runs: means, paired differences with their intervals, what distilled data saves, and what was equal."""
 
 import math
+import operator
 import statistics
 
 from misc.report.results import CONTINUAL, SAME_STEPS, Arm, Rows, Run
 
 MEASURES = {**{name: f"metrics.{name}" for name in CONTINUAL}, "train_seconds": "seconds.train"}
-SUMMARISED = tuple(name for name in MEASURES if name not in ("matrix", "confusion", "scale_curves", "start_note"))
+SUMMARISED = tuple(name for name in MEASURES if name not in ("matrix", "confusion", "scale_curves", "start_note", "memory"))
 PAIRED = ("acc", "task_il_acc", "average_incremental", "forgetting", "train_seconds")
 CLAIMED_SAVING, CLAIMED_KEPT = 0.59, 0.95
 CLAIMED = ("er", "agem", "task_arithmetic")
 AT_CHANCE = 0.05    # a network that knows only its last task has an ACC of 1 / tasks, at most this much more
-HOLDS, NUMBERS_ONLY, FAILS = "holds", "numbers only", "no"
+SIDES = FAILS, NOT_SHOWN, HOLDS = "no", "not shown", "holds"    # several conditions together are the first of these
+NUMBERS_ONLY = "numbers only"
+SLOW = 2            # times its row's median: a seed that took longer shared the machine with other work
 SETTINGS = {"network": "config.arch", "stem": "config.stem", "pixels": "config.size", "tasks": "config.tasks",
             "class order": "config.class_order", "optimiser": "config.recipe.optimizer", "learning rate": "config.recipe.lr",
             "batch size": "config.recipe.batch_size", "buffer images": "config.buffer_size", "hardware": "hardware",
             "steps": "metrics.steps", "images of the stream": "metrics.stream_images", "labels": "config.labels"}
+MEMORY = {"the images that choose Task Arithmetic's scale and head": "metrics.memory"}
 
 
 def mean_std(values: list[float]) -> dict[str, float | None]:
@@ -31,12 +35,12 @@ def measure(groups: dict[tuple, list[Run]], fields: dict[str, str]) -> dict[tupl
             for key, runs in groups.items()}
 
 
-def interval(values: list[float], level: float = 0.95) -> dict:
-    """Mean and confidence interval of the mean by Student's t: mean +- t(n - 1) s / sqrt(n); no interval for n < 2."""
+def interval(values: list[float]) -> dict:
+    """Mean and 95 % confidence interval of the mean by Student's t: mean +- t(n - 1) s / sqrt(n); no interval for n < 2."""
     from scipy.stats import t
     mean, low, high = (statistics.fmean(values) if values else None), None, None
     if len(values) > 1:
-        half = float(t.ppf((1 + level) / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+        half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
         low, high = mean - half, mean + half
     return {"mean": mean, "low": low, "high": high, "n": len(values)}
 
@@ -46,31 +50,48 @@ def measured(row: dict[int, Run], name: str) -> dict[int, float]:
     return {seed: run.get(MEASURES[name]) for seed, run in row.items()}
 
 
+def paired(own: dict[int, Run], other: dict[int, Run] | None, name: str, combine) -> dict:
+    """`combine` of the values of each seed of both rows, and its interval; of seconds `mean` is that of the two medians."""
+    ours, theirs = measured(own, name), measured(other or {}, name)
+    pairs = [pair for seed in sorted(ours.keys() & theirs.keys()) if None not in (pair := (ours[seed], theirs[seed]))]
+    found = interval([combine(*pair) for pair in pairs])
+    if pairs and name == "train_seconds":
+        found["mean"] = combine(*map(statistics.median, zip(*pairs, strict=True)))
+        found["slow"] = slow_seeds(own) + slow_seeds(other)
+    return found
+
+
 def difference(own: dict[int, Run], other: dict[int, Run], name: str) -> dict:
-    """own - other, seed by seed over the seeds of both rows."""
-    ours, theirs = measured(own, name), measured(other, name)
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-    return interval([first - second for first, second in pairs if None not in (first, second)])
+    """own - other."""
+    return paired(own, other, name, operator.sub)
 
 
-def ratio(own: dict[int, Run], other: dict[int, Run] | None, name: str) -> float | None:
-    """own / other by their means over the seeds of both rows; None where a run lacks the measure."""
-    common = sorted(own.keys() & (other or {}).keys())
-    ours, theirs = ([measured(row, name)[seed] for seed in common] for row in (own, other or {}))
-    if not common or None in ours + theirs or not sum(theirs):
-        return None
-    return statistics.fmean(ours) / statistics.fmean(theirs)
+def ratio(own: dict[int, Run], other: dict[int, Run] | None, name: str) -> dict:
+    """own / other: the geometric mean over seeds, and its interval by Student's t on the logarithms of the seeds' ratios.
+
+    Source: Bland and Altman, BMJ 312:1153, 1996. No numbers where a value is 0.
+    """
+    if 0 in [*measured(own, name).values(), *measured(other or {}, name).values()]:
+        return interval([])
+    found = paired(own, other, name, lambda first, second: math.log(first / second))
+    return {**found, **{key: math.exp(found[key]) for key in ("mean", "low", "high") if found[key] is not None}}
 
 
-def saved(own: dict[int, Run], real: dict[int, Run] | None, name: str = "train_seconds") -> float | None:
-    """The fraction of training time, or of another measure, that is saved."""
-    spent = ratio(own, real, name)
-    return None if spent is None else 1 - spent
+def saved(own: dict[int, Run], real: dict[int, Run] | None, name: str = "train_seconds") -> dict:
+    """The fraction of training time, or of another measure, that is saved, and its interval."""
+    spent, ends = ratio(own, real, name), (("mean", "mean"), ("low", "high"), ("high", "low"))
+    return {**spent, **{key: 1 - spent[end] for key, end in ends if spent[end] is not None}}
 
 
-def kept(own: dict[int, Run], real: dict[int, Run] | None) -> float | None:
-    """The fraction of ACC that is kept; None where the method is at chance on real images too."""
-    return None if real and at_chance(real) else ratio(own, real, "acc")
+def kept(own: dict[int, Run], real: dict[int, Run] | None) -> dict:
+    """The fraction of ACC that is kept, and its interval; no numbers where the method is at chance on real images too."""
+    return interval([]) if real and at_chance(real) else ratio(own, real, "acc")
+
+
+def slow_seeds(row: dict[int, Run]) -> int:
+    """How many seeds took more than SLOW times the row's median, as when something else runs on the machine."""
+    seconds = measured(row, "train_seconds").values()
+    return sum(one > SLOW * statistics.median(seconds) for one in seconds)
 
 
 def at_chance(row: dict[int, Run]) -> bool:
@@ -87,7 +108,10 @@ def summaries(rows: Rows) -> dict[str, dict[Arm, dict]]:
             real = arms.get(real_of(arm, arms))
             found[method][arm] = {
                 "n": len(row), **{name: mean_std(list(measured(row, name).values())) for name in SUMMARISED},
-                "time_saved": saved(row, real), "flops_saved": saved(row, real, "flops"), "acc_kept": kept(row, real)}
+                "time_saved": saved(row, real)["mean"], "flops_saved": saved(row, real, "flops")["mean"],
+                "acc_kept": kept(row, real)["mean"]}
+            found[method][arm]["train_seconds"] |= {
+                "median": statistics.median(measured(row, "train_seconds").values()), "slow": slow_seeds(row)}
     return found
 
 
@@ -126,38 +150,30 @@ def claims(rows: Rows) -> list[dict]:
 
 
 def claim(method: str, arm: Arm, arms: dict[Arm, dict[int, Run]]) -> dict:
-    """What an arm saves and keeps, and how it differs from random images and from real ones at the same steps.
+    """What an arm saves and keeps, and how its ACC differs from random images' and from real ones' at the same steps.
 
-    Seconds depend on what else the machine did, so FLOPs, where they were counted, must be saved too. `verdict` is None at
-    chance; HOLDS needs the numbers and distilled images that are better than both counterparts.
+    A condition is met where its whole interval lies on that side. Seconds depend on what else the machine did, so FLOPs must be
+    saved too. `verdict` is None at chance; HOLDS needs all numbers and distilled images that are better than both counterparts.
     """
     own, real = arms[arm], arms[real_of(arm, arms)]
-    rivals = {other: (arms[other], compared(own, arms[other])) for other in counterparts(arm, arms) if arms[other] is not real}
-    found = {"method": method, "arm": arm.name, "time_saved": saved(own, real), "flops_saved": saved(own, real, "flops"),
-             "steps_saved": saved(own, real, "steps"), "acc_kept": kept(own, real),
-             "real_acc": statistics.fmean(measured(real, "acc").values()),
-             "start_acc": mean_std([run.get("metrics.start_acc") for row in (real, own) for run in row.values()])["mean"],
-             "rivals": {other.name: {"source": other.stream, **result} for other, (_, result) in rivals.items()}}
-    saving = min(fraction for fraction in (found["time_saved"], found["flops_saved"]) if fraction is not None)
-    numbers = saving >= CLAIMED_SAVING and (found["acc_kept"] or 0) >= CLAIMED_KEPT
-    better = {result["distilled_is"] for _, result in rivals.values()} == {"better"}
-    verdict = FAILS if not numbers else HOLDS if better else NUMBERS_ONLY
-    return {**found, "verdict": None if at_chance(real) else verdict}
+    numbers = {"time_saved": saved(own, real), "flops_saved": saved(own, real, "flops"), "acc_kept": kept(own, real)}
+    rivals = {other: difference(own, arms[other], "acc") for other in counterparts(arm, arms) if arms[other] is not real}
+    sides = [side(found, CLAIMED_KEPT if name == "acc_kept" else CLAIMED_SAVING) for name, found in numbers.items()]
+    verdict, better = min(sides, key=SIDES.index), [side(found, 0) for found in rivals.values()]
+    if verdict == HOLDS and better != [HOLDS, HOLDS]:
+        verdict = NUMBERS_ONLY
+    return {"method": method, "arm": arm.name, **numbers, "steps_saved": saved(own, real, "steps")["mean"],
+            "real_acc": statistics.fmean(measured(real, "acc").values()),
+            "start_acc": mean_std([run.get("metrics.start_acc") for row in (real, own) for run in row.values()])["mean"],
+            "rivals": {other.name: {"source": other.stream, "acc": found, "better": side(found, 0)}
+                       for other, found in rivals.items()}, "verdict": None if at_chance(real) else verdict}
 
 
-def compared(own: dict[int, Run], rival: dict[int, Run]) -> dict:
-    """own - rival in ACC and seconds, and what the intervals say: better, worse, not told apart or unknown (n < 2).
-
-    Better is more ACC, or fewer seconds at no less ACC, with the whole interval on that side; worse is less ACC.
-    """
-    acc, seconds = (difference(own, rival, name) for name in ("acc", "train_seconds"))
-    if acc["low"] is None:
-        verdict = "unknown"
-    elif acc["high"] < 0:
-        verdict = "worse"
-    else:
-        verdict = "better" if acc["low"] > 0 or seconds["high"] < 0 else "not told apart"
-    return {"acc": acc, "train_seconds": seconds, "distilled_is": verdict}
+def side(found: dict, least: float) -> str:
+    """HOLDS or FAILS where a whole interval lies above or below `least`; NOT_SHOWN otherwise, and without an interval."""
+    if found["low"] is None:
+        return NOT_SHOWN
+    return HOLDS if found["low"] > least else FAILS if found["high"] < least else NOT_SHOWN
 
 
 def paybacks(rows: Rows, costs: dict[str, float]) -> list[dict]:
@@ -218,7 +234,9 @@ def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, 
 def equal_in_rows(rows: Rows) -> str:
     """The same for rows of continual runs, by arm; a common start that differs within a method is named."""
     groups = {(method, arm.name): list(row.values()) for method, arms in rows.items() for arm, row in arms.items()}
-    return " ".join(filter(None, [equal_and_not(groups, 1, SETTINGS), *map(different_starts, rows.values())]))
+    merged = {key: runs for key, runs in groups.items() if key[0] == "task_arithmetic"}
+    return " ".join(filter(None, [equal_and_not(groups, 1, SETTINGS), equal_and_not(merged, 1, MEMORY),
+                                  *map(different_starts, rows.values())]))
 
 
 def different_starts(arms: dict[Arm, dict[int, Run]]) -> str:

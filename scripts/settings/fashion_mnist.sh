@@ -1,0 +1,27 @@
+# shellcheck shell=sh disable=SC2034
+# Fashion-MNIST (60,000 training images of 28 pixels, padded to 32) with a diffusion model of this repository. Needs no GPU.
+# 30 MB are downloaded where DATA has none of its files and Debian's package dataset-fashion-mnist is not installed.
+RUN=${RUN:-runs/fashion_mnist}
+DATA=${DATA:-data}                       # the four idx files, plain or gzipped, here or as torchvision stores them
+WORKERS=${WORKERS:-4}
+CHECKPOINT=${CHECKPOINT:-$RUN/fashion_mnist-ldm}        # of train_ldm.sh
+
+# 1 prototypes, encoded at the checkpoint's 32 pixels
+IPC=${IPC:-10} SIZE=${SIZE:-} KMEANS=${KMEANS:-full} ENCODE_BATCH=${ENCODE_BATCH:-256}
+# 2 images. A first choice: not yet compared on validation images
+STRENGTH=${STRENGTH:-0.5} GUIDANCE=${GUIDANCE:-2} STEPS=${STEPS:-50} NEGATIVE_PROMPT=${NEGATIVE_PROMPT-}
+DENOISE_BATCH=${DENOISE_BATCH:-50}
+# 3 teacher and soft labels. Most garments are nearly symmetric: flips, and crops of at least a third
+INPUT_SIZE=${INPUT_SIZE:-32} MIN_SCALE=${MIN_SCALE:-0.35} FLIP=${FLIP:-0.5} TEACHER_BATCH=${TEACHER_BATCH:-128}
+TEACHER_ARCH=${TEACHER_ARCH:-resnet18} TEACHER_STEM=${TEACHER_STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-12}
+TEACHER_RECIPE=${TEACHER_RECIPE:---crop pad --optimizer sgd -lr 0.1 --weight-decay 5e-4 --lr-schedule triangle --bf16}
+# 4 students
+MODEL=${MODEL:-resnet18} STEM=${STEM:-imagenet} EPOCHS=${EPOCHS:-200} BATCH=${BATCH:-50}
+PROTOCOL=${PROTOCOL-d4m} BF16=${BF16-1}
+# 5 continual, one epoch per task
+TASKS=${TASKS:-5} SCHEDULE=${SCHEDULE:-epochs} TASK_EPOCHS=${TASK_EPOCHS:-1}
+BUFFER_SIZE=${BUFFER_SIZE:-200} BATCH_SIZE=${BATCH_SIZE:-32} REPLAY_BATCH_SIZE=${REPLAY_BATCH_SIZE:-32}
+# diffusion model from scratch
+INIT=${INIT-} VAE_STEPS=${VAE_STEPS:-2000} UNET_STEPS=${UNET_STEPS:-5000} LDM_BATCH=${LDM_BATCH:-64}
+VAE_CHANNELS=${VAE_CHANNELS:-24 48} UNET_CHANNELS=${UNET_CHANNELS:-64 128}
+LDM_RECIPE=${LDM_RECIPE:---save_seconds 120}
