@@ -22,7 +22,7 @@ from scripts.cli import (
 
 OPTIMIZERS = {"adamw": (1e-3, 0.01), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image",
-                "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
+                "val_labels", "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
 
 
 def parse_args():

@@ -68,6 +68,9 @@ def add_dataset_flags(parser) -> None:
                         help="file with one prompt per line, in class order (default: the data set's own names)")
     parser.add_argument("--prompt_template", default=None,
                         help="text with {} for the prompt, such as 'a photo of a {}' (default: the prompt alone)")
+    parser.add_argument("--val_labels", default=None, metavar="FILE",
+                        help="classes of test images that lie in one folder: LOC_val_solution.csv, "
+                             "ILSVRC2012_validation_ground_truth.txt (meta.mat beside it), or lines of file, class")
     parser.add_argument("--on_bad_image", default="error", choices=("error", "skip"),
                         help="stop at a file that cannot be read as an image, or leave it out")
     parser.add_argument("--validation", default=0, type=int, metavar="N",
@@ -84,7 +87,8 @@ def add_checkpoint_flags(parser) -> None:
 def dataset_flags(args) -> dict:
     """The values of `add_dataset_flags` as the arguments of `load_split`."""
     return {"name": args.dataset, "data_dir": args.data_dir, "label_file": args.label_file_path,
-            "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image, "validation": args.validation}
+            "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image, "validation": args.validation,
+            "val_labels": args.val_labels}
 
 
 def validation_of(held_out: int) -> dict:

@@ -45,6 +45,7 @@ LABELS=${LABELS:-soft}                   # of students: soft or hard
 KEEP_TOPK=${KEEP_TOPK:-}                 # logits stored of each view; empty: all
 KEEP_EPOCHS=${KEEP_EPOCHS:-1}            # share of the epochs that is stored and used in turns (LPLD, arXiv 2410.15919)
 PROMPTS=${PROMPTS:-}                     # file with one prompt a line, in class order; empty: the names of the classes
+VAL_LABELS=${VAL_LABELS:-}               # file with the classes of test images that lie in one folder (flag --val_labels)
 VALIDATION=${VALIDATION:-}               # training images held out and tested on, not the test images; needs a RUN of its own
 VAL=${VAL:-}                             # folder of test images for students; empty: the test images of the data set
 

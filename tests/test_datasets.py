@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import CLASSES
 from PIL import Image, ImageSequence, features
+from scipy.io import savemat
 from test_bad_input import refused
 from test_untrusted import with_header
 from torchvision import transforms
@@ -245,6 +246,40 @@ def test_folder_table(tmp_path):
         split, theirs = load_split("folder", tmp_path, part), ImageFolder(tmp_path / folder)
         assert pairs(split) == [(name, name.replace("_", " ")) for name in theirs.classes]
         assert split.labels.tolist() == theirs.targets == [mark_of(split.read(row)) for row in range(5)]
+
+
+def test_test_images_of_one_folder_are_those_of_a_folder_per_class(here, tmp_path):
+    """By Kaggle's csv, by a list, and by ILSVRC's numbers, which are not in the order of the wnids."""
+    flat, kit, number_of = tmp_path / "val", tmp_path / "kit", {"n01440764": 3, "n01443537": 1, "n01484850": 2}
+    classes = ["n01484850", "n01440764", "n01443537", "n01440764"]
+    for place, wnid in enumerate(classes):
+        write_marked(flat / f"ILSVRC2012_val_0000000{place}.JPEG", place)
+        write_marked(tmp_path / "sorted" / "val" / wnid / f"ILSVRC2012_val_0000000{place}.JPEG", place)
+        write_marked(tmp_path / "train" / wnid / f"{place}.JPEG", place)
+    kit.mkdir()
+    rows = [f"ILSVRC2012_val_0000000{place}" for place in range(4)]
+    (kit / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(
+        f"{row},{wnid} 85 1 499 272 \n" for row, wnid in zip(reversed(rows), reversed(classes), strict=True)))
+    (kit / "list.txt").write_text("".join(f"{row}.JPEG {wnid}\n" for row, wnid in zip(rows, classes, strict=True)))
+    (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{number_of[wnid]}\n" for wnid in classes))
+    savemat(kit / "meta.mat", {"synsets": np.array(
+        [(number, wnid) for wnid, number in number_of.items()], [("ILSVRC2012_ID", object), ("WNID", object)])})
+    expected = real_images(load_split("imagenet", tmp_path / "sorted", "test"), 8)
+    for path in kit.glob("*.[ct]*"):
+        split = load_split("imagenet", tmp_path, "test", val_labels=path)
+        assert real_images(split, 8).digest == expected.digest and split.root == flat, path
+    words = ("--dataset", "imagenet", "--data_dir", tmp_path, "--epochs", 1, "--batch-size", 4, "--arch", "convnet_d1_w4",
+             "--input-size", 8, "--output-dir", tmp_path / "teacher")
+    assert refused(here("matching.train_teacher", *words), flat, "images alone; name their classes by --val_labels")
+    assert here("matching.train_teacher", *words, "--val_labels", kit / "list.txt").code == 0
+    (kit / "meta.mat").write_bytes(b"none")
+    (kit / "list.txt").write_text(f"{rows[0]} n01484850\nlost.JPEG n01484850\n")
+    for name, found in (("list.txt", "line 2, found 'lost.JPEG"), ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")):
+        with pytest.raises(InputError, match=found):
+            load_split("imagenet", tmp_path, "test", val_labels=kit / name)
+    (flat / f"{rows[0]}.JPEG").unlink()
+    with pytest.raises(InputError, match="expected 3 lines, one per image, found 4"):
+        load_split("imagenet", tmp_path, "test", val_labels=kit / "ILSVRC2012_validation_ground_truth.txt")
 
 
 # training and test classes

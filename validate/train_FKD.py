@@ -9,6 +9,7 @@ command resumes. `accelerate launch` divides every batch among processes; for sm
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if not __package__:  # python validate/train_FKD.py
@@ -28,7 +29,7 @@ from scripts.cli import (
 )
 
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "teacher",
-                "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project",
+                "label_file_path", "prompt_template", "on_bad_image", "val_labels", "tensorboard", "wandb_project",
                 "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
 VIEWS = ("input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "fkd_seed")  # settings that soft labels store
 
@@ -215,13 +216,15 @@ def training_images(args, size: int, device):
 
 def load_test(args, classes: list[dict]):
     """The split of real images of the training `classes` to test on."""
-    from distillation.datasets import image_folder, load_split, matched
+    from distillation.datasets import image_folder, listed, load_split, matched
     if args.val_dir and not Path(args.val_dir).is_dir():
         raise InputError(f"--val-dir: expected a folder with one folder per class, found nothing at {args.val_dir}")
     if args.val_dir and args.validation:
         raise InputError(f"--validation: expected none with --val-dir, whose images are the test, found {args.validation}")
     if args.val_dir:
-        return matched(image_folder("val", Path(args.val_dir), on_bad_image=args.on_bad_image), classes)
+        folder = Path(args.val_dir)
+        split = listed("val", folder, Path(args.val_labels)) if args.val_labels else image_folder("val", folder)
+        return matched(replace(split, on_bad_image=args.on_bad_image), classes)
     return load_split(split="test", **dataset_flags(args), classes=classes)
 
 
