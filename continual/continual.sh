@@ -23,6 +23,7 @@ train() {
     $LAUNCH -m continual.train_continual \
         --method $METHODS --seed $SEEDS --tasks "$TASKS" --dataset "$DATASET" --data-dir "$DATA" \
         ${VALIDATION:+--validation "$VALIDATION"} \
+        ${VAL_LABELS:+--val_labels "$VAL_LABELS"} \
         ${DISTILLED:+--distilled "$DISTILLED"} ${RANDOM_REAL:+--random "$RANDOM_REAL"} \
         --batch-size "$BATCH_SIZE" --replay-batch-size "$REPLAY_BATCH_SIZE" --buffer-size "$BUFFER_SIZE" \
         "$@"

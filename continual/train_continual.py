@@ -94,8 +94,9 @@ def parse_args():
 
 def check(args) -> None:
     """Raise InputError for numbers out of range and for flags that contradict each other."""
+    stored = args.tasks if set(args.method) - {"finetune", "joint"} else 0  # these two have no buffer
     for flag, low, high in (
-            ("tasks", 1, None), ("buffer-size", args.tasks, None), ("batch-size", 2, None), ("replay-batch-size", 2, None),
+            ("tasks", 1, None), ("buffer-size", stored, None), ("batch-size", 2, None), ("replay-batch-size", 2, None),
             ("lr", 0, None), ("flip", 0, 1), ("bn-momentum", 0, 1), ("min-scale-crops", 0, 1), ("start-steps", 1, None),
             ("refit-head", 0, None), ("save-seconds", 0, None), ("temperature", 1e-3, None), ("alpha", 0, None),
             ("beta", 0, None)):
@@ -145,11 +146,11 @@ def load_sources(args, device):
     from continual.experiment import Sources
     from continual.streams import resized
     from continual.training import read_teacher
-    from distillation.datasets import load_split
+    from distillation.datasets import load_splits
     from matching.image_set import distilled_images, real_images
     from scripts.artefact import check_held_out
     check_held_out(args.validation, args.distilled, args.random, args.teacher, *filter(os.path.isdir, [args.start]))
-    splits = [load_split(split=part, **dataset_flags(args)) for part in ("train", "test")]
+    splits = load_splits(**dataset_flags(args))
     size = args.size or splits[0].native_size_pixels or 224
     folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]
     teacher = read_teacher(args.teacher, args.temperature, splits[0].classes, size, device) if args.teacher else None

@@ -2,14 +2,16 @@
 
 import gzip
 import hashlib
+import io
 import json
 import math
 import os
+import re
 import sys
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +20,9 @@ import torch
 from PIL import Image
 
 from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_image
-from scripts.artefact import is_inner, read_bytes
-from scripts.cli import ROOT, InputError
+from scripts.artefact import read_bytes
+from scripts.cli import ROOT, InputError, note
+from scripts.parallel import new_pool
 from scripts.randomness import seed_for
 
 PROMPTS = ROOT / "distillation" / "label-prompt"
@@ -71,15 +74,22 @@ class Split:
 
 
 def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Path | None = None,
-               prompt_template: str | None = None, on_bad_image: str = "error", validation: int = 0) -> Split:
+               prompt_template: str | None = None, on_bad_image: str = "error", validation: int = 0,
+               classes: list[dict] | None = None, val_labels: str | Path | None = None) -> Split:
     """Load `split` ("train" or "test") of the data set `name`; with `validation`, of its training images (`part_of_training`).
+
+    With `classes` it is `matched` to them. `val_labels` names the classes of test images that lie in one folder (`listed`).
 
     Prompts are the data set's own or the lines of `label_file` in class order; they replace {} in `prompt_template`. Raises
     InputError for a missing folder, an empty class, an unknown wnid, and a label file that does not fit.
     """
-    loaded = _LOADERS[name](Path(data_dir), "train" if validation else split)
+    if val_labels and split == "test" and not validation:
+        loaded = listed(name, _part(Path(data_dir), split), Path(val_labels))
+    else:
+        loaded = _LOADERS[name](Path(data_dir), "train" if validation else split)
     if validation:
         loaded = part_of_training(loaded, split, validation)
+    loaded = loaded if classes is None else matched(loaded, classes)
     names = [entry["name"] for entry in loaded.classes]
     own = own_prompts(name, names, loaded.root) if label_file is None else names
     classes = [{"name": class_name, "prompt": prompt} for class_name, prompt in zip(names, own, strict=True)]
@@ -87,6 +97,30 @@ def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Pa
     return replace(loaded, classes=classes, on_bad_image=on_bad_image)
 
 
+def load_splits(**flags) -> tuple[Split, Split]:
+    """The training split and the test split, `matched` to the training classes; `flags` and errors as in `load_split`."""
+    train = load_split(split="train", **flags)
+    return train, load_split(split="test", **flags, classes=train.classes)
+
+
+def matched(split: Split, classes: list[dict]) -> Split:
+    """The split with its labels in the order of `classes`, found by name; images of other classes are left out, with a line.
+
+    The original's names `0`, `1`, ... fit as many classes of other names. Raises InputError where a class has no images.
+    """
+    found, wanted = ([unicodedata.normalize("NFC", entry["name"]) for entry in entries] for entries in (split.classes, classes))
+    if found == wanted or wanted == [str(label) for label in range(len(found))] and set(found) != set(wanted):
+        return split
+    where, absent = split.root or split.name, [name for name in wanted if name not in found]
+    if absent:
+        raise InputError(f"{where}: expected the {len(wanted)} classes of the training images, found {len(found)} classes, "
+                         f"{len(absent)} missing: {', '.join(absent[:5])}")
+    if len(found) > len(wanted):
+        note(f"{where}: {len(found) - len(wanted)} of {len(found)} classes are not among the training classes and are left out")
+    label_of = {name: label for label, name in enumerate(wanted)}
+    labels = np.array([label_of.get(name, -1) for name in found])[split.labels]
+    kept = replace(split, labels=labels, classes=[split.classes[found.index(name)] for name in wanted])
+    return kept.only(np.flatnonzero(labels >= 0))
 def part_of_training(training: Split, split: str, validation: int) -> Split:
     """`validation` training images, as evenly over the classes as all of them are ("test"), or the others ("train").
 
@@ -126,7 +160,7 @@ def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2,
             raise
         images[index] = np.asarray(image).transpose(2, 0, 1)
         return True
-    with ThreadPoolExecutor(workers) as pool:
+    with new_pool(workers) as pool:
         readable = np.array(list(pool.map(decode_one, range(len(rows)))), dtype=bool)
     return torch.from_numpy(images if readable.all() else images[readable]), rows[readable]
 
@@ -206,7 +240,9 @@ def _downloaded(name: str, source: Callable, data_dir: Path, split: str):
     try:
         return source(data_dir, train=split == "train", download=True)  # existing files are only checked
     except Exception as error:  # torchvision raises URLError, HTTPError, RuntimeError: all mean that there is none
-        raise InputError(f"{data_dir}: expected {name} as torchvision stores it, found none and could not "
+        there = (data_dir / getattr(source, "base_folder", source.__name__)).exists()
+        found = "files that are damaged or incomplete" if there else "none"
+        raise InputError(f"{data_dir}: expected {name} as torchvision stores it, found {found} and could not "
                          f"download it ({' '.join(str(error).split())})") from None
 
 
@@ -250,39 +286,68 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _folder(name: str) -> Callable[[Path, str], Split]:
-    def load(data_dir: Path, split: str) -> Split:
-        wanted = ("train",) if split == "train" else ("val", "test")
-        root = next((data_dir / part for part in wanted if (data_dir / part).is_dir()), None)
-        if root is None:
-            raise InputError(f"{data_dir}: expected a folder {' or '.join(wanted)} with one folder per class, found "
-                             f"{'none' if data_dir.is_dir() else 'no such folder'}")
-        return image_folder(name, root)
-    return load
+    return lambda data_dir, split: image_folder(name, _part(data_dir, split))
+
+
+def _part(data_dir: Path, split: str) -> Path:
+    wanted = ("train",) if split == "train" else ("val", "test")
+    root = next((data_dir / part for part in wanted if (data_dir / part).is_dir()), None)
+    if root is None:
+        raise InputError(f"{data_dir}: expected a folder {' or '.join(wanted)} with one folder per class, found "
+                         f"{'none' if data_dir.is_dir() else 'no such folder'}")
+    return root
 
 
 def _tiny_imagenet(data_dir: Path, split: str) -> Split:
     """Tiny-ImageNet as it is distributed, or with its validation images moved into one folder per wnid."""
-    annotations = data_dir / "val" / "val_annotations.txt"
-    if split == "train" or not (annotations.is_file() and (data_dir / "val" / "images").is_dir()):
+    val = data_dir / "val"
+    if split == "train" or not ((val / "val_annotations.txt").is_file() and (val / "images").is_dir()):
         return replace(_folder("tiny_imagenet")(data_dir, split), native_size_pixels=64)
-    listed = []
-    for number, line in enumerate(read_lines(annotations), 1):
-        columns = line.split("\t")
-        if len(columns) < 2:
-            raise InputError(f"{annotations}: expected a file, a tab and a wnid in line {number}, found {line!r}")
-        if len(Path(columns[0]).parts) != 1 or not is_inner(columns[0]):
-            raise InputError(f"{annotations}: expected the name of a file in images/ in line {number}, found {columns[0]!r}")
-        listed.append((columns[1], columns[0]))
-    if not listed:
+    return replace(listed("tiny_imagenet", val / "images", val / "val_annotations.txt"), native_size_pixels=64)
+
+
+def listed(name: str, folder: Path, annotations: Path) -> Split:
+    """The images in `folder` with the classes that a file names, in the order of one folder per class.
+
+    A line has a file name, with or without .JPEG, a comma, blank or tab, and its class (a wnid); the rest is not read. So are
+    Tiny-ImageNet's val_annotations.txt; ImageNet's LOC_val_solution.csv, which has a header. Or a line is the ILSVRC number of
+    the next file's class, with `meta.mat` beside it. Raises InputError for another file.
+    """
+    files = {file.name: file for file in image_files(folder, folder.parent)}
+    rows = _numbered(annotations, sorted(files)) or []
+    for number, line in enumerate([] if rows else read_lines(annotations), 1):
+        file, *more = re.split(r"[,\t ]+", line)
+        file = file if file in files else f"{file}.JPEG"
+        if file in files and more:
+            rows.append((more[0], file))
+        elif number > 1 or not line.startswith("ImageId,"):
+            raise InputError(f"{annotations}: expected a file in {folder} and its class in line {number}, found {line!r}")
+    if not rows:
         raise InputError(f"{annotations}: expected one line per image, found none")
-    listed.sort()  # the order of one folder per wnid
-    wnids = sorted({wnid for wnid, _ in listed})
-    paths = [annotations.parent / "images" / file for _, file in listed]
-    labels = np.searchsorted(wnids, [wnid for wnid, _ in listed]).astype(np.int64)
-    return replace(_of_files("tiny_imagenet", annotations.parent, wnids, paths, labels), native_size_pixels=64)
+    rows.sort()  # the order of one folder per class
+    names = sorted({class_name for class_name, _ in rows})
+    labels = np.searchsorted(names, [class_name for class_name, _ in rows]).astype(np.int64)
+    return _of_files(name, folder, names, [files[file] for _, file in rows], labels)
 
 
-def image_folder(name: str, root: Path, sort_key=lambda path: path.name, on_bad_image: str = "error") -> Split:
+def _numbered(annotations: Path, files: list[str]) -> list[tuple[str, str]] | None:
+    """The wnid of each of ILSVRC's files by the numbers in `annotations`; None where it has other lines."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+    lines, meta = read_lines(annotations), annotations.with_name("meta.mat")
+    if not lines or not all(line.isdecimal() for line in lines):
+        return None
+    if len(lines) != len(files):
+        raise InputError(f"{annotations}: expected {len(files)} lines, one per image, found {len(lines)}")
+    try:
+        known = loadmat(io.BytesIO(read_bytes(meta, "meta.mat of ILSVRC's development kit")), squeeze_me=True)["synsets"]
+        wnids = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in known}
+        return [(wnids[int(line)], file) for line, file in zip(lines, files, strict=True)]
+    except (ValueError, KeyError, TypeError, IndexError, MatReadError) as error:
+        raise InputError(f"{meta}: expected the wnids of ILSVRC's numbers, found {error!r}") from None
+
+
+def image_folder(name: str, root: Path, sort_key=lambda path: path.name) -> Split:
     """The split of one folder per class below `root`, in the order of their names, as in torchvision."""
     entries = [path for path in root.iterdir() if not path.name.startswith(".")]
     for path in entries:
@@ -294,16 +359,18 @@ def image_folder(name: str, root: Path, sort_key=lambda path: path.name, on_bad_
             raise InputError(f"{root}: expected class folders named in UTF-8, found {path.name!r}") from None
     folders = sorted((path for path in entries if path.is_dir()), key=sort_key)
     if not folders:
-        raise InputError(f"{root}: expected one folder per class, found none")
-    paths, labels = [], []
+        found = "images alone; name their classes by --val_labels" if image_files(root, root.parent) else "none"
+        raise InputError(f"{root}: expected one folder per class, found {found}")
+    paths, labels, others = [], [], Counter()
     for label, folder in enumerate(folders):
-        images = image_files(folder, root)
+        images = image_files(folder, root, others)
         if not images:
             raise InputError(f"{folder}: expected at least one image ({' '.join(ENDINGS)}), found an empty class")
         paths += images
         labels += [label] * len(images)
-    split = _of_files(name, root, [folder.name for folder in folders], paths, np.array(labels, dtype=np.int64))
-    return replace(split, on_bad_image=on_bad_image)
+    if others:
+        note(f"{root}: {others.total()} files are left out, which are no images by their endings ({' '.join(sorted(others))})")
+    return _of_files(name, root, [folder.name for folder in folders], paths, np.array(labels, dtype=np.int64))
 
 
 def _of_files(name: str, root: Path, class_names: list[str], paths: list[Path], labels: np.ndarray) -> Split:
@@ -360,7 +427,7 @@ def by_wnid(dataset: str) -> dict[str, str]:
 def file_prompts(path: Path, dataset: str, names: list[str]) -> list[str]:
     """The lines of a label file, one prompt per class in the order of `names`.
 
-    Raises InputError for another number of lines, and for the classes' own names in another order.
+    Raises InputError for another number of lines, and for the classes' own names in another order (`exchanged`).
     """
     if not path.is_file():
         raise InputError(f"{path}: expected a label file with {len(names)} lines, found none")
@@ -369,12 +436,32 @@ def file_prompts(path: Path, dataset: str, names: list[str]) -> list[str]:
         found = len(lines) if all(lines) else f"an empty line {lines.index('') + 1}"
         raise InputError(f"{path}: expected {len(names)} prompts, one per line in class order, found {found}")
     known = by_wnid(dataset)
-    given, own = ([plain(text).casefold() for text in texts] for texts in (lines, [known.get(name, name) for name in names]))
-    if given != own and sorted(given) == sorted(own):
-        first = next(index for index in range(len(own)) if given[index] != own[index])
-        raise InputError(f"{path}: expected the names of {dataset} in class order, line {first + 1} {own[first]!r}, "
-                         f"found {lines[first]!r}")
+    own = [plain(known.get(name, name)) for name in names]
+    if wrong := exchanged(lines, own):
+        raise InputError(f"{path}: expected the names of {dataset} in class order, line {wrong[0] + 1} {own[wrong[0]]!r}, "
+                         f"found {lines[wrong[0]]!r}; {len(wrong)} of {len(lines)} lines name another class")
     return lines
+
+
+def exchanged(lines: list[str], names: list[str]) -> list[int]:
+    """The lines that name another class instead of their own, while a line of the same kind names theirs.
+
+    A line names a class by its name alone or, for names of at least three letters, by its words: `a photo of a cat`. Lines of
+    a permutation are such lines; a richer prompt that mentions another class is none.
+    """
+    texts, own = ([" ".join(re.findall(r"\w+", plain(text).casefold())) for text in each] for each in (lines, names))
+    labels = {name: label for label, name in reversed([*enumerate(own)])}
+    found = [_named(text, name, labels) for text, name in zip(texts, own, strict=True)]
+    wrong = {line: label for line, label in enumerate(found) if label is not None and own[label] != own[line]}
+    return [line for line in wrong if line in wrong.values()]
+
+
+def _named(text: str, own: str, labels: dict[str, int]) -> int | None:
+    """The class that a prompt names: exactly, else its own, else the one with the longest name."""
+    if text in labels:
+        return labels[text]
+    inside = [name for name in labels if f" {name} " in f" {text} " and sum(map(str.isalpha, name)) >= 3]
+    return labels.get(own if own in inside else max(inside, key=len, default=None))
 
 
 def read_lines(path: Path) -> list[str]:

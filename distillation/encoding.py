@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distillation.datasets import Split, decode_readable
-from scripts.cli import InputError, Progress
+from scripts.cli import InputError, Progress, note
 from scripts.randomness import generator_for
 
 AHEAD = 3  # batches decoded in advance on an accelerator; on a CPU decoding and encoding share the cores
@@ -40,6 +40,8 @@ class ClassLatents(NamedTuple):
 def size_to_encode(pipeline, size: int | None) -> int:
     """The resolution to encode at (default: the autoencoder's). Raises InputError where the autoencoder cannot halve it."""
     size, factor = size or pipeline.size_pixels, pipeline.downsampling
+    if not pipeline.size_pixels / 2 < size < 2 * pipeline.size_pixels:
+        note(f"--size {size}: the checkpoint was made for {pipeline.size_pixels} pixels; images of another size may be poor")
     if size % factor:
         raise InputError(f"--size: expected a multiple of {factor}, by which the autoencoder shrinks an image, found {size}")
     return size

@@ -7,8 +7,12 @@ Encodes the training images with the autoencoder of a Stable Diffusion checkpoin
 `accelerate launch -m distillation.gen_prototype ...` divides the classes among processes.
 """
 
+import sys
 import time
 from pathlib import Path
+
+if not __package__:  # python distillation/gen_prototype.py
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.cli import (
     Parser,
@@ -42,7 +46,7 @@ def add_prototype_flags(parser) -> None:
     parser.add_argument("--size", default=None, type=int, help="resolution to encode at (default: the checkpoint's)")
     parser.add_argument("--resize", default="squash", choices=("squash", "crop"),
                         help="squash ignores the aspect ratio, as D4M does; crop takes the centre square")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
+    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images (0: none beside the main one)")
     # model
     add_checkpoint_flags(parser)
     parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
@@ -50,7 +54,8 @@ def add_prototype_flags(parser) -> None:
     parser.add_argument("--latent", default="sample", choices=("sample", "mean"), help="of the posterior")
     # clustering
     parser.add_argument("--ipc", default=10, type=int, help="prototypes (images) per class")
-    parser.add_argument("--km_expand", default=1, type=int, help="k-means batch = km_expand * ipc latents, at least 1,024")
+    parser.add_argument("--km_expand", default=None, type=int,
+                        help="k-means batch = km_expand * ipc latents (default: 1, and at least 1,024 latents)")
     parser.add_argument("--kmeans", default="minibatch", choices=("minibatch", "full"), help="scikit-learn's estimator")
     parser.add_argument("--prototype", default="centroid", choices=("centroid", "medoid", "random"),
                         help="medoid: the real latent nearest to the centroid; random: real latents, without k-means")
@@ -60,10 +65,9 @@ def add_prototype_flags(parser) -> None:
 
 def check_prototype_flags(args) -> None:
     """Raise InputError for numbers out of range."""
-    for flag in ("ipc", "km_expand", "batch_size", "num_workers"):
-        check_range(f"--{flag}", getattr(args, flag), 1)
-    if args.size is not None:
-        check_range("--size", args.size, 8)
+    for flag, low in (("ipc", 1), ("km_expand", 1), ("batch_size", 1), ("num_workers", 0), ("size", 8)):
+        if getattr(args, flag) is not None:
+            check_range(f"--{flag}", getattr(args, flag), low)
 
 
 def main(args):
@@ -123,10 +127,14 @@ def prototypes_of(pipeline, split, labels: list[int], size: int, args, seconds: 
 def configuration(args, split, size: int) -> dict:
     """Everything that decides the prototypes; no paths."""
     from distillation.checkpoints import checkpoint_identity
+    from distillation.prototypes import LEAST_BATCH
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     names = ("dataset", "ipc", "km_expand", "kmeans", "prototype", "outliers", "latent", "dtype", "resize", "batch_size",
              "seed")
-    return {**{name: getattr(args, name) for name in names}, "size": size, "data": split.identity(),
+    clustered = args.kmeans == "minibatch" and args.prototype != "random"
+    least = clustered and args.km_expand is not None and args.km_expand * args.ipc < LEAST_BATCH
+    return {**{name: getattr(args, name) for name in names}, "km_expand": args.km_expand or 1,
+            **({"kmeans_batch": args.km_expand * args.ipc} if least else {}), "size": size, "data": split.identity(),
             **validation_of(args.validation),
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts,
                                               args.revision)}

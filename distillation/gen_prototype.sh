@@ -11,6 +11,6 @@ $LAUNCH -m distillation.gen_prototype \
     ${VALIDATION:+--validation "$VALIDATION"} \
     --diffusion_checkpoints_path "$CHECKPOINT" \
     ${SIZE:+--size "$SIZE"} --batch_size "$ENCODE_BATCH" --num_workers "$WORKERS" \
-    --ipc "$IPC" --kmeans "$KMEANS" --km_expand "$KM_EXPAND" --seed "$SEED" \
+    --ipc "$IPC" --kmeans "$KMEANS" ${KM_EXPAND:+--km_expand "$KM_EXPAND"} --seed "$SEED" \
     --save_prototype_path "$RUN/prototypes" \
     "$@"

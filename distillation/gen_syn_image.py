@@ -8,8 +8,12 @@ Writes <save_init_image_path>/<dataset>_ipc<prototypes>_<ipc>_s<strength>_g<guid
 batches among processes.
 """
 
+import sys
 import time
 from pathlib import Path
+
+if not __package__:  # python distillation/gen_syn_image.py
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.cli import (
     InputError,
@@ -39,7 +43,7 @@ def parse_args():
     parser.add_argument("--km_expand", default=1, type=int, help="the value of gen_prototype; names the folder")
     parser.add_argument("--seed", default=0, type=int, help="seed of the noise, or of the choice of real images")
     parser.add_argument("--size", default=None, type=int, help="herding, kcenter: resolution to encode at")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images")
+    parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images (0: the main one)")
     # diffusion
     add_checkpoint_flags(parser)
     parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
@@ -84,7 +88,7 @@ def check_synthesis_flags(args) -> None:
     check_range("--mode_scale", args.mode_scale, 0)
     for flag in ("batch_size", "num_inference_steps", "num_workers", "ipc", "image_size", "repeats", "stop_t", "size"):
         if getattr(args, flag) is not None:
-            check_range(f"--{flag}", getattr(args, flag), 1)
+            check_range(f"--{flag}", getattr(args, flag), 0 if flag == "num_workers" else 1)
     check_range("--candidates", args.candidates, 2 if args.filter_teacher else 1)
     if args.guidance == "mode" and args.method != "d4m":
         raise InputError(f"--guidance mode needs --method d4m (got {args.method})")
@@ -207,7 +211,8 @@ def configuration(args, image_size: int, source: dict, images_per_class: int) ->
     guided = args.guidance == "mode"
     strength = 1.0 if guided else {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
     filtered = args.filter_teacher is not None
-    return {**{name: getattr(args, name) for name in names}, "strength": strength, "image_size": image_size,
+    return {**{name: getattr(args, name) for name in names}, "km_expand": args.km_expand or 1,
+            "strength": strength, "image_size": image_size,
             "mode_scale": args.mode_scale if guided else None, "stop_t": stop_of(args) if guided else None,
             "filter_teacher": identity(args.filter_teacher) if filtered else None,
             "candidates": args.candidates if filtered else None,
@@ -231,7 +236,7 @@ def folder_name(args, ipc: int, source: dict) -> str:
     if args.method != "d4m":
         return f"{args.dataset}_{args.method}_ipc{ipc}{added}"
     how = f"mode{args.mode_scale}-{stop_of(args)}" if args.guidance == "mode" else f"s{args.strength}"
-    return f"{args.dataset}_ipc{source['ipc']}_{ipc}_{how}_g{float(args.guidance_scale)}_kmexpand{args.km_expand}{added}"
+    return f"{args.dataset}_ipc{source['ipc']}_{ipc}_{how}_g{float(args.guidance_scale)}_kmexpand{args.km_expand or 1}{added}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ $LAUNCH -m distillation.gen_syn_image \
     --dataset "$DATASET" --data_dir "$DATA" ${PROMPTS:+--label_file_path "$PROMPTS"} \
     ${VALIDATION:+--validation "$VALIDATION"} \
     --diffusion_checkpoints_path "$CHECKPOINT" ${SIZE:+--size "$SIZE"} \
-    --prototype_path "$PROTOTYPES" --ipc "$IPC" --km_expand "$KM_EXPAND" \
+    --prototype_path "$PROTOTYPES" --ipc "$IPC" ${KM_EXPAND:+--km_expand "$KM_EXPAND"} \
     --method "$METHOD" --strength "$STRENGTH" --guidance_scale "$GUIDANCE" --num_inference_steps "$STEPS" \
     --negative_prompt "$NEGATIVE_PROMPT" --seed "$SEED" \
     ${IMAGE_SIZE:+--image_size "$IMAGE_SIZE"} --batch_size "$DENOISE_BATCH" --num_workers "$WORKERS" \

@@ -4,17 +4,19 @@ import errno
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 from scripts.cli import InputError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # by content; Pillow would start other programs for some more
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM",  # by content; Pillow would start other programs for some more
+           *(["AVIF"] if features.check("avif") else []))
 OF_THE_FILE = {errno.ENOENT: "no file, or a link to none", errno.ELOOP: "a link to itself",
                errno.EACCES: "a file without read permission"}
 LARGEST_BYTES = 2 ** 30  # of an image file
@@ -32,17 +34,17 @@ class BadImage(InputError):
         self.reason = reason
 
 
-def image_files(folder: Path, root: Path) -> list[Path]:
+def image_files(folder: Path, root: Path, others: Counter | None = None) -> list[Path]:
     """Image files below `folder`, by their endings, in the order of torchvision's ImageFolder.
 
     Links are followed unless they lead to a folder above, `root` included. Hidden files and folders are skipped. Broken links
-    are listed: opening them raises BadImage.
+    are listed: opening them raises BadImage. `others` counts the files left out, by ending.
     """
     above = frozenset(_identity(path) for path in (root.resolve(), *root.resolve().parents))
-    return [Path(parent, name) for parent, name in sorted(_walk(str(folder), above))]
+    return [Path(parent, name) for parent, name in sorted(_walk(str(folder), above, Counter() if others is None else others))]
 
 
-def _walk(folder: str, above: frozenset) -> Iterator[tuple[str, str]]:
+def _walk(folder: str, above: frozenset, others: Counter) -> Iterator[tuple[str, str]]:
     here = _identity(folder)
     if here in above:
         return
@@ -52,9 +54,11 @@ def _walk(folder: str, above: frozenset) -> Iterator[tuple[str, str]]:
                 continue
             link = entry.is_symlink()
             if entry.is_dir(follow_symlinks=False) or link and os.path.isdir(entry.path):
-                yield from _walk(entry.path, above | {here})
+                yield from _walk(entry.path, above | {here}, others)
             elif entry.name.lower().endswith(ENDINGS) and (link or entry.is_file()):
                 yield folder, entry.name
+            else:
+                others[Path(entry.name).suffix.lower() or "none"] += 1
 
 
 def _identity(folder) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from scripts.cli import InputError
 
 LARGEST_JSON_BYTES = 2 ** 32  # of the original's file: ImageNet-1K at IPC 10 takes 3.2 GB
 REAL = ("medoid", "random")  # prototypes that are latents of real images
-LEAST_BATCH = 1024  # scikit-learn's default; km_expand * ipc alone can be as small as the number of clusters
+LEAST_BATCH = 1024  # scikit-learn's default, without --km_expand; ipc alone is the number of clusters
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ class Prototypes:
         return replace(self, nearest=indices[self.nearest], skipped=torch.from_numpy(np.flatnonzero(~read)))
 
 
-def cluster(latents: Tensor, ipc: int, km_expand: int, seed: int, kmeans: str = "minibatch") -> Prototypes:
+def cluster(latents: Tensor, ipc: int, km_expand: int | None, seed: int, kmeans: str = "minibatch") -> Prototypes:
     """Cluster the latents [N, C, h, w] of one class into `ipc` prototypes with scikit-learn (D4M, section 3.2).
 
-    `minibatch` uses batches of km_expand * ipc latents, at least 1,024; `full` is k-means proper. Raises ValueError for fewer
-    latents than prototypes.
+    `minibatch` uses batches of km_expand * ipc latents, or without `km_expand` of at least 1,024; `full` is k-means proper.
+    Raises ValueError for fewer latents than prototypes.
     """
     if len(latents) < ipc:
         raise ValueError(f"expected at least {ipc} latents, found {len(latents)}")
     flat = latents.flatten(1).numpy()
     estimator = KMeans(ipc, random_state=seed, n_init="auto") if kmeans == "full" else MiniBatchKMeans(
-        ipc, random_state=seed, n_init="auto", batch_size=max(km_expand * ipc, LEAST_BATCH))
+        ipc, random_state=seed, n_init="auto", batch_size=km_expand * ipc if km_expand else max(ipc, LEAST_BATCH))
     with threadpool_limits(1):  # a fixed order of sums: the number of cores changes nothing
         estimator.fit(flat)
     centroids = torch.from_numpy(estimator.cluster_centers_.astype(np.float32)).reshape(ipc, *latents.shape[1:])
@@ -106,7 +106,7 @@ def inliers(latents: Tensor, at_least: int, neighbours: int = 10, contamination:
     return kept
 
 
-def find_prototypes(latents: Tensor, ipc: int, km_expand: int, seed: int, *, kmeans: str = "minibatch",
+def find_prototypes(latents: Tensor, ipc: int, km_expand: int | None, seed: int, *, kmeans: str = "minibatch",
                     prototype: str = "centroid", outliers: str = "none") -> Prototypes:
     """The prototypes of one class's latents [N, C, h, w]: drop outliers, cluster, take centroids or medoids; or draw.
 
@@ -119,9 +119,9 @@ def find_prototypes(latents: Tensor, ipc: int, km_expand: int, seed: int, *, kme
     return replace(found, nearest=nearest, centroids=latents[nearest] if prototype == "medoid" else found.centroids)
 
 
-def folder_name(dataset: str, ipc: int, km_expand: int, prototype: str = "centroid", outliers: str = "none") -> str:
+def folder_name(dataset: str, ipc: int, km_expand: int | None, prototype: str = "centroid", outliers: str = "none") -> str:
     """The folder of a run: the original's name, with an ending for what the original cannot do."""
-    return f"{dataset}-ipc{ipc}-kmexpand{km_expand}" + ending(prototype, outliers, "-")
+    return f"{dataset}-ipc{ipc}-kmexpand{km_expand or 1}" + ending(prototype, outliers, "-")
 
 
 def ending(prototype: str | None, outliers: str | None, mark: str) -> str:

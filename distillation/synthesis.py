@@ -1,7 +1,6 @@
 """Prototypes to images: denoise in batches across classes, and write files while the next batch is denoised."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from distillation.guidance import ModeGuidedScheduler
 from distillation.images import to_pil
 from distillation.prototypes import Prototypes
 from scripts.cli import InputError
+from scripts.parallel import new_pool
 from scripts.randomness import generator_for, seed_for
 
 SEED_PLACE = ("label", "prototype", "repeat")  # the noise of an image is a function of (seed, these)
@@ -116,7 +116,7 @@ class ImageMaker:
         use_scheduler(pipeline, config["scheduler"], mode_guided=mode is not None)
         self.prompts = pipeline.embed([entry["prompt"] for entry in classes])
         self.negative = pipeline.embed([config["negative_prompt"]])
-        self.pool, self.writing = ThreadPoolExecutor(workers), []
+        self.pool, self.writing = new_pool(workers), []
 
     def batches(self, rows: list[dict]) -> list[list[dict]]:
         """Split rows into batches. A continued run keeps them, since rounding may depend on the batch's size."""

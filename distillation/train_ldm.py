@@ -55,7 +55,7 @@ def parse_args():
                         help="weight of the mean KL term beside the mean L1 (default: 1e-3)")
     parser.add_argument("--prompt_drop", default=0.1, type=float, help="fraction of prompts emptied, for guidance")
     parser.add_argument("--ema_decay", default=0.998, type=float, help="moving average of the weights of UNet and text encoder")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
+    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images (0: none beside the main one)")
     parser.add_argument("--save_seconds", default=60, type=float, help="seconds between resume points")
     return derive(parser.parse_args())
 
@@ -65,7 +65,7 @@ def derive(args):
     check_range("--prompt_drop", args.prompt_drop, 0, 1)
     for flag in ("size", "lora_rank", "gradient_accumulation_steps", "num_workers"):
         if getattr(args, flag) is not None:
-            check_range(f"--{flag}", getattr(args, flag), 1)
+            check_range(f"--{flag}", getattr(args, flag), 0 if flag == "num_workers" else 1)
     if args.gradient_accumulation_steps > args.batch_size:
         raise InputError(f"--gradient_accumulation_steps: expected at most the batch size {args.batch_size}, found "
                          f"{args.gradient_accumulation_steps}")

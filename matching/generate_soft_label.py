@@ -8,8 +8,12 @@ and `--keep-epochs` store less; the manifest says what was kept, and its bytes. 
 divides epochs among processes.
 """
 
+import sys
 import time
 from pathlib import Path
+
+if not __package__:  # python matching/generate_soft_label.py
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.cli import (
     Parser,
@@ -30,7 +34,7 @@ def parse_args():
     parser.add_argument("--data", metavar="DIR", default=None,
                         help="distilled set (default: the real training split of --dataset)")
     add_dataset_flags(parser)
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
+    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images (0: none beside the main one)")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
                         help="decode all images on the device, or read them by Pillow for every batch (auto: if too many)")
     # teacher
@@ -63,7 +67,7 @@ def parse_args():
     add_mix_flags(parser)
     args = parser.parse_args()
     for flag in ("batch_size", "epochs", "input_size", "workers"):
-        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
+        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
     check_range("--temperature", args.temperature, 1e-3)
     check_range("--keep-epochs", args.keep_epochs, 1e-6, 1)
     if args.keep_topk is not None:

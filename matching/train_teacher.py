@@ -22,7 +22,7 @@ from scripts.cli import (
 
 OPTIMIZERS = {"adamw": (1e-3, 0.01), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image",
-                "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
+                "val_labels", "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
 
 
 def parse_args():
@@ -32,7 +32,7 @@ def parse_args():
     parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
     parser.add_argument("--input-size", default=32, type=int, help="pixels")
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
+    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images (0: none beside the main one)")
     parser.add_argument("--output-dir", default="runs/teacher", help="folder of the model")
     # training
     parser.add_argument("-b", "--batch-size", default=64, type=int, help="images per step, over all processes")
@@ -62,7 +62,7 @@ def parse_args():
     parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
     args = parser.parse_args()
     for flag in ("batch_size", "epochs", "input_size", "workers"):
-        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
+        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
     for flag, high in (("pad", 1000), ("cutout", 10_000), ("ema", 0.999999), ("label_smoothing", 1), ("momentum", 0.999999),
                        ("learning_rate", 1000), ("weight_decay", 1000)):
         if getattr(args, flag) is not None:
@@ -72,7 +72,7 @@ def parse_args():
 
 
 def main(args):
-    from distillation.datasets import load_split
+    from distillation.datasets import load_splits
     from matching.augmentation import Views, mix_of
     from matching.image_set import pad_images, real_images
     from matching.training import Labels, Recipe, finish_model, train
@@ -82,8 +82,8 @@ def main(args):
 
     accelerator = new_accelerator()
     team = Team(accelerator)
-    images, test = (real_images(load_split(split=part, **dataset_flags(args)), args.input_size, args.workers,
-                                "centre").to(accelerator.device) for part in ("train", "test"))
+    images, test = (real_images(split, args.input_size, args.workers, "centre").to(accelerator.device)
+                    for split in load_splits(**dataset_flags(args)))
     folder, config = Path(args.output_dir), configuration(args, images, test)
     network = seeded(args.arch, len(images.classes), args.stem, args.seed, args.input_size).to(accelerator.device)
     padded = pad_images(images, args.pad) if args.crop == "pad" else images

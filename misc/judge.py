@@ -49,11 +49,11 @@ def parse_args():
 def main(args):
     import torch
 
-    from distillation.datasets import load_split
+    from distillation.datasets import load_splits
     from matching.image_set import distilled_images, real_images
     from misc.report.tables import plain
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    train, test = (real_images(load_split(split=part, **dataset_flags(args)), 32) for part in ("train", "test"))
+    train, test = (real_images(split, 32) for split in load_splits(**dataset_flags(args)))
     judge = network_judge(args.teacher, train, device) if args.teacher else fit_judge(train)
     sets = {"pure noise": draw(args, train.classes, device)}
     for folder in args.distilled:

@@ -70,8 +70,8 @@ def data_of(dataset: str, settings: dict) -> tuple[int, int, int, int]:
     """Classes, training images, test images and pixels of a data set."""
     if dataset in SIZES:
         return SIZES[dataset]
-    from distillation.datasets import load_split
-    train, test = (load_split(dataset, settings["DATA"], part) for part in ("train", "test"))
+    from distillation.datasets import load_splits
+    train, test = load_splits(name=dataset, data_dir=settings["DATA"])
     return len(train.classes), len(train.labels), len(test.labels), int(settings["INPUT_SIZE"])
 
 
@@ -216,7 +216,7 @@ def computed(s: dict, data: tuple[int, int, int, int], tflops: float) -> dict[st
     batch, replay = int(s["BATCH_SIZE"]), int(s["REPLAY_BATCH_SIZE"])
     latents = torch.randn(math.ceil(data[1] / data[0]), *latent_shape(vae, size))
     began = time.process_time()
-    find_prototypes(latents, int(s["IPC"]), int(s["KM_EXPAND"]), 0, kmeans=s["KMEANS"])
+    find_prototypes(latents, int(s["IPC"]), int(s["KM_EXPAND"] or 0) or None, 0, kmeans=s["KMEANS"])
     return {"classes clustered": 1 / (time.process_time() - began),
             "images encoded": rate(lambda: vae.encode(torch.empty(1, 3, size, size))),
             "guided steps": rate(lambda: unet(torch.empty(2, width, side, side), torch.ones(1), torch.empty(2, 77, text))),

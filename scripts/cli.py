@@ -68,6 +68,9 @@ def add_dataset_flags(parser) -> None:
                         help="file with one prompt per line, in class order (default: the data set's own names)")
     parser.add_argument("--prompt_template", default=None,
                         help="text with {} for the prompt, such as 'a photo of a {}' (default: the prompt alone)")
+    parser.add_argument("--val_labels", default=None, metavar="FILE",
+                        help="classes of test images that lie in one folder: LOC_val_solution.csv, "
+                             "ILSVRC2012_validation_ground_truth.txt (meta.mat beside it), or lines of file, class")
     parser.add_argument("--on_bad_image", default="error", choices=("error", "skip"),
                         help="stop at a file that cannot be read as an image, or leave it out")
     parser.add_argument("--validation", default=0, type=int, metavar="N",
@@ -84,7 +87,8 @@ def add_checkpoint_flags(parser) -> None:
 def dataset_flags(args) -> dict:
     """The values of `add_dataset_flags` as the arguments of `load_split`."""
     return {"name": args.dataset, "data_dir": args.data_dir, "label_file": args.label_file_path,
-            "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image, "validation": args.validation}
+            "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image, "validation": args.validation,
+            "val_labels": args.val_labels}
 
 
 def validation_of(held_out: int) -> dict:
@@ -127,7 +131,7 @@ class Progress(tqdm):
     def __init__(self, *args, disable: bool = False, **settings):
         self.to_log = not sys.stderr.isatty()
         often = {"mininterval": LOG_SECONDS, "delay": LOG_SECONDS, "miniters": 1} if self.to_log else {"mininterval": 0.5}
-        super().__init__(*args, disable=disable or os.environ.get("RANK", "0") != "0", **{**settings, **often})
+        super().__init__(*args, disable=disable or not _speaks(), **{**settings, **often})
 
     def display(self, msg=None, pos=None):
         """Show the bar, or write its line."""
@@ -187,9 +191,20 @@ def run(parse_args, main, output: str = "") -> None:
 
 
 def _stopped() -> int:
-    if os.environ.get("RANK", "0") == "0":  # one process speaks for all of a launcher
+    if _speaks():
         print("stopped by SIGTERM; run the same command again to continue", flush=True)
     return 0
+
+
+def _speaks() -> bool:
+    """Whether this process prints for all processes of a launcher."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def note(text: str) -> None:
+    """Print one line on stderr, once for all processes of a launcher."""
+    if _speaks():
+        print(printable(text), file=sys.stderr)
 
 
 def _report(error, code: int) -> int:

@@ -9,6 +9,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,6 +26,21 @@ def new_accelerator(**settings):
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
     return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)], **settings)
+
+
+class InThisThread(Executor):
+    """Runs what is submitted at once."""
+
+    def submit(self, work, /, *args, **settings) -> Future:
+        """The finished Future of work(*args, **settings). Errors are raised here."""
+        done = Future()
+        done.set_result(work(*args, **settings))
+        return done
+
+
+def new_pool(workers: int) -> Executor:
+    """An executor of `workers` threads; 0: in this thread."""
+    return ThreadPoolExecutor(workers) if workers else InThisThread()
 
 
 def require_one_process(accelerator, command: str) -> None:

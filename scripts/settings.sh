@@ -36,7 +36,7 @@ WORKERS=${WORKERS:-8}                    # threads of each process that read and
 NEGATIVE_PROMPT=${NEGATIVE_PROMPT-cartoon, anime, painting} DENOISE_BATCH=${DENOISE_BATCH:-16} LABEL_BATCH=${LABEL_BATCH:-256}
 IMAGE_SIZE=${IMAGE_SIZE:-}               # pixels of the saved images; empty: as made, at most 224
 METHOD=${METHOD:-d4m}                    # or prototype, noise, random, herding, kcenter
-KM_EXPAND=${KM_EXPAND:-1}                # mini-batches of k-means: km_expand x ipc latents, at least 1,024
+KM_EXPAND=${KM_EXPAND:-}                 # mini-batches of k-means: km_expand x ipc latents; empty: at least 1,024
 WEIGHTS=${WEIGHTS-}                      # torchvision's weights of TEACHER_ARCH; empty: the teacher in the folder TEACHER
 TEMPERATURE=${TEMPERATURE:-}             # of soft labels; empty: the protocol's
 CLUSTER_WEIGHTS=${CLUSTER_WEIGHTS-}      # 1: weight images with hard labels by the size of their cluster
@@ -45,6 +45,7 @@ LABELS=${LABELS:-soft}                   # of students: soft or hard
 KEEP_TOPK=${KEEP_TOPK:-}                 # logits stored of each view; empty: all
 KEEP_EPOCHS=${KEEP_EPOCHS:-1}            # share of the epochs that is stored and used in turns (LPLD, arXiv 2410.15919)
 PROMPTS=${PROMPTS:-}                     # file with one prompt a line, in class order; empty: the names of the classes
+VAL_LABELS=${VAL_LABELS:-}               # file with the classes of test images that lie in one folder (flag --val_labels)
 VALIDATION=${VALIDATION:-}               # training images held out and tested on, not the test images; needs a RUN of its own
 VAL=${VAL:-}                             # folder of test images for students; empty: the test images of the data set
 
@@ -61,7 +62,7 @@ esac
 [ "$METHOD" != d4m ] || [ "$made" = "$usual" ] || images=distilled_$made-ipc$IPC
 [ -z "${DISTILLED+given}" ] || images=$(basename "${DISTILLED:-real}")
 case $TEACHER_ARCH in resnet18) by= ;; *) by=-$TEACHER_ARCH ;; esac
-PROTOTYPES=${PROTOTYPES:-$RUN/prototypes/$DATASET-ipc$IPC-kmexpand$KM_EXPAND}
+PROTOTYPES=${PROTOTYPES:-$RUN/prototypes/$DATASET-ipc$IPC-kmexpand${KM_EXPAND:-1}}
 DISTILLED=${DISTILLED-$RUN/distilled/$folder}   # empty: students learn from all real training images
 TEACHER=${TEACHER:-$RUN/teacher$by}
 SOFT_LABELS=${SOFT_LABELS:-$RUN/soft-labels/$images$by}

@@ -101,12 +101,12 @@ def train_on_hard_labels(here, image_data, distilled, tmp_path):
 
 
 @pytest.mark.parametrize(("stage", "cases"), [
-    ("gen_prototype", [("--ipc", 0), ("--km_expand", 0), ("--batch_size", 0), ("--size", 3), ("--num_workers", 0)]),
+    ("gen_prototype", [("--ipc", 0), ("--km_expand", 0), ("--batch_size", 0), ("--size", 3), ("--num_workers", -1)]),
     ("gen_syn_image", [("--strength", 1.5), ("--strength", -0.1), ("--ipc", 4), ("--ipc", 0), ("--batch_size", 0),
                        ("--num_inference_steps", 0), ("--image_size", 0)]),
     ("relabel", [("--cutmix", 0, "--mix-type", "cutmix"), ("--mixup", 0, "--mix-type", "mixup"), ("--min-scale-crops", 2),
-                 ("--flip", 2), ("--workers", 0), ("--epochs", 0)]),
-    ("train_on_hard_labels", [("--min-scale-crops", 2), ("--flip", -1), ("--workers", 0), ("--temperature", 0),
+                 ("--flip", 2), ("--workers", -1), ("--epochs", 0)]),
+    ("train_on_hard_labels", [("--min-scale-crops", 2), ("--flip", -1), ("--workers", -1), ("--temperature", 0),
                               ("--keep-topk", 0), ("--batch-size", 0), ("--gradient-accumulation-steps", 0)])])
 def test_numbers_out_of_range(request, stage, cases):
     command = request.getfixturevalue(stage)
@@ -226,7 +226,7 @@ def test_soft_labels_of_another_distilled_set_or_of_the_original(train_student, 
 def test_test_images_that_do_not_exist_or_have_other_classes(here, train_student, image_data, own_image_data, tmp_path):
     assert refused(train_student("--val-dir", tmp_path / "none"), "--val-dir", tmp_path / "none")
     shutil.rmtree(own_image_data / "test" / "gnu")
-    assert refused(train_student("--val-dir", own_image_data / "test"), "11 classes", "found 12")
+    assert refused(train_student("--val-dir", own_image_data / "test"), "12 classes", "found 11 classes, 1 missing: ")
     shutil.rmtree(own_image_data / "test")
     assert refused(here("matching.train_teacher", "--dataset", "folder", "--data_dir", own_image_data, "--output-dir",
                         tmp_path / "teacher"), own_image_data, "val or test")

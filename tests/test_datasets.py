@@ -7,14 +7,17 @@ import os
 import pickle
 import random
 import shutil
+import threading
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import CLASSES
-from PIL import Image, ImageSequence
+from PIL import Image, ImageSequence, features
+from scipy.io import savemat
 from test_bad_input import refused
 from test_untrusted import with_header
 from torchvision import transforms
@@ -24,14 +27,19 @@ from torchvision.models import ResNet18_Weights
 from distillation.datasets import (
     PROMPTS,
     Split,
+    by_wnid,
     decode,
     decode_all,
     decode_readable,
+    exchanged,
     image_folder,
     load_split,
+    load_splits,
+    matched,
     part_of_training,
 )
 from distillation.images import BadImage, fit_image, open_image
+from matching.augmentation import Views, draw_views
 from matching.image_set import check_class_names, real_images
 from scripts.artefact import finish
 from scripts.cli import InputError
@@ -130,7 +138,10 @@ def test_cifar_that_cannot_be_downloaded(here, monkeypatch, tmp_path, source):
     monkeypatch.setattr(source, "url", "http://127.0.0.1:9/none.tar.gz")  # nobody listens
     data = tmp_path / "data"
     answer = here("matching.train_teacher", "--dataset", name, "--data_dir", data, "--output-dir", tmp_path / "out")
-    assert refused(answer, data, name, "could not download") and not (tmp_path / "out").exists()
+    assert refused(answer, data, name, "found none and could not download") and not (tmp_path / "out").exists()
+    (data / source.base_folder).mkdir(parents=True)  # a damaged copy
+    with pytest.raises(InputError, match="found files that are damaged or incomplete and could not download"):
+        load_split(name, data, "train")
 
 
 @pytest.mark.parametrize(("name", "count", "digest"), [
@@ -227,6 +238,97 @@ def test_damaged_annotations_of_tiny_imagenet(tmp_path, text, found):
         load_split("tiny_imagenet", tmp_path, "test")
 
 
+def test_folder_table(tmp_path):
+    for label, name in enumerate(["10", "2", "Zebra", "ant", "sea_lion"]):
+        for part in ("train", "val"):
+            write_marked(tmp_path / part / name / "a.png", label)
+    for part, folder in (("train", "train"), ("test", "val")):
+        split, theirs = load_split("folder", tmp_path, part), ImageFolder(tmp_path / folder)
+        assert pairs(split) == [(name, name.replace("_", " ")) for name in theirs.classes]
+        assert split.labels.tolist() == theirs.targets == [mark_of(split.read(row)) for row in range(5)]
+
+
+def test_test_images_of_one_folder_are_those_of_a_folder_per_class(here, tmp_path):
+    """By Kaggle's csv, by a list, and by ILSVRC's numbers, which are not in the order of the wnids."""
+    flat, kit, number_of = tmp_path / "val", tmp_path / "kit", {"n01440764": 3, "n01443537": 1, "n01484850": 2}
+    classes = ["n01484850", "n01440764", "n01443537", "n01440764"]
+    for place, wnid in enumerate(classes):
+        write_marked(flat / f"ILSVRC2012_val_0000000{place}.JPEG", place)
+        write_marked(tmp_path / "sorted" / "val" / wnid / f"ILSVRC2012_val_0000000{place}.JPEG", place)
+        write_marked(tmp_path / "train" / wnid / f"{place}.JPEG", place)
+    kit.mkdir()
+    rows = [f"ILSVRC2012_val_0000000{place}" for place in range(4)]
+    (kit / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(
+        f"{row},{wnid} 85 1 499 272 \n" for row, wnid in zip(reversed(rows), reversed(classes), strict=True)))
+    (kit / "list.txt").write_text("".join(f"{row}.JPEG {wnid}\n" for row, wnid in zip(rows, classes, strict=True)))
+    (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{number_of[wnid]}\n" for wnid in classes))
+    savemat(kit / "meta.mat", {"synsets": np.array(
+        [(number, wnid) for wnid, number in number_of.items()], [("ILSVRC2012_ID", object), ("WNID", object)])})
+    expected = real_images(load_split("imagenet", tmp_path / "sorted", "test"), 8)
+    for path in kit.glob("*.[ct]*"):
+        split = load_split("imagenet", tmp_path, "test", val_labels=path)
+        assert real_images(split, 8).digest == expected.digest and split.root == flat, path
+    words = ("--dataset", "imagenet", "--data_dir", tmp_path, "--epochs", 1, "--batch-size", 4, "--arch", "convnet_d1_w4",
+             "--input-size", 8, "--output-dir", tmp_path / "teacher")
+    assert refused(here("matching.train_teacher", *words), flat, "images alone; name their classes by --val_labels")
+    assert here("matching.train_teacher", *words, "--val_labels", kit / "list.txt").code == 0
+    (kit / "meta.mat").write_bytes(b"none")
+    (kit / "list.txt").write_text(f"{rows[0]} n01484850\nlost.JPEG n01484850\n")
+    for name, found in (("list.txt", "line 2, found 'lost.JPEG"), ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")):
+        with pytest.raises(InputError, match=found):
+            load_split("imagenet", tmp_path, "test", val_labels=kit / name)
+    (flat / f"{rows[0]}.JPEG").unlink()
+    with pytest.raises(InputError, match="expected 3 lines, one per image, found 4"):
+        load_split("imagenet", tmp_path, "test", val_labels=kit / "ILSVRC2012_validation_ground_truth.txt")
+
+
+# training and test classes
+
+@pytest.fixture
+def three_and_five(tmp_path) -> Path:
+    """train/ with three classes, val/ with these and two more, exact/val with the three alone."""
+    for label, name in enumerate(["ant", "bear", "cat", "dog", "eel"]):
+        for part in ("train", "val", "exact/val") if label % 2 == 1 or name == "cat" else ("val",):
+            write_marked(tmp_path / part / name / "a.png", label)
+            write_marked(tmp_path / part / name / "b.png", 10 + label)
+    (tmp_path / "exact" / "train").symlink_to(tmp_path / "train")
+    return tmp_path
+
+
+def test_a_test_split_is_matched_to_the_training_classes_by_name(here, three_and_five, tmp_path):
+    """Before, `bear` was tested as `ant`, `cat` as `bear`, without a word."""
+    def trained(data: Path):
+        answer = here("matching.train_teacher", "--dataset", "folder", "--data_dir", data, "--arch", "convnet_d1_w4",
+                      "--input-size", 8, "--epochs", 1, "--batch-size", 6, "--workers", 0, "--output-dir", data / "teacher")
+        assert answer.code == 0, answer.err
+        return json.loads((data / "teacher" / "manifest.json").read_text())["config"]["test"], answer.err
+    (cut, said), (exact, silent) = (trained(data) for data in (tmp_path, tmp_path / "exact"))
+    assert cut == exact and "2 of 5 classes are not among the training classes" in said and "left out" not in silent
+    (tmp_path / "prompts.txt").write_text("a bear\na cat\na dog\n")
+    train, test = load_splits(name="folder", data_dir=tmp_path, label_file=tmp_path / "prompts.txt")
+    assert train.classes == test.classes and [mark_of(test.read(row)) for row in range(6)] == [1, 11, 2, 12, 3, 13]
+    assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("module", ["matching.train_teacher", "continual.train_continual", "misc.judge"])
+def test_test_classes_that_are_missing_or_others_are_refused(here, three_and_five, tmp_path, module):
+    (tmp_path / "val" / "cat").rename(tmp_path / "val" / "cow")
+    flags = ["--output", tmp_path / "out"] if module == "misc.judge" else ["--output-dir", tmp_path / "out"]
+    assert refused(here(module, "--dataset", "folder", "--data_dir", tmp_path, *flags), tmp_path / "val", "expected the 3",
+                   "found 5 classes, 1 missing: cat")
+
+
+def test_numbered_classes_are_matched_too():
+    """Sorted as text, 10 stands before 2; the original's folders are in numeric order."""
+    numbers, text = ([{"name": name} for name in order] for order in (map(str, range(11)), sorted(map(str, range(11)))))
+    split = Split("val", text, np.arange(11), lambda row: marked(row))
+    assert matched(split, numbers).labels.tolist() == [0, 1, 10, *range(2, 10)]
+    named = replace(split, classes=[{"name": f"class {label}"} for label in range(11)])
+    assert matched(named, numbers) is named
+    with pytest.raises(InputError, match="11 classes of teacher"):
+        check_class_names("set", numbers, "teacher", text)
+
+
 # prompts
 def test_a_template_wraps_the_prompts_and_leaves_the_names(here, image_data, tmp_path):
     (tmp_path / "prompts.txt").write_text("".join(f"thing {label}\n" for label in range(12)), encoding="utf-8-sig")
@@ -241,11 +343,29 @@ def test_a_template_wraps_the_prompts_and_leaves_the_names(here, image_data, tmp
 
 def test_the_names_in_another_order_are_refused(image_data, tmp_path):
     """So was the original's file for CIFAR-100, sorted by super-class: 99 of 100 prompts spoke of another class."""
-    names = "\n".join(name.replace("_", " ") for name in [*CLASSES[6:], *CLASSES[:6]])
-    for content, found in ((names.encode(), "line 1 'ant', found 'gnu'"), ("café\n".encode("latin-1") * 12, "UTF-8")):
+    names = [name.replace("_", " ") for name in CLASSES]
+    swapped, shifted = [*names[6:], *names[:6]], [f"a photo of a {name}" for name in [*names[1:], "wolf"]]
+    for content, found in (("\n".join(swapped).encode(), "line 1 'ant', found 'gnu'"),
+                           ("\n".join(shifted).encode(), "line 2 'bear', found 'a photo of a cat'; 10 of 12"),
+                           ("café\n".encode("latin-1") * 12, "UTF-8")):
         (tmp_path / "prompts.txt").write_bytes(content)
         with pytest.raises(InputError, match=found):
             load_split("folder", image_data, "train", tmp_path / "prompts.txt")
+
+
+def test_the_order_of_super_classes_is_refused_and_richer_prompts_are_not():
+    """CIFAR-100 sorted by super-class (here: by second letter) with one name changed was accepted: it is no permutation."""
+    names = (PROMPTS / "cifar100.txt").read_text().splitlines()
+    other = sorted(names, key=lambda name: name[1])
+    other[other.index("apple")] = "an apple tree"
+    assert len(exchanged(other, names)) >= 95 and exchanged(names, names) == []
+    for template in ("a photo of a {}", "{}, with a dog and an apple", "{}"):
+        assert exchanged([template.format(name.replace("_", " ").title()) for name in names], names) == []
+    assert exchanged(["a dog-like cat", "a cat-like dog", "crane"], ["cat", "dog", "crane bird"]) == []
+    assert exchanged(["seven", "boeing 747", "0"], ["0", "747", "1"]) == []
+    assert exchanged(["maillot tank suit", "maillot"], ["maillot", "maillot tank suit"]) == [0, 1]
+    names = list(by_wnid("imagenet").values())
+    assert exchanged(CATEGORIES, names) == exchanged([f"a photo of a {name}" for name in names], names) == []
 
 
 # messy images, 1: formats
@@ -393,6 +513,28 @@ def test_damaged_files_end_the_run_or_are_left_out(tmp_path):
     again, left = decode_all(lenient, 8)
     assert torch.equal(again, images) and left.labels.tolist() == [0, 0, 1, 1]
     assert [mark_of(left.read(row)) for row in range(4)] == [300, 300, 0, 1] and left.paths[3].name == "1.png"
+
+
+def test_files_left_out_are_counted_and_zero_workers_read_in_this_thread(tmp_path, capsys):
+    for place, name in enumerate(["a.jfif", "b.JFIF", "c.png"]):
+        write_marked(tmp_path / "ant" / name, place)
+    for name in ("notes.txt", "d.heic", "e.heic"):
+        (tmp_path / "ant" / name).write_text("")
+    split = image_folder("folder", tmp_path)
+    assert capsys.readouterr().err == (f"{tmp_path}: 3 files are left out, which are no images by their endings (.heic .txt)\n")
+    threads = threading.active_count()
+    assert marks_of(decode(split, range(3), 8, workers=0)) == [0, 1, 2] and threading.active_count() == threads
+    read = real_images(split, 8, 0, data_path="pil")
+    drawn, rows = draw_views(Views(8, seed=0), read, epoch=0), torch.arange(3)
+    assert torch.equal(read.views(drawn, rows, 8), real_images(split, 8).views(drawn, rows, 8))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_avif(tmp_path):
+    (tmp_path / "ant").mkdir()
+    Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / "ant" / "a.avif")
+    pixels = decode(image_folder("folder", tmp_path), [0], 8)[0].float().mean((1, 2))
+    assert (pixels - torch.tensor([200.0, 100, 50])).abs().max() < 5
 
 
 @pytest.mark.parametrize(("module", "flags"), [("matching.train_teacher", ["--epochs", 1]), ("distillation.train_ldm", [

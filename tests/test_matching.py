@@ -21,6 +21,7 @@ from matching import soft_labels as labelling
 from matching.augmentation import Drawn, Views, crop_resize, draw_epoch, draw_mix, views
 from matching.image_set import ImageSet, distilled_images, image_set
 from matching.soft_labels import Answers, SoftLabels, keep_largest, leading_answers, soft_loss, write_epoch
+from matching.teachers import load_teacher
 from matching.training import Labels, Recipe, train
 from scripts.artefact import finish
 from scripts.cli import ROOT
@@ -205,6 +206,27 @@ def test_the_readers_lines_in_the_readme_run(soft_labels, distilled):
     found: dict = {}
     exec(code, found)
     assert found["views"].shape == (50, 3, SIZE, SIZE) and found["logits"].shape == (50, 12)
+
+
+def test_torchvisions_teacher_answers_by_wnid(here, tmp_path, monkeypatch):
+    """Before, a subset ended at `expected 3 outputs, found 1000`, and 1,000 folders of any names were accepted."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    given = seeded("resnet18", 1000, "imagenet", 3).eval()
+    torch.save(given.state_dict(), tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
+    columns = [701, 0, 134]
+    wnids = (ROOT / "distillation" / "label-prompt" / "imagenet_wnids.txt").read_text().split()
+    images = image_set("set", [{"name": wnids[column]} for column in columns], torch.zeros(3, 3, 32, 32), torch.arange(3))
+    views = torch.randn(2, 3, 32, 32)
+    network, name = load_teacher(None, "resnet18", "imagenet", "IMAGENET1K_V1", images, 32)
+    with torch.no_grad():
+        assert torch.equal(network(views), given(views)[:, columns]) and name == "resnet18 IMAGENET1K_V1"
+    for part in ("ant", "bear"):
+        (tmp_path / "train" / part).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "train" / part / "a.png")
+    answer = here("matching.generate_soft_label", "--dataset", "folder", "--data_dir", tmp_path, "--weights", "IMAGENET1K_V1",
+                  "--epochs", 1, "--input-size", 32, "--fkd-path", tmp_path / "labels")
+    assert answer.code == 2 and "1000 wnids of ImageNet, found ant" in answer.err and not (tmp_path / "labels").exists()
 
 
 def test_logits_do_not_depend_on_how_many_views_the_teacher_sees_at_once(digits):

@@ -14,7 +14,7 @@ from test_bad_input import refused
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode, load_split
 from distillation.encoding import Encoding, encode_classes
-from distillation.prototypes import LEAST_BATCH, cluster, find_prototypes, inliers, nearest_members, read_prototypes
+from distillation.prototypes import cluster, find_prototypes, inliers, nearest_members, read_prototypes
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 from scripts.randomness import generator_for
 
@@ -40,14 +40,14 @@ def gen_prototype(here, prototypes, tmp_path):
 
 
 @pytest.mark.parametrize("order", [0, 1])
-@pytest.mark.parametrize("kmeans", ["full", "minibatch"])
-def test_kmeans_equals_scikit_learns_whatever_the_order(kmeans, order):
+@pytest.mark.parametrize(("kmeans", "km_expand", "batch"), [
+    ("full", None, 0), ("minibatch", None, 1024), ("minibatch", 1, 6), ("minibatch", 10, 60)])
+def test_kmeans_equals_scikit_learns_whatever_the_order(kmeans, km_expand, batch, order):
     latents = blobs(1300)[torch.randperm(1300, generator=generator_for(order))]
-    found = cluster(latents, 6, km_expand=1, seed=7, kmeans=kmeans)
+    found = cluster(latents, 6, km_expand, seed=7, kmeans=kmeans)
     estimator = KMeans(6, random_state=7, n_init="auto") if kmeans == "full" else \
-        MiniBatchKMeans(6, random_state=7, n_init="auto", batch_size=1024)
+        MiniBatchKMeans(6, random_state=7, n_init="auto", batch_size=batch)
     estimator.fit(latents.reshape(1300, -1).numpy())
-    assert LEAST_BATCH == 1024
     np.testing.assert_allclose(found.centroids.reshape(6, -1), estimator.cluster_centers_, rtol=1e-5, atol=1e-5)
     assert found.sizes.tolist() == np.bincount(estimator.labels_, minlength=6).tolist()
     assert float(found.inertia) == pytest.approx(estimator.inertia_, rel=1e-5)
@@ -141,6 +141,17 @@ def test_the_command_writes_medoids_without_outliers_beside_the_plain_prototypes
         assert int(found[label].sizes.sum()) == PER_CLASS - 2   # a tenth of 14, rounded up as scikit-learn does
         images = decode(split, split.rows_of(label)[found[label].nearest.numpy()], SIZE)
         torch.testing.assert_close(found[label].centroids, pipeline(images), atol=1e-4, rtol=1e-4)
+
+
+def test_km_expand_decides_the_batch_and_without_it_configurations_stay(here, prototypes, tmp_path):
+    def config_of(*flags):
+        assert here("distillation.gen_prototype", *prototypes.flags, *flags, "--save_prototype_path", tmp_path).code == 0
+        folder = tmp_path / f"folder-ipc{IPC}-kmexpand{flags[1]}"
+        return json.loads((folder / "config.json").read_text())["config"]
+    usual = json.loads((prototypes.folder / "config.json").read_text())["config"]
+    assert usual["km_expand"] == 1 and "kmeans_batch" not in usual and prototypes.folder.name.endswith("kmexpand1")
+    assert config_of("--km_expand", 2) == {**usual, "km_expand": 2, "kmeans_batch": 2 * IPC}
+    assert config_of("--km_expand", 400) == {**usual, "km_expand": 400}
 
 
 def test_json_round_trip_in_the_originals_layout(gen_prototype):

@@ -109,6 +109,13 @@ def test_nothing_is_unpickled_and_no_code_of_others_is_run(path):
                 assert keywords.get("weights_only") == "True", f"{path.name}:{node.lineno}"
 
 
+def test_the_originals_commands_start_as_files_from_anywhere(tmp_path):
+    for module in ("distillation.gen_prototype", "distillation.gen_syn_image", "matching.generate_soft_label",
+                   "validate.train_FKD"):
+        done = subprocess.run([sys.executable, file_of(module), "--help"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("module", ENTRY_POINTS)
 def test_help_answers_at_once_and_lists_the_original_flags(module):
     started = time.perf_counter()

@@ -8,7 +8,12 @@ command resumes. `accelerate launch` divides every batch among processes; for sm
 """
 
 import argparse
+import sys
+from dataclasses import replace
 from pathlib import Path
+
+if not __package__:  # python validate/train_FKD.py
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.cli import (
     MIX,
@@ -24,7 +29,7 @@ from scripts.cli import (
 )
 
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "teacher",
-                "label_file_path", "prompt_template", "on_bad_image", "tensorboard", "wandb_project",
+                "label_file_path", "prompt_template", "on_bad_image", "val_labels", "tensorboard", "wandb_project",
                 "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
 VIEWS = ("input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "fkd_seed")  # settings that soft labels store
 
@@ -35,7 +40,7 @@ def parse_args():
     parser.add_argument("--train-dir", default=None, help="distilled set (default: the real training split of --dataset)")
     add_dataset_flags(parser)
     parser.add_argument("--val-dir", default=None, help="real test images, one folder per class (default: of --dataset)")
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
+    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images (0: none beside the main one)")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
                         help="decode all images on the device, or read them by Pillow for every batch (auto: if too many)")
     parser.add_argument("--output-dir", default="./save/student", help="folder of the model")
@@ -95,7 +100,7 @@ def check(args) -> None:
     """Raise InputError for impossible numbers and for flags that contradict each other; None passes."""
     for flag in ("batch_size", "epochs", "gradient_accumulation_steps", "workers", "keep_topk", "input_size"):
         if getattr(args, flag) is not None:
-            check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1)
+            check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
     if args.temperature is not None:
         check_range("--temperature", args.temperature, 1e-3)
     check_range("--ema", args.ema, 0, 0.999999)
@@ -124,7 +129,6 @@ def label_mode(args) -> str:
 
 
 def main(args):
-    from distillation.distilled_set import check_class_names
     from matching.image_set import real_images
     from matching.training import finish_model, train
     from scripts.artefact import check_held_out
@@ -138,7 +142,8 @@ def main(args):
     check_held_out(args.validation, args.train_dir, args.fkd_path, args.teacher)
     stored = stored_views(args)
     size = stored.get("input_size") or args.input_size or ORIGINAL["input_size"]
-    images, test_split = training_images(args, size, accelerator.device), load_test(args)
+    images = training_images(args, size, accelerator.device)
+    test_split = load_test(args, images.classes)
     given = {**vars(args), **stored, "lr_schedule": "cosine" if args.cos else args.lr_schedule, "mode": label_mode(args)}
     values = preset(args.protocol, args.dataset, len(images.classes), len(images), args.model, size)
     settings = argparse.Namespace(**resolve(given, values))
@@ -147,7 +152,6 @@ def main(args):
 
     # checks
     folder, config = Path(args.output_dir), configuration(settings, images, test_split)
-    check_class_names(images.name, images.classes, test_split.name, test_split.classes)
     labels = new_labels(settings, images)
     network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
     repeat_statistics(network, values.get("bn_updates", 1))
@@ -210,16 +214,18 @@ def training_images(args, size: int, device):
     return real_images(load_split(split="train", **dataset_flags(args)), size, args.workers, "centre", args.data_path, device)
 
 
-def load_test(args):
-    """The split of real images to test on."""
-    from distillation.datasets import image_folder, load_split
+def load_test(args, classes: list[dict]):
+    """The split of real images of the training `classes` to test on."""
+    from distillation.datasets import image_folder, listed, load_split, matched
     if args.val_dir and not Path(args.val_dir).is_dir():
         raise InputError(f"--val-dir: expected a folder with one folder per class, found nothing at {args.val_dir}")
     if args.val_dir and args.validation:
         raise InputError(f"--validation: expected none with --val-dir, whose images are the test, found {args.validation}")
     if args.val_dir:
-        return image_folder("val", Path(args.val_dir), on_bad_image=args.on_bad_image)
-    return load_split(split="test", **dataset_flags(args))
+        folder = Path(args.val_dir)
+        split = listed("val", folder, Path(args.val_labels)) if args.val_labels else image_folder("val", folder)
+        return matched(replace(split, on_bad_image=args.on_bad_image), classes)
+    return load_split(split="test", **dataset_flags(args), classes=classes)
 
 
 def new_labels(settings, images):

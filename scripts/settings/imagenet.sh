@@ -9,8 +9,8 @@ CHECKPOINT=${CHECKPOINT:-stable-diffusion-v1-5/stable-diffusion-v1-5}
 IPC=${IPC:-10} SIZE=${SIZE:-512} KMEANS=${KMEANS:-minibatch} ENCODE_BATCH=${ENCODE_BATCH:-32}
 # 2 images, as in the paper: 35 of 50 steps at strength 0.7, guidance 8, saved at 224 pixels
 STRENGTH=${STRENGTH:-0.7} GUIDANCE=${GUIDANCE:-8} STEPS=${STEPS:-50}
-# 3 teacher and soft labels. The teacher is torchvision's ResNet-18, unless TEACHER names another. Its 1,000 classes do not fit
-# some of the wnids: then WEIGHTS= (empty), and train_teacher.sh makes one (the usual recipe: 90 epochs, SGD from 0.1)
+# 3 teacher and soft labels. The teacher is torchvision's ResNet-18, unless TEACHER names another. For some of the wnids its
+# outputs are selected by wnid. With WEIGHTS= (empty) train_teacher.sh trains one (the usual recipe: 90 epochs, SGD from 0.1)
 if [ -n "${TEACHER:-}" ]; then WEIGHTS=${WEIGHTS-}; else WEIGHTS=${WEIGHTS-IMAGENET1K_V1}; fi
 INPUT_SIZE=${INPUT_SIZE:-224} MIN_SCALE=${MIN_SCALE:-0.08} FLIP=${FLIP:-0.5} TEACHER_BATCH=${TEACHER_BATCH:-256}
 TEACHER_ARCH=${TEACHER_ARCH:-resnet18} TEACHER_STEM=${TEACHER_STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-90}
