@@ -21,6 +21,9 @@ DATASET=digits
 export DATASET RUN TEACHER_EPOCHS STEPS TASK_STEPS OUTPUT_DIR="$RUN/continual"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # the same sums in the same order on any number of cores; two processes use two
 mkdir -p "$RUN"
+if [ "$(uname)" = Linux ] && python -m misc.studies.warm "$RUN/.python" $$; then
+    PATH="$RUN/.python:$PATH"                   # the stages fork from one Python that has loaded the libraries
+fi
 
 stage() {               # name, what it does, command ...
     printf '\n== %s: %s\n' "$1" "$2"

@@ -28,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from warm import warm_python
 
 from scripts.cli import ROOT, run
 
@@ -62,9 +61,10 @@ class Stage:
 @cache
 def python() -> Path:
     """The Python of the tests, with the libraries loaded."""
-    folder = Path(tempfile.mkdtemp(prefix="python-"))
+    folder = tempfile.mkdtemp(prefix="python-")
     atexit.register(shutil.rmtree, folder)
-    return warm_python(folder)
+    subprocess.run([sys.executable, "-m", "misc.studies.warm", folder, str(os.getpid())], cwd=ROOT, check=True)
+    return Path(folder, "python")
 
 
 def start(module: str, *flags, **environment) -> subprocess.Popen:
