@@ -20,7 +20,7 @@ CONVNET = re.compile(r"convnet_d(?P<depth>[1-9])_w(?P<width>[1-9]\d{0,3})")
 AUXILIARY = ("googlenet", "inception_v3")  # have a second output in training by default
 # around a state dict, as keys of the file or before every name: torch.compile's _orig_mod, DistributedDataParallel's module ...
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "_orig_mod", "online_model")
-AVERAGED = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "model_ema_state_dict")
+AVERAGED = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "model_ema_state_dict", "shadow")
 NO_WEIGHT = re.compile(r"n_averaged|initted|step|(criterion|loss)\w*\..*|(.*\.)?total_(ops|params)")  # averages, losses, FLOP
 DEEPEST = 12  # wrappers; a damaged file may contain itself
 
@@ -158,9 +158,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def _parts(content: dict) -> dict[str, dict]:
     """What is under each wrapper of a checkpoint, or under each prefix if every name has one; else empty."""
-    if keys := [key for key in WRAPPERS + AVERAGED if isinstance(content.get(key), dict) and _with_tensors(content[key])]:
-        return {key: content[key] for key in keys}
-    parts: dict[str, dict] = {}
+    dicts = {key: content[key] for key in WRAPPERS + AVERAGED if isinstance(content.get(key), dict)}
+    if parts := {key: value for key, value in dicts.items()     # others are configurations, such as a network's under `model`
+                 if any(isinstance(each, (Tensor, dict)) for each in value.values())}:
+        return parts
     for name in content:
         if not isinstance(name, str) or not isinstance(content[name], Tensor):
             return {}
@@ -168,11 +169,6 @@ def _parts(content: dict) -> dict[str, dict]:
             first, _, rest = name.partition(".")
             parts.setdefault(first, {})[rest] = content[name]
     return parts if set(parts) <= {*WRAPPERS, *AVERAGED} else {}
-
-
-def _with_tensors(content: dict) -> bool:
-    """Whether this may be weights or contain them; a configuration under `model` is none."""
-    return any(isinstance(value, (Tensor, dict)) for value in content.values())
 
 
 def _no_state_dict(content) -> str | None:

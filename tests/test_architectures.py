@@ -148,6 +148,7 @@ WRAPPED = {
     "counted.pth": lambda state: {**state, "total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)},
     "ema.pth": lambda state: {"model_ema": {**before("module.", state), "n_averaged": torch.tensor(5)}, "decay": 0.99},
     "deep-ema.pth": lambda state: {"ema": {"module": before("_orig_mod.", state), "updates": 3}},
+    "shadow.pt": lambda state: {"ema": {"shadow": state, "decay": 0.99}},
     "lightning-ema.ckpt": lambda state: {
         "state_dict": {**before("ema_model.module.", state), "ema_model.n_averaged": torch.tensor(5)}},
     "both.pth": lambda state: {"state_dict_ema": spoilt(state), "state_dict": state},
