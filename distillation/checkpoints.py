@@ -1,7 +1,9 @@
 """Load Stable Diffusion checkpoints, from a folder or a hub, into the two patched pipelines."""
 
 import hashlib
+import json
 import re
+import shlex
 from pathlib import Path
 
 import torch
@@ -12,22 +14,28 @@ from scripts.artefact import digest, one_line
 from scripts.cli import InputError
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+CONVERT = ('from diffusers import StableDiffusionPipeline as SD; '
+           'SD.from_single_file({source}, safety_checker=None).save_pretrained({target})')
 
 
 def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = None, revision: str | None = None):
     """Load `checkpoint`, a folder or a hub name, into `pipeline_class` on `device`. Code in a checkpoint is never run.
 
-    `dtype` None: float16 on an accelerator, float32 on the CPU. `revision`: branch, tag or commit on the hub. Raises InputError
-    for what is not in Stable Diffusion's format.
+    `dtype` None: float16 on an accelerator, float32 on the CPU. `revision`: branch, tag or commit on the hub. A folder whose
+    weights are all of the variant fp16 is read too. Raises InputError for what is not in Stable Diffusion's format.
     """
     expected = f"{checkpoint}: expected a Stable Diffusion checkpoint (a folder with model_index.json, or a hub name)"
-    folder, commit = Path(checkpoint), None
+    folder, commit, variant = local_folder(checkpoint), None, None
+    if folder.is_file() and folder.suffix in (".safetensors", ".ckpt"):
+        code = CONVERT.format(source=json.dumps(str(folder)), target=json.dumps(str(folder.with_suffix(""))))
+        raise InputError(f"{expected}, found a single file; convert it, which needs a hub: python -c {shlex.quote(code)}")
     if folder.exists():
         if revision is not None:
             raise InputError(f"--revision: expected with the name of a hub checkpoint, found the folder {checkpoint}")
         missing = [part for part in ("model_index.json", *pipeline_class.parts) if not (folder / part).exists()]
         if missing:
             raise InputError(f"{expected}, found no {missing[0]} in it")
+        checkpoint, variant = str(folder), _variant(folder, pipeline_class.parts)
     elif not _may_be_on_hub(checkpoint):
         raise InputError(f"{expected}, found nothing there")
     else:
@@ -37,9 +45,32 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # one bar for each weight file
     try:
-        return pipeline_class.from_pretrained(checkpoint, dtype=precision, revision=commit).to(device)
+        return pipeline_class.from_pretrained(checkpoint, dtype=precision, revision=commit, variant=variant).to(device)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise InputError(f"{expected}, found {one_line(error)}") from None
+
+
+def local_folder(checkpoint: str) -> Path:
+    """The path of a checkpoint; of a folder of a hub's cache (models--owner--name) the snapshot of its main branch."""
+    folder = Path(checkpoint)
+    if not (folder / "snapshots").is_dir():
+        return folder
+    main = folder / "refs" / "main"
+    found = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
+    for snapshot in found if main.is_file() else ():
+        if main.read_bytes().strip() == snapshot.name.encode():
+            return snapshot
+    raise InputError(f"{checkpoint}: expected in snapshots the commit of refs/main, found {len(found)} others; name the folder "
+                     f"to use, such as {found[0] if found else folder / 'snapshots' / 'COMMIT'}")
+
+
+def _variant(folder: Path, parts: tuple[str, ...]) -> str | None:
+    """The variant to load: "fp16" where a part has such weights and none without a variant in their name."""
+    for part in parts:
+        weights = [path.name for path in (folder / part).glob("*") if path.suffix in (".safetensors", ".bin")]
+        if any(".fp16" in name for name in weights) and all(name.count(".") > 1 for name in weights):
+            return "fp16"
+    return None
 
 
 def _may_be_on_hub(checkpoint: str) -> bool:
@@ -74,7 +105,7 @@ def hub_commit(checkpoint: str, revision: str | None = None) -> str:
 
 def checkpoint_identity(checkpoint: str, parts: tuple[str, ...], revision: str | None = None) -> str:
     """Name and commit of a loaded hub checkpoint; for a folder, its name and a hash of all files in `parts`."""
-    folder = Path(checkpoint)
+    folder = local_folder(checkpoint)
     if not folder.is_dir():
         return f"{checkpoint}@{hub_commit(checkpoint, revision)}"
     files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())

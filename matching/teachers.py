@@ -30,12 +30,12 @@ def load_teacher(folder: str | Path | None, arch: str, stem: str, weights: str, 
                  size: int) -> tuple[nn.Module, str]:
     """The teacher for views of `size` pixels, in evaluation mode on the images' device, and a name that identifies it.
 
-    `folder` is train_teacher's, or a checkpoint file of `arch`, or None for torchvision's `weights`. Raises InputError for
+    `folder` is train_teacher's, or (with `arch`) a checkpoint file, or None for torchvision's `weights`. Raises InputError for
     other classes, another size, or weights that do not fit.
     """
     if folder is None:
         network, name = imagenet_teacher(arch, weights, images), f"{arch} {weights}"
-    elif not Path(folder).is_dir():
+    elif arch and not Path(folder).is_dir():
         network, name = load_checkpoint(folder, arch, len(images.classes), stem, size), f"{arch} {stem} {identity(folder)}"
         names = [entry["name"] for entry in images.classes]
         note(f"{folder}: has no class list; its outputs are taken in the order {', '.join(names[:3])}, ... {names[-1]}")

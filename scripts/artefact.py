@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import socket
 import stat
 import subprocess
@@ -34,6 +35,10 @@ LARGEST_BYTES = 2 ** 28  # of a JSON or text file; the manifest of 200,000 image
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "numpy", "scikit-learn", "pillow")
+BESIDE_WEIGHTS = re.compile("(argparse|numpy|pathlib|omegaconf|yacs|easydict|timm|torch|torchvision)[.]")
+STRIP = ('import torch; keep = lambda d: {{k: v if isinstance(v, torch.Tensor) else keep(v) for k, v in '
+         'getattr(d, "state_dict", lambda: d)().items() if isinstance(v, (torch.Tensor, torch.nn.Module, dict))}}; '
+         'torch.save(keep(torch.load({source}, "cpu", weights_only=False)), {target})')
 
 
 # files
@@ -157,7 +162,14 @@ def read_torch(path: Path, expected: str, device="cpu"):
 
     def problem(error: Exception) -> str:
         calls = re.search(r"GLOBAL ([\w.]+)", str(error))
-        return f"a pickle that asks for {calls[1]}, which was not run" if calls else "another or a damaged file"
+        if not calls:
+            return "another or a damaged file"
+        found = f"a pickle that asks for {calls[1]}, which was not run; "
+        if not BESIDE_WEIGHTS.match(calls[1]):
+            return found + "where the file was made, save the state dict alone"
+        target = path.with_name(f"{path.stem}-weights.pt")
+        code = STRIP.format(source=json.dumps(str(path)), target=json.dumps(str(target)))
+        return f"{found}to keep the tensors alone of a file you trust (this runs its code): python -c {shlex.quote(code)}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch's, about files that it then refuses
         return read_file(path, partial(torch.load, weights_only=True, map_location=device),
@@ -166,7 +178,7 @@ def read_torch(path: Path, expected: str, device="cpu"):
 
 def read_file(path: Path, read: Callable, expected: str, problem: Callable[[Exception], str]):
     """`read(path)`. Raises InputError with `problem(error)` for a wrong file; a failing disk and too little memory are none."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):    # unlike Path's, also False for a name that is too long
         raise InputError(f"{path}: expected {expected}, found {'no file' if os.path.lexists(path) else 'nothing'}")
     try:
         return read(path)

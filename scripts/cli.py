@@ -6,6 +6,7 @@ stopped by SIGTERM with its state written; 2 bad input; 3 a failing disk, or ano
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -176,7 +177,8 @@ def run(parse_args, main, output: str = "") -> None:
     except InputError as error:
         sys.exit(_report(error, 2))
     except OSError as error:
-        sys.exit(_report(failed(error), 3))
+        too_long = error.errno == errno.ENAMETOOLONG    # the name is wrong, not the disk
+        sys.exit(_report(f"{error.filename}: {error.strerror}", 2) if too_long else _report(failed(error), 3))
     except RuntimeError as error:
         if not _of_another_process(error):
             raise

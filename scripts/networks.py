@@ -2,6 +2,8 @@
 
 import math
 import re
+import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,8 +18,11 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in t
 WEIGHTS, STEMS, LARGEST_PIXELS = "model.safetensors", ("imagenet", "cifar"), 2 ** 14
 CONVNET = re.compile(r"convnet_d(?P<depth>[1-9])_w(?P<width>[1-9]\d{0,3})")
 AUXILIARY = ("googlenet", "inception_v3")  # have a second output in training by default
-WRAPPERS = ("model", "net", "state_dict", "model_state_dict")  # keys of a state dict in checkpoint files
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+# around a state dict, as keys of the file or before every name: torch.compile's _orig_mod, DistributedDataParallel's module ...
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "_orig_mod", "online_model")
+AVERAGED = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "model_ema_state_dict", "shadow")
+NO_WEIGHT = re.compile(r"n_averaged|initted|step|(criterion|loss)\w*\..*|(.*\.)?total_(ops|params)")  # averages, losses, FLOP
+DEEPEST = 12  # wrappers; a damaged file may contain itself
 
 
 def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | None = None,
@@ -103,14 +108,14 @@ def load_checkpoint(path: str | Path, arch: str, num_classes: int, stem: str = "
                     size: int | None = None) -> nn.Module:
     """`build(arch, ...)` with the weights of a file, in evaluation mode on the CPU.
 
-    The file has a state dict, as safetensors or by torch.save, alone or under a key such as "state_dict", also of
-    DistributedDataParallel or torch.compile. No code in it is run. Raises InputError for other files, and for a parameter that
-    is missing, unknown or of another shape.
+    The file has a state dict, as safetensors or by torch.save, as `read_state_dict` reads it. No code in it is run. Raises
+    InputError for other files, and for a parameter that is missing, unknown or of another shape.
     """
     network, state = build(arch, num_classes, stem, size=size), read_state_dict(path)
     expected = network.state_dict()
     if missing := [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]:
-        raise InputError(f"{path}: expected the weights of a {arch}, found none named {missing[0]}")
+        raise InputError(f"{path}: expected the weights of a {arch}, found none named {missing[0]} (the first "
+                         f"is {next(iter(state), 'none')})")
     if unknown := [name for name in state if name not in expected]:
         raise InputError(f"{path}: expected the weights of a {arch}, found {unknown[0]}, which it does not have")
     differ = [name for name in state if state[name].shape != expected[name].shape]
@@ -128,18 +133,42 @@ def _same_but_classes(found: Tensor, expected: Tensor, num_classes: int) -> bool
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint file, without wrappers; raises InputError as `load_checkpoint` does."""
+    """The named tensors of a checkpoint file; raises InputError as `load_checkpoint` does.
+
+    The keys and prefixes of WRAPPERS and AVERAGED around them are stripped, in any order and number. Where a file has the
+    weights of the last step and averaged ones, those of the last step are read, and one line says so.
+    """
     path = Path(path)
     content = read_tensors(path) if path.suffix == ".safetensors" else read_torch(path, "a state dict")
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    for _ in range(DEEPEST):
+        parts = _parts(content) if isinstance(content, dict) else {}
+        if not parts:
+            break
+        chosen, *others = sorted(parts, key=lambda key: key in AVERAGED)
+        if chosen not in AVERAGED and others and others[0] not in AVERAGED:
+            raise InputError(f"{path}: expected the weights of one network, found some under {chosen} and {others[0]}; "
+                             "save the ones to use alone")
+        if others:
+            print(f"{path}: using the weights under {chosen}, not those under {', '.join(others)}", file=sys.stderr)
+        content = parts[chosen]
     if problem := _no_state_dict(content):
         raise InputError(f"{path}: expected a state dict, named tensors, found {problem}")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in content):
-            content = {name.removeprefix(prefix): value for name, value in content.items()}
-    return content
+    return {name: value for name, value in content.items() if not NO_WEIGHT.fullmatch(name)}
+
+
+def _parts(content: dict) -> dict[str, dict]:
+    """What is under each wrapper of a checkpoint, or under each prefix if every name has one; else empty."""
+    dicts = {key: content[key] for key in WRAPPERS + AVERAGED if isinstance(content.get(key), dict)}
+    if parts := {key: value for key, value in dicts.items()     # others are configurations, such as a network's under `model`
+                 if any(isinstance(each, (Tensor, dict)) for each in value.values())}:
+        return parts
+    for name in content:
+        if not isinstance(name, str) or not isinstance(content[name], Tensor):
+            return {}
+        if not NO_WEIGHT.fullmatch(name):
+            first, _, rest = name.partition(".")
+            parts.setdefault(first, {})[rest] = content[name]
+    return parts if set(parts) <= {*WRAPPERS, *AVERAGED} else {}
 
 
 def _no_state_dict(content) -> str | None:
@@ -156,11 +185,20 @@ def _no_state_dict(content) -> str | None:
 
 def load_model(folder: str | Path, kind: str) -> tuple[nn.Module, dict]:
     """A trained network, in evaluation mode on the CPU, and its manifest; `kind` is "teacher" or "student"."""
-    manifest = read_manifest(folder, kind)
-    raise_first(f"{Path(folder) / 'manifest.json'}", model_problems(manifest))
+    path, manifest = Path(folder) / "manifest.json", read_manifest(folder, kind)
+    raise_first(f"{path}", model_problems(manifest))
     config, state = manifest["config"], read_tensors(Path(folder) / WEIGHTS)
-    raise_first(f"{Path(folder) / WEIGHTS}", state_problems(state, manifest))
-    network = build(config["arch"], len(manifest["classes"]), config["stem"], size=config["input_size"])
+    new = partial(build, config["arch"], len(manifest["classes"]), config["stem"], size=config["input_size"])
+    try:    # "meta" takes no memory, however large the network; a RegNet computes its widths by tensors
+        with torch.device("cpu" if config["arch"].startswith("regnet_") else "meta"):
+            expected = new().state_dict()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if {name: value.shape for name, value in state.items()} != {name: value.shape for name, value in expected.items()}:
+        raise InputError(f"{Path(folder) / WEIGHTS}: expected the weights of a {config['arch']} of {len(manifest['classes'])} "
+                         "classes, found others")
+    raise_first(f"{Path(folder) / WEIGHTS}", weight_problems(state))
+    network = new()
     network.load_state_dict(state)
     return network.eval(), manifest
 
@@ -174,17 +212,6 @@ def model_problems(manifest: dict) -> list[str]:
         problems.append(f"config: expected stem {' or '.join(STEMS)} and input_size in [1, {LARGEST_PIXELS}], found "
                         f"{config['stem']!r} and {config['input_size']}")
     return problems + ([] if WEIGHTS in manifest["files"] else [f"files: expected {WEIGHTS}, found none"])
-
-
-def state_problems(state: dict[str, Tensor], manifest: dict) -> list[str]:
-    """Problems of the weights of a manifest without `model_problems`. Raises InputError as `build` does."""
-    config, classes = manifest["config"], len(manifest["classes"])
-    with torch.device("meta"):  # takes no memory, however large the network
-        expected = build(config["arch"], classes, config["stem"], size=config["input_size"]).state_dict()
-    shapes, wanted = ({name: value.shape for name, value in each.items()} for each in (state, expected))
-    if shapes != wanted:
-        return [f"expected the weights of a {config['arch']} of {classes} classes, found others"]
-    return weight_problems(state)
 
 
 def weight_problems(state: dict[str, Tensor]) -> list[str]:

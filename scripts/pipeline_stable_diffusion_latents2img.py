@@ -19,8 +19,12 @@ class StableDiffusionLatents2ImgPipeline(StableDiffusionImg2ImgPipeline):
 
     @classmethod
     def from_pretrained(cls, checkpoint: str, **kwargs):
-        """Load a Stable Diffusion checkpoint (hub name or folder); pass `safety_checker=...` to have one."""
-        return super().from_pretrained(checkpoint, **{"safety_checker": None, "requires_safety_checker": False, **kwargs})
+        """Load a Stable Diffusion checkpoint (hub name or folder).
+
+        Pass `safety_checker=` and `feature_extractor=` to have a safety checker; their folders are not read.
+        """
+        without = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        return super().from_pretrained(checkpoint, **{**without, **kwargs})
 
     @torch.inference_mode()
     def embed(self, prompts: list[str]) -> Tensor:

@@ -1,9 +1,13 @@
 """Networks against torchvision's own figures and by their properties; checkpoint files of others, also hostile ones."""
 
+import argparse
 import os
 import pickle
+import shlex
 from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,22 +100,81 @@ def trained():
     return network.eval()
 
 
+def before(prefix, state):
+    return {prefix + name: value for name, value in state.items()}
+
+
+def spoilt(state):
+    return {name: value + 1 for name, value in state.items()}
+
+
 WRAPPED = {
     "plain.pth": lambda state: state,
-    "lightning.pt": lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}},
-    "parallel.pth": lambda state: {"model": OrderedDict((f"module.{name}", value) for name, value in state.items())},
-    "compiled.pt": lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
+    "lightning.ckpt": lambda state: {"epoch": 3, "callbacks": {"EarlyStopping": {"wait": 1}},
+                                     "hyper_parameters": {"lr": 0.1}, "optimizer_states": [{"state": {0: torch.ones(2)}}],
+                                     "state_dict": {**before("model.", state), "criterion.weight": torch.ones(10)}},
+    "parallel.pth": lambda state: {"model": OrderedDict(before("module.", state)), "scaler": {"scale": 2.0}},
+    "compiled.pt": lambda state: before("module._orig_mod.", state),
+    "compiled-first.pt": lambda state: {"net": before("_orig_mod.module._orig_mod.", state), "acc": 93.1},
+    "nested.pth": lambda state: {"state_dict": {"net": {"model": before("module.model.", state)}}},
+    "config.pth": lambda state: {"model": {"name": "resnet18"}, "model_state_dict": state},
     "old.pth": lambda state: {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")},
     "double.pth": lambda state: {name: value.double() for name, value in state.items()},
+    "counted.pth": lambda state: {**state, "total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)},
+    "ema.pth": lambda state: {"model_ema": {**before("module.", state), "n_averaged": torch.tensor(5)}, "decay": 0.99},
+    "deep-ema.pth": lambda state: {"ema": {"module": before("_orig_mod.", state), "updates": 3}},
+    "shadow.pt": lambda state: {"ema": {"shadow": state, "decay": 0.99}},
+    "lightning-ema.ckpt": lambda state: {
+        "state_dict": {**before("ema_model.module.", state), "ema_model.n_averaged": torch.tensor(5)}},
+    "both.pth": lambda state: {"state_dict_ema": spoilt(state), "state_dict": state},
+    "both-named.pt": lambda state: {
+        **before("ema_model.", spoilt(state)), **before("online_model.", state), "step": torch.ones(1)},
 }
 
 
-@pytest.mark.parametrize("name", [*WRAPPED, "plain.safetensors"])
-def test_a_checkpoint_is_read_however_it_is_wrapped(trained, tmp_path, name):
-    path = tmp_path / name
-    torch.save(WRAPPED[name](trained.state_dict()), path) if name in WRAPPED else save_file(trained.state_dict(), path)
-    network, images = load_checkpoint(path, "resnet18", 10), random_images(2, 3, 32, 32)
-    assert not network.training and torch.equal(network(images), trained(images))
+@pytest.mark.parametrize("name", [*WRAPPED, "plain.safetensors", "parallel.safetensors"])
+def test_a_checkpoint_is_read_however_it_is_wrapped(trained, tmp_path, capsys, name):
+    path, state = tmp_path / name, trained.state_dict()
+    if name in WRAPPED:
+        torch.save(WRAPPED[name](state), path)
+    else:
+        save_file(before("module." if name.startswith("parallel") else "", state), path)
+    network = load_checkpoint(path, "resnet18", 10)
+    assert not network.training
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, state[key]) or (name == "old.pth" and key.endswith("num_batches_tracked")), key
+    assert capsys.readouterr().err == {
+        "both.pth": f"{path}: using the weights under state_dict, not those under state_dict_ema\n",
+        "both-named.pt": f"{path}: using the weights under online_model, not those under ema_model\n"}.get(name, "")
+
+
+def test_two_networks_in_one_file_and_a_file_in_itself_are_refused(trained, tmp_path):
+    endless = {}
+    endless["model"] = endless
+    for content, words in (({"model": trained.state_dict(), "net": trained.state_dict()}, "under model and net"),
+                           (endless, "found model of type dict"),
+                           ({**before("model.", trained.state_dict()), "normalizer.mean": torch.ones(3)},
+                            r"none named conv1.weight \(the first is model.conv1.weight\)")):
+        torch.save(content, tmp_path / "model.pt")
+        with pytest.raises(InputError, match=words):
+            load_checkpoint(tmp_path / "model.pt", "resnet18", 10)
+
+
+@pytest.mark.parametrize(("beside", "name"), [
+    ({"best": np.float64(0.9)}, "numpy."), ({"args": argparse.Namespace(lr=0.1)}, "argparse.Namespace"),
+    ({"save_dir": Path("runs")}, "pathlib."), (None, "torchvision.models.resnet.ResNet")])
+def test_an_object_beside_the_weights_is_named_and_the_command_given_strips_it(trained, tmp_path, beside, name):
+    path = tmp_path / "my model's.pth"
+    torch.save(trained if beside is None else {"state_dict": before("module.", trained.state_dict()), **beside}, path)
+    with pytest.raises(InputError) as refusal:
+        load_checkpoint(path, "resnet18", 10)
+    found, _, command = str(refusal.value).partition("(this runs its code): ")
+    assert f"a pickle that asks for {name}" in found
+    program, flag, code = shlex.split(command)
+    assert (program, flag) == ("python", "-c")
+    exec(code, {})  # a Python of its own takes seconds to start
+    network = load_checkpoint(tmp_path / "my model's-weights.pt", "resnet18", 10)
+    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize(("given", "found"), [

@@ -1,6 +1,8 @@
 """Checkpoints in other layouts than the shipped one: Stable Diffusion 1.5's and 2.1's, small; and v1.5's in full size."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import diffusers
@@ -10,6 +12,7 @@ from conftest import manifest_in
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from distillation.checkpoints import checkpoint_identity, load_pipeline
 from distillation.ldm import byte_level_tokenizer, new_scheduler, stable_diffusion_v15
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
@@ -65,6 +68,71 @@ def test_other_layouts_give_prototypes_and_images(here, image_data, tmp_path, na
     side = 8 * 2 ** (layout.get("vae_levels", 4) - 1)
     assert [Image.open(path).size for path in root.rglob("*.png")] == [(side, side)] * 12
     assert manifest_in(root / "folder-ipc1-kmexpand1")["latent_shape"] == [layout.get("latent_channels", 4), 8, 8]
+
+
+def rename_to_fp16(folder: Path, parts: str = "*") -> None:
+    for path in list(folder.glob(f"{parts}/*.safetensors")):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+
+
+def name_safety_checker(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+              "feature_extractor": ["transformers", "CLIPImageProcessor"], "requires_safety_checker": True}
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def move_to_cache(folder: Path) -> None:
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("c0" * 20)
+    (folder / "snapshots" / ("0b" * 20)).mkdir(parents=True)  # an older commit
+    moved = folder / "snapshots" / ("c0" * 20)
+    moved.mkdir()
+    for path in list(folder.iterdir()):
+        if path.name not in ("refs", "snapshots"):
+            path.rename(moved / path.name)
+
+
+FOLDERS = {"fp16 alone": (rename_to_fp16,), "fp16 of the autoencoder alone": (lambda folder: rename_to_fp16(folder, "vae"),),
+           "a safety checker that is not there": (name_safety_checker,), "a hub's cache": (move_to_cache,),
+           "all of it": (rename_to_fp16, name_safety_checker, move_to_cache)}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_of_other_layouts_load_the_same_tensors(checkpoint, tmp_path, name):
+    folder = shutil.copytree(checkpoint, tmp_path / "models--owner--name")
+    for change in FOLDERS[name]:
+        change(folder)
+    for pipeline_class in (StableDiffusionGenLatentsPipeline, StableDiffusionLatents2ImgPipeline):
+        found, expected = (load_pipeline(pipeline_class, str(path), "cpu") for path in (folder, checkpoint))
+        for part in {"vae", "unet", "text_encoder"} & {*pipeline_class.parts}:
+            state, wanted = getattr(found, part).state_dict(), getattr(expected, part).state_dict()
+            assert state.keys() == wanted.keys() and all(torch.equal(state[key], wanted[key]) for key in wanted), part
+    digests = {checkpoint_identity(str(path), ("vae",)).split()[1] for path in (folder, checkpoint)}
+    assert len(digests) == 1
+
+
+def test_both_stages_read_a_cached_fp16_checkpoint_without_its_safety_checker(here, checkpoint, image_data, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "models--owner--name")
+    for change in FOLDERS["all of it"]:
+        change(folder)
+    assert len(prototypes_and_images(here, folder, image_data, tmp_path / "out")) == 12
+    manifest = json.loads(next((tmp_path / "out").glob("folder-*/manifest.json")).read_text())
+    assert manifest["config"]["checkpoint"] == checkpoint_identity(str(folder), ("vae",))
+
+
+def test_a_cache_without_its_main_commit_and_a_single_file_are_refused_with_what_to_do(here, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "models--owner--name")
+    move_to_cache(folder)
+    (folder / "refs" / "main").write_text("f" * 40)
+    single = tmp_path / "it's one.safetensors"
+    single.write_bytes(b"x")
+    for path, words in ((folder, ("found 2 others", f"such as {folder / 'snapshots' / ('0b' * 20)}")),
+                        (single, ("found a single file; convert it", "from_single_file", str(tmp_path)))):
+        answer = here("distillation.gen_prototype", "--diffusion_checkpoints_path", path)
+        assert answer.code == 2 and answer.err.count("\n") == 1, answer.err
+        assert all(word in answer.err for word in words), answer.err
+    compile(shlex.split(answer.err.partition("needs a hub: ")[2])[2], "command", "exec")
 
 
 @torch.no_grad()

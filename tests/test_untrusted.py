@@ -275,7 +275,24 @@ def test_json_that_is_none_too_deep_or_too_large(tmp_path, text, words):
 def test_what_is_no_file_is_refused(tmp_path, name):
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer
     assert refused(lambda: artefact.read_json(tmp_path / name), "found")
-    assert len(name) > 255 or refused(lambda: artefact.read_tensors(tmp_path / name), "expected a safetensors file")
+    assert refused(lambda: artefact.read_tensors(tmp_path / name), "expected a safetensors file")
+
+
+def test_a_name_that_is_too_long_is_bad_input_wherever_it_is_met(here):
+    for module, dataset, flag in (("matching.generate_soft_label", "digits", "--teacher"),
+                                  ("matching.train_teacher", "folder", "--data_dir")):
+        answer = here(module, "--dataset", dataset, flag, "x" * 300)
+        assert answer.code == 2 and "x" * 300 in answer.err and answer.err.count("\n") == 1, answer.err
+
+
+def test_a_network_that_cannot_be_built_names_its_manifest_and_a_regnet_is_read(sound):
+    edit(sound / "teacher", lambda manifest: manifest["config"].update(arch="resnet19"))
+    assert refused(lambda: load_model(sound / "teacher", "teacher"), sound / "teacher" / "manifest.json", "resnet19")
+    network = seeded("regnet_x_400mf", 3, "imagenet", 0)
+    artefact.write_tensors(sound / "teacher" / "model.safetensors", network.state_dict())
+    edit(sound / "teacher", lambda manifest: manifest["config"].update(arch="regnet_x_400mf"))
+    loaded, _ = load_model(sound / "teacher", "teacher")
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in network.state_dict().items())
 
 
 def test_messages_cannot_move_the_cursor_and_names_cannot_leave_a_folder():
