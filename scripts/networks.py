@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from scripts.artefact import Expected, raise_first, read_manifest, read_tensors, read_torch, tensor_problems
-from scripts.cli import InputError
+from scripts.cli import InputError, note
 from scripts.parallel import has_batch_norm
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in torchvision's pretrained models
@@ -149,7 +148,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             raise InputError(f"{path}: expected the weights of one network, found some under {chosen} and {others[0]}; "
                              "save the ones to use alone")
         if others:
-            print(f"{path}: using the weights under {chosen}, not those under {', '.join(others)}", file=sys.stderr)
+            note(f"{path}: using the weights under {chosen}, not those under {', '.join(others)}")
         content = parts[chosen]
     if problem := _no_state_dict(content):
         raise InputError(f"{path}: expected a state dict, named tensors, found {problem}")

@@ -113,12 +113,17 @@ def test_folders_of_other_layouts_load_the_same_tensors(checkpoint, tmp_path, na
 
 
 def test_both_stages_read_a_cached_fp16_checkpoint_without_its_safety_checker(here, checkpoint, image_data, tmp_path):
-    folder = shutil.copytree(checkpoint, tmp_path / "models--owner--name")
+    folder, root = shutil.copytree(checkpoint, tmp_path / "models--owner--name"), tmp_path / "out"
     for change in FOLDERS["all of it"]:
         change(folder)
-    assert len(prototypes_and_images(here, folder, image_data, tmp_path / "out")) == 12
-    manifest = json.loads(next((tmp_path / "out").glob("folder-*/manifest.json")).read_text())
-    assert manifest["config"]["checkpoint"] == checkpoint_identity(str(folder), ("vae",))
+    common = ("--dataset", "folder", "--diffusion_checkpoints_path", folder)
+    made = root / "folder-ipc1-kmexpand1"
+    assert here("distillation.gen_prototype", *common, "--data_dir", image_data, "--ipc", 1,
+                "--save_prototype_path", root).code == 0
+    assert here("distillation.gen_syn_image", *common, "--prototype_path", made, "--num_inference_steps", 4,
+                "--save_init_image_path", root).code == 0
+    assert manifest_in(made)["config"]["checkpoint"] == checkpoint_identity(str(folder), ("vae",))
+    assert len(list(root.rglob("*.png"))) == 12
 
 
 def test_a_cache_without_its_main_commit_and_a_single_file_are_refused_with_what_to_do(here, checkpoint, tmp_path):
