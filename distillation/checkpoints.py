@@ -42,6 +42,17 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
         raise InputError(f"{expected}, found {one_line(error)}") from None
 
 
+def converted(scheduler, scheduler_class):
+    """A `scheduler_class` with every setting of a checkpoint's `scheduler`, also those that are defaults of its own class.
+
+    diffusers would give the other class's defaults for these: clipped latents, other steps, another end of the schedule.
+    Latents are clipped only where the checkpoint's own scheduler clips them.
+    """
+    own = {"clip_sample": False, **scheduler.config}
+    own.pop("_use_default_values", None)
+    return scheduler_class.from_config(own)
+
+
 def _may_be_on_hub(checkpoint: str) -> bool:
     """Whether this is `owner/name`; with a local folder `owner` it is a path."""
     return bool(HUB_NAME.fullmatch(checkpoint)) and not Path(checkpoint).parent.is_dir()
