@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, IPC, REPEATS, SIZE, kill_when, start
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from distillation.checkpoints import converted, load_pipeline
 from distillation.distilled_set import read_distilled
-from distillation.guidance import ModeGuidedScheduler, TeacherFilter, best_candidates, pull
+from distillation.guidance import ModeGuidedScheduler, TeacherFilter, best_candidates
 from distillation.ldm import new_scheduler
 from distillation.prototypes import read_prototypes
 from distillation.real_subset import herding, k_center, random_order
 from distillation.synthesis import UNFIT, Denoising, synthesize, use_scheduler
-from scripts.cli import DIGITS_LDM, ROOT
+from scripts.artefact import check_configuration
+from scripts.cli import DIGITS_LDM, ROOT, InputError
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 from scripts.randomness import generator_for
 
@@ -112,40 +113,32 @@ def test_one_command_killed_and_continued_equals_one_go(here, distil_flags, tmp_
 
 # mode guidance
 
-def test_the_pull_moves_the_predicted_image_to_the_prototype():
-    sample, prediction, prototype = drawn(2, 4, 3, 3), drawn(2, 4, 3, 3) * 0.9, drawn(2, 4, 3, 3) * 0.8
-    alpha_bar = torch.tensor(0.6)
-    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    before = (sample - sigma * prediction) / alpha
-    after = (sample - sigma * pull(prediction, sample, prototype, alpha_bar, 0.3, "epsilon")) / alpha
-    torch.testing.assert_close(after, before + 0.3 * (1 - alpha_bar) / alpha * (prototype - before))
-
-
-def test_the_pull_is_the_same_for_networks_that_predict_velocity():
-    sample, noise, prototype = drawn(2, 4, 3, 3), drawn(2, 4, 3, 3) * 0.9, drawn(2, 4, 3, 3) * 0.8
-    alpha_bar = torch.tensor(0.3)
-    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    velocity = alpha * noise - sigma * (sample - sigma * noise) / alpha
-    moved = pull(velocity, sample, prototype, alpha_bar, 0.2, "v_prediction")
-    torch.testing.assert_close(sigma * sample + alpha * moved, pull(noise, sample, prototype, alpha_bar, 0.2, "epsilon"))
-    with pytest.raises(ValueError, match="found sample"):
-        pull(noise, sample, prototype, alpha_bar, 0.2, "sample")
+def test_a_guided_step_worked_by_hand():
+    """Noise levels 0.25 -> 0.64: x0 = (1 - sqrt(0.75) * 0.5) / 0.5 = 1.1339746, DDIM's step 0.8 * x0 + 0.6 * 0.5 = 1.2071797;
+    sigma = sqrt(0.36 / 0.75 * (1 - 0.25 / 0.64)) = 0.5408327, so a prototype at 2.1339746 adds 0.1 * sigma = 0.0540833."""
+    guided = ModeGuidedScheduler(num_train_timesteps=2, trained_betas=[0.36, 0.609375], clip_sample=False)     # 0.64, 0.25
+    guided.set_timesteps(2)
+    guided.aim(torch.full((1, 1, 1, 1), 2.1339746), 0.1, 1)
+    noise, sample = torch.full((1, 1, 1, 1), 0.5), torch.ones(1, 1, 1, 1)
+    assert guided.timesteps.tolist() == [1, 0]
+    assert guided.step(noise, 1, sample, return_dict=False)[0].item() == pytest.approx(1.2071797 + 0.0540833, abs=1e-6)
+    assert guided.step(noise, 1, sample).prev_sample.item() == pytest.approx(1.2071797, abs=1e-6)    # `stop` is reached
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_a_guided_step_is_ddims_on_the_pulled_prediction_and_then_ddims_alone(prediction_type):
-    guided = ModeGuidedScheduler.from_config(new_scheduler(prediction_type).config)
-    plain = DDIMScheduler.from_config(new_scheduler(prediction_type).config)
-    for scheduler in (guided, plain):
+def test_a_guided_step_is_ddims_and_then_the_pull_of_mgd3(prediction_type):
+    """MGD3 moves x_{t-1} by 0.1 * sigma_t * (mode - x0) for either kind of network, sigma_t of DDPM's step."""
+    guided, plain = (converted(new_scheduler(prediction_type), kind) for kind in (ModeGuidedScheduler, DDIMScheduler))
+    ddpm = converted(plain, DDPMScheduler)
+    for scheduler in (guided, plain, ddpm):
         scheduler.set_timesteps(10)
     sample, prediction, prototype = drawn(2, 4, 3, 3), drawn(2, 4, 3, 3) * 0.9, drawn(2, 4, 3, 3) * 0.8
     guided.aim(prototype, 0.1, 2)
     for place, timestep in enumerate(guided.timesteps[:4]):
-        expected = pull(prediction, sample, prototype, plain.alphas_cumprod[timestep], 0.1, prediction_type) if place < 2 \
-            else prediction
-        stepped = guided.step(prediction, timestep, sample).prev_sample
-        torch.testing.assert_close(stepped, plain.step(expected, timestep, sample).prev_sample)
-        sample = stepped
+        expected = plain.step(prediction, timestep, sample)
+        pulled = 0.1 * ddpm._get_variance(timestep).sqrt() * (prototype - expected.pred_original_sample) if place < 2 else 0
+        sample = guided.step(prediction, timestep, sample).prev_sample
+        torch.testing.assert_close(sample, expected.prev_sample + pulled)
 
 
 def test_mode_guidance_draws_images_to_their_prototypes(make, prototypes, checkpoint):
@@ -164,6 +157,11 @@ def test_mode_guidance_draws_images_to_their_prototypes(make, prototypes, checkp
     assert apart(near[0], noise) == 0 and len({pixels(path).tobytes() for path in noise.glob("*/*.png")}) == 12 * IPC
     config = json.loads((near[0.1] / "manifest.json").read_text())["config"]
     assert (config["guidance"], config["mode_scale"], config["stop_t"], config["strength"]) == ("mode", 0.1, 8, 1.0)
+    assert "mode_update" not in json.loads((noise / "manifest.json").read_text())["config"]
+    before = {key: value for key, value in config.items() if key != "mode_update"}      # begun before the fix
+    (near[0.1] / "config.json").write_text(json.dumps({"kind": "distilled", "config": before}))
+    with pytest.raises(InputError, match="mode_update"):
+        check_configuration(near[0.1], "distilled", config)
 
 
 # schedulers, repeats, formats
