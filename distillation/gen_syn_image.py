@@ -151,6 +151,7 @@ def starting_points(args, pipeline):
     """Classes, Prototypes by label (zeros for `noise`), and the facts about their source that the configuration stores."""
     import torch
 
+    from distillation.checkpoints import check_autoencoder
     from distillation.datasets import load_split, with_prompts
     from distillation.prototypes import Prototypes, read_prototypes
     from distillation.synthesis import check_latent_shape, latent_shape
@@ -165,6 +166,7 @@ def starting_points(args, pipeline):
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
     classes = with_prompts(classes, args.dataset, args.label_file_path, args.prompt_template)
     check_latent_shape(pipeline, prototypes[0].centroids.shape[1:], made_with.get("size"), args.prototype_path)
+    check_autoencoder(pipeline, made_with, args.prototype_path, args.diffusion_checkpoints_path)
     source = {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),
               "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers"),
               **validation_of(made_with.get("validation", 0))}
