@@ -45,7 +45,13 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # one bar for each weight file
     try:
-        return pipeline_class.from_pretrained(checkpoint, dtype=precision, revision=commit, variant=variant).to(device)
+        pipeline = pipeline_class.from_pretrained(checkpoint, revision=commit, variant=variant,
+                                                  dtype=torch.float32 if dtype == "bfloat16" else precision)
+        pipeline.autoencoder = autoencoder_digest(pipeline.vae)  # before bfloat16 rounds it otherwise than float16
+        for part in pipeline.components.values():
+            if dtype == "bfloat16" and isinstance(part, torch.nn.Module):
+                part.bfloat16()
+        return pipeline.to(device)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise InputError(f"{expected}, found {one_line(error)}") from None
 
@@ -71,6 +77,34 @@ def _variant(folder: Path, parts: tuple[str, ...]) -> str | None:
         if any(".fp16" in name for name in weights) and all(name.count(".") > 1 for name in weights):
             return "fp16"
     return None
+
+
+def autoencoder_digest(vae) -> str:
+    """SHA-256 of the autoencoder's scaling factor and tensors rounded to float16: one for all its files and precisions."""
+    together = hashlib.sha256(repr(vae.config.scaling_factor).encode())
+    for name, tensor in sorted(vae.state_dict().items()):
+        together.update(f"{name}{tuple(tensor.shape)}".encode())
+        together.update(tensor.half().cpu().contiguous().numpy())
+    return together.hexdigest()
+
+
+def check_autoencoder(pipeline, made_with: dict, prototypes: str, checkpoint: str) -> None:
+    """Raise InputError for prototypes that another autoencoder encoded. Those of before say nothing of theirs."""
+    found = made_with.get("autoencoder", pipeline.autoencoder)
+    if found != pipeline.autoencoder:
+        raise InputError(f"{prototypes}: expected latents of the autoencoder in {checkpoint} ({pipeline.autoencoder[:12]}), "
+                         f"found those of {found!s:.12}; use the checkpoint of gen_prototype")
+
+
+def converted(scheduler, scheduler_class):
+    """A `scheduler_class` with every setting of a checkpoint's `scheduler`, also those that are defaults of its own class.
+
+    diffusers would give the other class's defaults for these: clipped latents, other steps, another end of the schedule.
+    Latents are clipped only where the checkpoint's own scheduler clips them.
+    """
+    own = {"clip_sample": False, **scheduler.config}
+    own.pop("_use_default_values", None)
+    return scheduler_class.from_config(own)
 
 
 def _may_be_on_hub(checkpoint: str) -> bool:

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers import __version__ as diffusers_version
 from torch import Tensor, nn
 
-from distillation.checkpoints import load_pipeline
+from distillation.checkpoints import converted, load_pipeline
 from distillation.datasets import Split, decode_readable, readable_part
 from distillation.encoding import ahead
 from distillation.ldm import Posteriors, Recipe, encode_moments, images_at_once, tokenize, train_unet, trained_text
@@ -55,7 +55,7 @@ def fine_tune(source: StableDiffusionLatents2ImgPipeline, split: Split, size_pix
     posteriors, split = encode_split(source.vae, split, size_pixels, workers)
     print(f"{split.name}: {len(split.labels)} images as latents, {2 * posteriors.means.nbytes / 1e6:.1f} MB in memory")
     run, best = train_unet(source.unet, trained, text_for(source, split, with_text_encoder),
-                           DDIMScheduler.from_config(source.scheduler.config), posteriors, torch.from_numpy(split.labels),
+                           converted(source.scheduler, DDIMScheduler), posteriors, torch.from_numpy(split.labels),
                            len(split.classes), recipe)
     if lora_rank:
         merge_lora(source.unet, trained, best)

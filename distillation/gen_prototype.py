@@ -103,7 +103,7 @@ def main(args):
             write_class(folder, label, split.classes[label]["name"], found)
             stop_if_asked()
         if all_done(accelerator):
-            complete(folder, split, config, pipeline.latent_shape(size), seconds)
+            complete(folder, split, config, pipeline, seconds)
     if args.format == "json" and accelerator.is_main_process:
         write_originals_file(folder)
 
@@ -140,7 +140,7 @@ def configuration(args, split, size: int) -> dict:
                                               args.revision)}
 
 
-def complete(folder: Path, split, config: dict, latent_shape: tuple, seconds: dict) -> None:
+def complete(folder: Path, split, config: dict, pipeline, seconds: dict) -> None:
     """Write result.json and the manifest."""
     from distillation.prototypes import class_file
     from scripts.artefact import finish, read_tensors, write_result
@@ -150,7 +150,8 @@ def complete(folder: Path, split, config: dict, latent_shape: tuple, seconds: di
     skipped = split.describe_bad(left_out)
     counts = {"classes": len(files), "prototypes": len(files) * config["ipc"], "images": len(split.labels) - len(left_out)}
     write_result(folder, "prototypes", config, counts, seconds)
-    finish(folder, "prototypes", split.classes, config, files, counts=counts, latent_shape=list(latent_shape), skipped=skipped)
+    finish(folder, "prototypes", split.classes, config, files, counts=counts, skipped=skipped,
+           latent_shape=list(pipeline.latent_shape(config["size"])), autoencoder=pipeline.autoencoder)
     spent = sum(seconds.get(part, 0.0) for part in ("encode", "cluster"))
     print(f"{folder}: {counts['prototypes']} prototypes of {counts['images']} images in {spent:.1f} s"
           + (f"; {len(left_out)} unreadable images left out, listed in manifest.json" if left_out else ""))

@@ -155,6 +155,7 @@ def starting_points(args, pipeline):
     """Classes, Prototypes by label (zeros for `noise`), and the facts about their source that the configuration stores."""
     import torch
 
+    from distillation.checkpoints import check_autoencoder
     from distillation.datasets import load_split, with_prompts
     from distillation.prototypes import Prototypes, read_prototypes
     from distillation.synthesis import check_latent_shape, latent_shape
@@ -169,6 +170,7 @@ def starting_points(args, pipeline):
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
     classes = with_prompts(classes, args.dataset, args.label_file_path, args.prompt_template)
     check_latent_shape(pipeline, prototypes[0].centroids.shape[1:], made_with.get("size"), args.prototype_path)
+    check_autoencoder(pipeline, made_with, args.prototype_path, args.diffusion_checkpoints_path)
     source = {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),
               "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers"),
               **validation_of(made_with.get("validation", 0))}
@@ -214,6 +216,7 @@ def configuration(args, image_size: int, source: dict, images_per_class: int) ->
     return {**{name: getattr(args, name) for name in names}, "km_expand": args.km_expand or 1,
             "strength": strength, "image_size": image_size,
             "mode_scale": args.mode_scale if guided else None, "stop_t": stop_of(args) if guided else None,
+            **({"mode_update": "after the step"} if guided else {}),  # folders without it have a weaker pull
             "filter_teacher": identity(args.filter_teacher) if filtered else None,
             "candidates": args.candidates if filtered else None,
             "filter_keep": keep_of(args, images_per_class) if filtered else None,

@@ -13,25 +13,18 @@ from scripts.networks import load_model, predict
 
 # mode guidance
 
-def pull(prediction: Tensor, sample: Tensor, prototypes: Tensor, alpha_bar: Tensor, scale: float,
-         prediction_type: str) -> Tensor:
-    """The network's `prediction` [B, C, h, w] at `sample`, changed so that the predicted image x0 is nearer to its prototype.
+def pull(predicted: Tensor, prototypes: Tensor, alpha_bar: Tensor, previous: Tensor, scale: float) -> Tensor:
+    """What mode guidance adds to the next latents: scale * sigma * (prototype - x0), with x0 `predicted` [B, C, h, w].
 
-    The noise changes by -scale * sigma * (prototype - x0), with sigma^2 = 1 - alpha_bar; a predicted velocity changes
-    accordingly. Raises ValueError for other predictions.
+    sigma^2 = (1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous) is the variance of the step's posterior (Ho et al.
+    2020, eq. 7), between the noise levels `alpha_bar` and `previous`.
     """
-    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    if prediction_type == "epsilon":
-        predicted = (sample - sigma * prediction) / alpha
-        return prediction - scale * sigma * (prototypes - predicted)
-    if prediction_type == "v_prediction":
-        predicted = alpha * sample - sigma * prediction
-        return prediction - scale * sigma / alpha * (prototypes - predicted)
-    raise ValueError(f"expected epsilon or v_prediction, found {prediction_type}")
+    sigma = ((1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous)).sqrt()
+    return scale * sigma * (prototypes - predicted)
 
 
 class ModeGuidedScheduler(DDIMScheduler):
-    """DDIM with mode guidance during the first steps; plain DDIM before `aim` is called."""
+    """DDIM with mode guidance after each of the first steps; plain DDIM before `aim` is called."""
 
     prototypes: Tensor | None = None
 
@@ -39,14 +32,17 @@ class ModeGuidedScheduler(DDIMScheduler):
         """Guide the next batch to `prototypes` [B, C, h, w] (scaled latents) with strength `scale` for `stop` steps."""
         self.prototypes, self.scale, self.left = prototypes, scale, stop
 
-    def step(self, model_output: Tensor, timestep: int, sample: Tensor, *rest, **options):
-        """One step of DDIM on the guided prediction."""
+    def step(self, model_output: Tensor, timestep: int, sample: Tensor, *rest, return_dict: bool = True, **options):
+        """One step of DDIM; then the pull."""
+        stepped = super().step(model_output, timestep, sample, *rest, **options)
         if self.prototypes is not None and self.left > 0:
             self.left -= 1
-            alpha_bar = self.alphas_cumprod.to(sample.device)[timestep].float()
-            model_output = pull(model_output.float(), sample.float(), self.prototypes.to(sample.device), alpha_bar, self.scale,
-                                self.config.prediction_type).to(model_output.dtype)
-        return super().step(model_output, timestep, sample, *rest, **options)
+            before = timestep - self.config.num_train_timesteps // self.num_inference_steps
+            previous = self.alphas_cumprod[before] if before >= 0 else self.final_alpha_cumprod
+            moved = pull(stepped.pred_original_sample.float(), self.prototypes.to(sample.device), self.alphas_cumprod[timestep],
+                         previous, self.scale)
+            stepped.prev_sample = (stepped.prev_sample.float() + moved).to(stepped.prev_sample.dtype)
+        return stepped if return_dict else stepped.to_tuple()
 
 
 # a teacher that chooses among candidates

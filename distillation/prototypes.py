@@ -163,7 +163,8 @@ def write_json_file(path: Path, classes: list[dict], found: Iterable[Prototypes]
 def read_prototypes(path: str | Path) -> tuple[list[dict], list[Prototypes], dict]:
     """Read a prototypes folder, or the original's JSON file {prompt: [IPC][C][h][w]}.
 
-    Returns the classes (name, prompt), the prototypes of each, and the configuration of the run.
+    Returns the classes (name, prompt), the prototypes of each, and the configuration of the run, with the digest of its
+    autoencoder where the manifest has it.
     """
     path = Path(path)
     if path.suffix == ".json":
@@ -177,7 +178,8 @@ def read_prototypes(path: str | Path) -> tuple[list[dict], list[Prototypes], dic
         raise_first(f"{path / name}", class_problems(tensors, shape))
         prototypes.append(Prototypes(**tensors))
         shape = tuple(tensors["centroids"].shape)
-    return manifest["classes"], prototypes, manifest["config"]
+    encoder = {"autoencoder": manifest["autoencoder"]} if "autoencoder" in manifest else {}
+    return manifest["classes"], prototypes, manifest["config"] | encoder
 
 
 def class_files(manifest: dict) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distillation.checkpoints import converted
 from distillation.distilled_set import row, write_image
 from distillation.guidance import ModeGuidedScheduler
 from distillation.images import to_pil
@@ -15,6 +16,7 @@ from scripts.cli import InputError
 from scripts.parallel import new_pool
 from scripts.randomness import generator_for, seed_for
 
+UNFIT = ("DPMSolverSDEScheduler", "EDMEulerScheduler")  # noise of its own, not from the generator; for EDM's networks
 SEED_PLACE = ("label", "prototype", "repeat")  # the noise of an image is a function of (seed, these)
 
 
@@ -79,11 +81,11 @@ def use_scheduler(pipeline, name: str | None, mode_guided: bool = False) -> None
     elif name is None:
         return
     else:
-        fitting = {each.__name__: each for each in pipeline.scheduler.compatibles}
+        fitting = {each.__name__: each for each in pipeline.scheduler.compatibles if each.__name__ not in UNFIT}
         if name not in fitting:
             raise InputError(f"--scheduler: expected one of {', '.join(sorted(fitting))}, found {name}")
         scheduler = fitting[name]
-    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = converted(pipeline.scheduler, scheduler)
 
 
 # rows and files

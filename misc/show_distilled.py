@@ -139,7 +139,7 @@ def load_encoder(args, prototypes, made_with: dict):
     """The autoencoder, and the size in pixels at which it encodes. Raises InputError when the prototypes have another shape."""
     from accelerate import Accelerator
 
-    from distillation.checkpoints import load_pipeline
+    from distillation.checkpoints import check_autoencoder, load_pipeline
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, Accelerator().device,
                              revision=args.revision)
@@ -149,6 +149,7 @@ def load_encoder(args, prototypes, made_with: dict):
         if shape != shape_here:
             raise InputError(f"{args.prototype_path}: expected latents of shape {shape_here}, as "
                              f"{args.diffusion_checkpoints_path} makes them of {size} pixels, found {shape}")
+        check_autoencoder(pipeline, made_with, args.prototype_path, args.diffusion_checkpoints_path)
     return pipeline, size
 
 

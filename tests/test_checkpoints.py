@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from distillation.checkpoints import checkpoint_identity, load_pipeline
 from distillation.ldm import byte_level_tokenizer, new_scheduler, stable_diffusion_v15
+from scripts.cli import DIGITS_LDM, ROOT
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
@@ -157,3 +158,49 @@ def test_stable_diffusion_v15_in_full_size_passes_through_both_pipelines(tmp_pat
     noise = pipeline.unet(torch.cat([latents, latents]), torch.ones(6, device="meta"), encoder_hidden_states=prompts).sample
     assert noise.shape == (6, 4, 64, 64)
     assert pipeline.decode(noise[:3]).shape == (3, 3, 512, 512)
+
+
+def with_autoencoder(checkpoint: Path, folder: Path, change) -> Path:
+    """A copy of a checkpoint in another folder, with its autoencoder changed by `change`."""
+    shutil.copytree(checkpoint, folder)
+    vae = diffusers.AutoencoderKL.from_pretrained(checkpoint, subfolder="vae")
+    with torch.no_grad():
+        change(vae)
+    shutil.rmtree(folder / "vae")
+    vae.save_pretrained(folder / "vae", safe_serialization="pickled" not in folder.name)
+    return folder
+
+
+def test_an_autoencoder_has_one_digest_whatever_its_file_and_precision(checkpoint, tmp_path):
+    half = with_autoencoder(checkpoint, tmp_path / "half-pickled", lambda vae: vae.half())
+    other = with_autoencoder(checkpoint, tmp_path / "other", lambda vae: vae.decoder.conv_out.bias.add_(0.01))
+    digests = {(folder, dtype): load_pipeline(StableDiffusionGenLatentsPipeline, str(folder), "cpu", dtype).autoencoder
+               for folder in (checkpoint, half, other) for dtype in ("float32", "float16", "bfloat16")}
+    assert len({digest for (folder, _), digest in digests.items() if folder != other}) == 1
+    assert len({digest for (folder, _), digest in digests.items() if folder == other}) == 1 and len(set(digests.values())) == 2
+    assert load_pipeline(StableDiffusionGenLatentsPipeline, str(half), "cpu", "bfloat16").vae.dtype == torch.bfloat16
+
+
+def test_prototypes_of_another_autoencoder_are_refused(here, tmp_path):
+    """Before, they were decoded to wrong images with exit code 0."""
+    own, images = ROOT / DIGITS_LDM, ROOT / "tests/data/before_the_move/images"
+    other = with_autoencoder(own, tmp_path / "other", lambda vae: vae.decoder.conv_out.bias.add_(0.01))
+    half = with_autoencoder(own, tmp_path / "half", lambda vae: vae.half())
+    assert here("distillation.gen_prototype", "--dataset", "folder", "--data_dir", images, "--ipc", 2, "--save_prototype_path",
+                tmp_path).code == 0
+    prototypes = tmp_path / "folder-ipc2-kmexpand1"
+    before = Path(shutil.copytree(prototypes, tmp_path / "before"))
+    manifest = json.loads((before / "manifest.json").read_text())
+    del manifest["autoencoder"]
+    (before / "manifest.json").write_text(json.dumps(manifest))
+
+    def made(folder, checkpoint):
+        return here("distillation.gen_syn_image", "--dataset", "folder", "--method", "prototype", "--prototype_path", folder,
+                    "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path / "made" / checkpoint.name)
+    for folder, checkpoint in ((prototypes, own), (prototypes, half), (before, other)):
+        assert (answer := made(folder, checkpoint)).code == 0, answer.err
+    shown = here("misc.show_distilled", tmp_path / "made" / own.name / "folder_prototype_ipc2", "--prototype_path", prototypes,
+                 "--data_dir", images, "--diffusion_checkpoints_path", other, "--output_dir", tmp_path / "shown")
+    for answer in (made(prototypes, other), shown):
+        assert answer.code == 2 and answer.err.count("\n") == 1, answer.err
+        assert f"{prototypes}: expected latents of the autoencoder in {other}" in answer.err
