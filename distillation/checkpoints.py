@@ -115,15 +115,15 @@ def _may_be_on_hub(checkpoint: str) -> bool:
 def _fetch_description(checkpoint: str, revision: str | None, expected: str) -> None:
     """Fetch `model_index.json` of a hub checkpoint into the cache; raises InputError when neither cache nor hub has it.
 
-    One request of at most HF_HUB_ETAG_TIMEOUT seconds (10); diffusers itself would retry for half a minute.
+    The first request takes at most HF_HUB_ETAG_TIMEOUT seconds (10); that of a file would be tried six times.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_download, model_info, try_to_load_from_cache
     from huggingface_hub.utils import logging as hub_logging
     verbosity = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()  # some hubs send advice about accounts
     try:
         if not isinstance(try_to_load_from_cache(checkpoint, "model_index.json", revision=revision), str):
-            get_hf_file_metadata(hf_hub_url(checkpoint, "model_index.json", revision=revision))
+            model_info(checkpoint, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             hf_hub_download(checkpoint, "model_index.json", revision=revision)
     except Exception as error:  # hub, network, name or offline mode: there is none
         raise InputError(f"{expected}, found none on the hub or in its cache: {one_line(error)}") from None

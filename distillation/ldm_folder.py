@@ -47,7 +47,7 @@ def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_fac
         + (" ..." if len(split.classes) > COLUMNS else "") + ".", "",
         "Load it in single precision on a CPU (trained weights are stored in half):", "```python", "import torch",
         "from diffusers import StableDiffusionPipeline", "",
-        f'pipeline = StableDiffusionPipeline.from_pretrained("{folder.as_posix()}", dtype=torch.float32, safety_checker=None)',
+        f'pipeline = StableDiffusionPipeline.from_pretrained("{folder.as_posix()}", safety_checker=None).to(torch.float32)',
         "```", "",
         "Samples from pure noise, one column per class:", "", "![samples](samples.png)", ""]))
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")

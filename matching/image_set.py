@@ -202,7 +202,9 @@ def _load(split: Split, size_pixels: int, workers: int, fit: str, weights: Tenso
 
 def free_bytes(device: torch.device) -> int:
     """Free memory of `device`; for the CPU without swapping."""
-    return psutil.virtual_memory().available if device.type == "cpu" else torch.accelerator.get_memory_info(device)[0]
+    if device.type == "cpu":
+        return psutil.virtual_memory().available
+    return torch.get_device_module(device).mem_get_info(device)[0]
 
 
 def check_same_classes(train: ImageSet, test: ImageSet) -> None:

@@ -237,6 +237,9 @@ def compare_synthesis(scratch: Path, device, repetitions: int, checkpoint: str, 
     """A row for each batch size: gen_syn_image against diffusers' pipeline one by one, on the same prototypes."""
     import torch
     from diffusers import StableDiffusionImg2ImgPipeline
+
+    from distillation.checkpoints import load_pipeline
+    from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     flags = ("--prototype_path", prototypes, "--diffusion_checkpoints_path", checkpoint, "--dtype", dtype, *how)
     made, memory = {}, dict.fromkeys(sizes)
 
@@ -248,8 +251,8 @@ def compare_synthesis(scratch: Path, device, repetitions: int, checkpoint: str, 
         torch.cuda.reset_peak_memory_stats()
         here(size)
         memory[size] = torch.cuda.max_memory_allocated()
-    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
-        checkpoint, dtype=getattr(torch, dtype), safety_checker=None, requires_safety_checker=False).to(device)
+    networks = load_pipeline(StableDiffusionLatents2ImgPipeline, checkpoint, device, dtype).components
+    pipeline = StableDiffusionImg2ImgPipeline(**networks, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     seconds = interleaved({
         **{size: partial(here, size) for size in sizes},

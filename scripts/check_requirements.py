@@ -1,24 +1,31 @@
-"""Exit 0 when the running Python has everything requirements.txt asks for, 1 otherwise.
+"""Exit 0 when the running Python has everything that files ask for (default: requirements.txt), 1 otherwise.
 
-    python scripts/check_requirements.py
+    python scripts/check_requirements.py [FILE...]
 """
 
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 
-def missing(lines: list[str]) -> list[str]:
-    """The requirements among `lines` that this Python does not meet."""
+def requirements(path: Path) -> Iterator[str]:
+    """The requirements in a file and in those that it names by -r."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        line = line.split("#")[0].strip()
+        if line.startswith("-r "):
+            yield from requirements(path.parent / line[3:])
+        elif line:
+            yield line
+
+
+def met(line: str) -> bool:
+    """Whether this Python meets a requirement."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
         from pip._vendor.packaging.requirements import Requirement
-    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return [str(requirement) for requirement in wanted if not _met(requirement)]
-
-
-def _met(requirement) -> bool:
+    requirement = Requirement(line)
     try:
         return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
     except metadata.PackageNotFoundError:
@@ -26,5 +33,5 @@ def _met(requirement) -> bool:
 
 
 if __name__ == "__main__":
-    text = (Path(__file__).resolve().parent.parent / "requirements.txt").read_text(encoding="utf-8")
-    sys.exit(1 if missing([line.split("#")[0].strip() for line in text.splitlines()]) else 0)
+    root = Path(__file__).resolve().parent.parent
+    sys.exit(not all(met(line) for name in sys.argv[1:] or ["requirements.txt"] for line in requirements(root / name)))

@@ -1,8 +1,31 @@
 """Images to latents: the part of Stable Diffusion that stage 1 needs, which is its autoencoder alone."""
 
+import logging
+
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+TEXT_NAMES = {r"^(text_model\.)?": "text_model."}  # transformers 4 writes and needs this prefix; 5 writes none and reads both
+
+
+def load_network(network_class, checkpoint: str, part: str, dtype: torch.dtype = torch.float32, **options) -> nn.Module:
+    """The network in the folder `part` of a Stable Diffusion checkpoint (hub name or folder).
+
+    Raises ValueError for a tensor that is missing, unknown or of another shape; the libraries would leave it random.
+    """
+    if network_class is CLIPTextModel:
+        options |= {"key_mapping": TEXT_NAMES, "ignore_mismatched_sizes": True}
+    logging.disable(logging.WARNING)  # of what is in the report
+    try:
+        network, report = network_class.from_pretrained(checkpoint, subfolder=part, output_loading_info=True, **options)
+    finally:
+        logging.disable(logging.NOTSET)
+    for problem in ("missing", "unexpected", "mismatched"):
+        if names := report[f"{problem}_keys"]:
+            raise ValueError(f"{len(names)} {problem} tensors in its {part}, such as {min(map(str, names))}")
+    return nn.Module.to(network, dtype)  # diffusers' own `to` warns, and its versions name their option differently
 
 
 class StableDiffusionGenLatentsPipeline(DiffusionPipeline):
@@ -17,7 +40,7 @@ class StableDiffusionGenLatentsPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, checkpoint: str, **kwargs):
         """Load the `vae` part of a Stable Diffusion checkpoint (hub name or folder); nothing else is read or downloaded."""
-        return cls(AutoencoderKL.from_pretrained(checkpoint, subfolder="vae", **kwargs))
+        return cls(load_network(AutoencoderKL, checkpoint, "vae", **kwargs))
 
     @property
     def size_pixels(self) -> int:

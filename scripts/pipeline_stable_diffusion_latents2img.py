@@ -1,8 +1,13 @@
 """Prototype latents and prompts to images: Stable Diffusion's image-to-image, started from latents."""
 
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers import AutoencoderKL, StableDiffusionImg2ImgPipeline, UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPTextModel
+
+from scripts.pipeline_stable_diffusion_gen_latents import load_network
+
+NETWORKS = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
 
 
 @torch.inference_mode()
@@ -18,13 +23,15 @@ class StableDiffusionLatents2ImgPipeline(StableDiffusionImg2ImgPipeline):
     parts = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 
     @classmethod
-    def from_pretrained(cls, checkpoint: str, **kwargs):
+    def from_pretrained(cls, checkpoint: str, dtype: torch.dtype = torch.float32, safety_checker=None, feature_extractor=None,
+                        **kwargs):
         """Load a Stable Diffusion checkpoint (hub name or folder).
 
         Pass `safety_checker=` and `feature_extractor=` to have a safety checker; their folders are not read.
         """
-        without = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        return super().from_pretrained(checkpoint, **{**without, **kwargs})
+        networks = {part: load_network(network, checkpoint, part, dtype, **kwargs) for part, network in NETWORKS.items()}
+        return super().from_pretrained(checkpoint, safety_checker=safety_checker, feature_extractor=feature_extractor,
+                                       requires_safety_checker=safety_checker is not None, **kwargs, **networks)
 
     @torch.inference_mode()
     def embed(self, prompts: list[str]) -> Tensor:

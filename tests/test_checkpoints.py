@@ -10,12 +10,13 @@ import pytest
 import torch
 from conftest import manifest_in
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from distillation.checkpoints import checkpoint_identity, load_pipeline
 from distillation.ldm import byte_level_tokenizer, new_scheduler, stable_diffusion_v15
-from scripts.cli import DIGITS_LDM, ROOT
-from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
+from scripts.cli import DIGITS_LDM, ROOT, InputError
+from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline, load_network
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -139,6 +140,33 @@ def test_a_cache_without_its_main_commit_and_a_single_file_are_refused_with_what
         assert answer.code == 2 and answer.err.count("\n") == 1, answer.err
         assert all(word in answer.err for word in words), answer.err
     compile(shlex.split(answer.err.partition("needs a hub: ")[2])[2], "command", "exec")
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+def test_a_text_encoder_written_by_transformers_4_or_5_is_read(tmp_path, prefix):
+    part = Path(shutil.copytree(Path(DIGITS_LDM) / "text_encoder", tmp_path / "text_encoder"))
+    tensors = load_file(Path(DIGITS_LDM) / "text_encoder" / "model.safetensors")
+    save_file({prefix + name: tensor for name, tensor in tensors.items()}, part / "model.safetensors", {"format": "pt"})
+    found = load_network(CLIPTextModel, str(tmp_path), "text_encoder").state_dict()
+    torch.testing.assert_close({name.removeprefix("text_model."): tensor for name, tensor in found.items()},
+                               {name: tensor.float() for name, tensor in tensors.items()}, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("problem", ["missing", "unexpected", "mismatched"])
+@pytest.mark.parametrize("part", ["vae", "unet", "text_encoder"])
+def test_a_network_with_other_tensors_than_its_config_asks_for_is_refused(checkpoint, tmp_path, part, problem):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    path, = (checkpoint / part).glob("*.safetensors")
+    tensors = load_file(path)
+    name = max(tensors)
+    tensor = tensors.pop(name)
+    if problem != "missing":
+        tensors[name if problem == "mismatched" else "added.weight"] = tensor.new_zeros(len(tensor) + 1)
+    if problem == "unexpected":
+        tensors[name] = tensor
+    save_file(tensors, copy / part / path.name, {"format": "pt"})
+    with pytest.raises(InputError, match=f"{copy}: expected a Stable Diffusion checkpoint .* found .*"):
+        load_pipeline(StableDiffusionLatents2ImgPipeline, str(copy), "cpu")
 
 
 @torch.no_grad()

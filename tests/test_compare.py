@@ -255,7 +255,7 @@ def test_the_driver_runs_and_compares(runs):
     assert numbers["time_saved"] == pytest.approx(1 - spent["distilled"] / spent["real"])    # mean = median of two
     assert [one["against"] for one in found["differences"]] == ["random", "real, same steps", "real"]
     for paired, key in zip(found["differences"], (("random", 4), ("real", 4), ("real", 8)), strict=True):
-        other = [accs[*key, seed] for seed in (0, 1)]
+        other = [accs[(*key, seed)] for seed in (0, 1)]
         assert paired["acc"]["mean"] == pytest.approx(np.mean(own) - np.mean(other), abs=1e-9)
     page = (output / "report.html").read_text()
     assert page.count("Equal: network resnet18") == 2 + page.count("<img") and page.count("<img") >= 3

@@ -23,20 +23,16 @@ class Hub(http.server.SimpleHTTPRequestHandler):
 
     asked: list[str] = []
 
-    def do_HEAD(self):
-        name = self.path.split("/")[2]
-        self.asked.append(name)
-        if name in ("404", "500"):
-            self.send_error(int(name))
-        elif name == "hangs":
-            time.sleep(6)
-        elif name == "there":
-            super().do_HEAD()
-        self.close_connection = True
-
     def do_GET(self):
         if "/resolve/" in self.path:
             return super().do_GET()
+        name = self.path.split("/")[4]
+        self.asked.append(name)
+        self.close_connection = True
+        if name in ("404", "500"):
+            return self.send_error(int(name))
+        if name != "there":
+            return time.sleep(6 if name == "hangs" else 0)
         root = Path(self.directory)
         files = [{"type": "file", "path": path.relative_to(root).as_posix(), "size": path.stat().st_size, "oid": "1"}
                  for path in root.rglob("*") if path.is_file()]

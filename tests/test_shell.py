@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import shell
+from packaging.requirements import Requirement
 from PIL import Image
 
 from distillation import gen_syn_image, prototypes
+from scripts.check_requirements import met, requirements
 from scripts.cli import ROOT
 
 FOLDERS = ("scripts", "distillation", "matching", "validate", "continual", "misc")
@@ -67,6 +69,30 @@ def test_shellcheck_finds_nothing():
     command = [shellcheck, "-s", "sh", "-x", "--extended-analysis=false", *SHELL]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert SHELL and done.stdout + done.stderr == ""
+
+
+@pytest.mark.parametrize(("environment", "asked"), [
+    ({}, "requirements.txt"),
+    ({"REQUIREMENTS": "requirements-test.txt", "CONSTRAINTS": "oldest"}, "requirements-test.txt constraints-oldest.txt")])
+def test_set_up_takes_the_python_that_has_what_is_asked_for(tmp_path, environment, asked):
+    python = executable(tmp_path / "python", '#!/bin/sh\necho "$@"\n')
+    environment = {"CONSTRAINTS": "", **environment, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert shell("scripts/set_up.sh", **environment).stdout == f"scripts/check_requirements.py {asked}\nset-up: using {python}\n"
+
+
+def test_set_up_refuses_constraints_that_do_not_exist():
+    done = shell("scripts/set_up.sh", CONSTRAINTS="older")
+    assert (done.returncode, done.stderr) == (2, "CONSTRAINTS: expected oldest or nothing, found older\n")
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    ranges = map(Requirement, requirements(ROOT / "requirements-test.txt"))
+    lowest = [f"{each.name}=={bound.version}" for each in ranges for bound in each.specifier if bound.operator == ">="]
+    assert lowest == list(requirements(ROOT / "constraints-oldest.txt")) and len(lowest) == 20
+
+
+def test_check_requirements_says_what_this_python_lacks():
+    assert met("numpy>=2") and not met("numpy<2") and not met("no-such-package")
 
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.relative_to(ROOT).as_posix())
