@@ -17,8 +17,9 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = None, revision: str | None = None):
     """Load `checkpoint`, a folder or a hub name, into `pipeline_class` on `device`. Code in a checkpoint is never run.
 
-    `dtype` None: float16 on an accelerator, float32 on the CPU. `revision`: branch, tag or commit on the hub. Raises InputError
-    for what is not in Stable Diffusion's format.
+    `dtype` None: float16 on an accelerator, float32 on the CPU. The autoencoder computes in float32 where its config.json has
+    `force_upcast`, as in diffusers' SDXL pipelines. `revision`: branch, tag or commit on the hub. Raises InputError for what is
+    not in Stable Diffusion's format.
     """
     expected = f"{checkpoint}: expected a Stable Diffusion checkpoint (a folder with model_index.json, or a hub name)"
     folder, commit = Path(checkpoint), None
@@ -37,9 +38,13 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # one bar for each weight file
     try:
-        return pipeline_class.from_pretrained(checkpoint, dtype=precision, revision=commit).to(device)
+        pipeline = pipeline_class.from_pretrained(checkpoint, dtype=precision, revision=commit).to(device)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise InputError(f"{expected}, found {one_line(error)}") from None
+    config = pipeline.vae.config
+    if config.get("force_upcast") and "force_upcast" not in config.get("_use_default_values", ()):  # v1.5 does not name it
+        pipeline.vae.to(torch.float32)
+    return pipeline
 
 
 def _may_be_on_hub(checkpoint: str) -> bool:
