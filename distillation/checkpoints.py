@@ -43,7 +43,7 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
         raise InputError(f"{expected}, found {one_line(error)}") from None
     config = pipeline.vae.config
     if config.get("force_upcast") and "force_upcast" not in config.get("_use_default_values", ()):  # v1.5 does not name it
-        pipeline.vae.to(torch.float32)
+        pipeline.vae.float()
     return pipeline
 
 
