@@ -112,11 +112,12 @@ def learn(learner: Learner, stream: list[Task], tests: list[Task], steps: int, n
                         learner.step(batch)
                         bar.update(batch_size)
                         if time.perf_counter() - shown >= POSTFIX_SECONDS:
-                            bar.set_postfix(loss=f"{float(trainer.last_loss):.4f}", refresh=False)
+                            bar.set_postfix(loss=f"{trainer.check_loss(name):.4f}", refresh=False)
                             shown = time.perf_counter()
                         if trainer.over or point.due:
                             break
                 # save
+                trainer.check_loss(name)
                 if not trainer.over:
                     save(index)
 

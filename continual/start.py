@@ -10,9 +10,9 @@ from continual.task_arithmetic import head_of
 from continual.timing import Timers
 from continual.training import Recipe, Trainer
 from matching.image_set import ImageSet
-from scripts.artefact import begin, finish, read_json, read_manifest, read_tensors, write_json, write_tensors
+from scripts.artefact import begin, finish, raise_first, read_json, read_manifest, read_tensors, write_json, write_tensors
 from scripts.cli import InputError, Progress
-from scripts.networks import build, load_model
+from scripts.networks import build, load_model, weight_problems
 
 IMAGENET_CLASSES = 1000
 
@@ -34,7 +34,9 @@ def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe,
         write_tensors(folder / "model.safetensors", network.state_dict())
         write_json(folder / "result.json", {"kind": "start", "steps": steps, "seconds": timers.seconds()})
         finish(folder, "start", images.classes, config, ["model.safetensors", "result.json"])
-    network.load_state_dict(read_tensors(folder / "model.safetensors"))
+    weights = read_tensors(folder / "model.safetensors")
+    raise_first(f"{folder / 'model.safetensors'}", weight_problems(weights))
+    network.load_state_dict(weights)
     seconds = read_json(folder / "result.json")["seconds"]["start"]
     return {"name": "distilled", "seconds": seconds, "steps": steps, "images": len(images),
             "note": f"pre-trained on all {len(images.classes)} classes of {images.name}"}

@@ -15,7 +15,7 @@ from continual.timing import Timers
 from distillation.distilled_set import check_class_names
 from matching.augmentation import crop_resize, draw_crops, normalise
 from matching.soft_labels import soft_loss
-from scripts.artefact import identity
+from scripts.artefact import DIVERGED, check_finite, identity
 from scripts.cli import InputError
 from scripts.networks import load_model
 from scripts.randomness import seed_for
@@ -170,6 +170,11 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         self.last_loss = loss.detach()
+
+    def check_loss(self, name: str) -> float:
+        """The last loss, read from the device. Raises InputError where the run `name` has diverged."""
+        check_finite({f"loss at step {self.steps_done}": self.last_loss}, name, DIVERGED)
+        return float(self.last_loss)
 
     def update(self) -> None:
         """Take one optimiser step at the current learning rate."""

@@ -21,8 +21,9 @@ CONVERT = ('from diffusers import StableDiffusionPipeline as SD; '
 def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = None, revision: str | None = None):
     """Load `checkpoint`, a folder or a hub name, into `pipeline_class` on `device`. Code in a checkpoint is never run.
 
-    `dtype` None: float16 on an accelerator, float32 on the CPU. `revision`: branch, tag or commit on the hub. A folder whose
-    weights are all of the variant fp16 is read too. Raises InputError for what is not in Stable Diffusion's format.
+    `dtype` None: float16 on an accelerator, float32 on the CPU. The autoencoder computes in float32 where its config.json has
+    `force_upcast`, as in diffusers' SDXL pipelines. `revision`: branch, tag or commit on the hub. A folder whose weights are
+    all of the variant fp16 is read too. Raises InputError for what is not in Stable Diffusion's format.
     """
     expected = f"{checkpoint}: expected a Stable Diffusion checkpoint (a folder with model_index.json, or a hub name)"
     folder, commit, variant = local_folder(checkpoint), None, None
@@ -47,13 +48,15 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
     try:
         pipeline = pipeline_class.from_pretrained(checkpoint, revision=commit, variant=variant,
                                                   dtype=torch.float32 if dtype == "bfloat16" else precision)
-        pipeline.autoencoder = autoencoder_digest(pipeline.vae)  # before bfloat16 rounds it otherwise than float16
-        for part in pipeline.components.values():
-            if dtype == "bfloat16" and isinstance(part, torch.nn.Module):
-                part.bfloat16()
-        return pipeline.to(device)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise InputError(f"{expected}, found {one_line(error)}") from None
+    pipeline.autoencoder = autoencoder_digest(pipeline.vae)  # before bfloat16 rounds it otherwise than float16
+    config = pipeline.vae.config
+    upcast = config.get("force_upcast") and "force_upcast" not in config.get("_use_default_values", ())  # v1.5 does not name it
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(torch.float32 if upcast and part is pipeline.vae else precision)
+    return pipeline.to(device)
 
 
 def local_folder(checkpoint: str) -> Path:

@@ -52,7 +52,7 @@ def encode_classes(pipeline, split: Split, labels: list[int], size_pixels: int, 
     """Encode the classes `labels` one after the other; memory holds one class at a time.
 
     Adds to `seconds`: "encode", and its part "wait", for decoded files. Raises InputError for an unreadable image (unless the
-    split skips them) and for a class without a readable one.
+    split skips them), for a class without a readable one, and for latents that are not finite.
     """
     seconds = seconds if seconds is not None else {}
     shape = pipeline.latent_shape(size_pixels)
@@ -73,7 +73,8 @@ def encode_classes(pipeline, split: Split, labels: list[int], size_pixels: int, 
                 current = label
                 noise = torch.randn(len(split.rows_of(label)), *shape, generator=generator_for(how.seed, "latent", label))
             if len(indices):
-                latents.append(pipeline(images, noise[indices] if how.latent == "sample" else None).cpu())
+                names = [f"class {split.classes[label]['name']}, image {index}" for index in indices]
+                latents.append(pipeline(images, noise[indices] if how.latent == "sample" else None, names).cpu())
                 rows.append(split.rows_of(label)[indices])
             bar.update(len(parts[batch][1]))
             if batch + 1 == len(parts) or parts[batch + 1][0] != label:  # the class is complete

@@ -76,7 +76,8 @@ def encode_split(vae: AutoencoderKL, split: Split, size_pixels: int, workers: in
     found, rows = [], []
     for images, readable in ahead(lambda chunk: decode_readable(split, chunk, size_pixels, workers), chunks, {}, vae.device):
         if len(readable):
-            found.append([moments.cpu() for moments in encode_moments(vae, images.to(vae.device), at_once)])
+            names = [f"class {split.classes[split.labels[row]]['name']}, image {row}" for row in readable]
+            found.append([moments.cpu() for moments in encode_moments(vae, images.to(vae.device), at_once, names)])
         rows.append(readable)
     part = readable_part(split, np.concatenate(rows))
     means, stds = (torch.cat(moments) for moments in zip(*found, strict=True))

@@ -49,8 +49,6 @@ def add_prototype_flags(parser) -> None:
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images (0: none beside the main one)")
     # model
     add_checkpoint_flags(parser)
-    parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
-                        help="default: float16 on an accelerator, float32 on the CPU")
     parser.add_argument("--latent", default="sample", choices=("sample", "mean"), help="of the posterior")
     # clustering
     parser.add_argument("--ipc", default=10, type=int, help="prototypes (images) per class")

@@ -46,8 +46,6 @@ def parse_args():
     parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images (0: the main one)")
     # diffusion
     add_checkpoint_flags(parser)
-    parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
-                        help="default: float16 on an accelerator, float32 on the CPU")
     parser.add_argument("--batch_size", default=50, type=int, help="images denoised at once, across classes")
     add_synthesis_flags(parser)
     parser.add_argument("--save_init_image_path", default="distilled", help="folder that gets one folder per run")

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from scripts.artefact import write_text
+from scripts.artefact import check_finite, likely_cause, write_text
 from scripts.randomness import generator_for
 from scripts.training import CURVES, Loop, averaged, half_precision, new_optimizer
 
@@ -163,10 +163,17 @@ class Posteriors:
 
 
 @torch.no_grad()
-def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations of the posteriors of uint8 images [N, 3, H, W], each [N, C, h, w], unscaled."""
+def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 256,
+                   names: list[str] | None = None) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of the posteriors of uint8 images [N, 3, H, W], each [N, C, h, w], unscaled.
+
+    Raises InputError for those that are not finite, with the image's name.
+    """
     posteriors = [vae.encode(to_signed(part)).latent_dist for part in images.split(batch_size)]
-    return torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
+    means, stds = torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
+    moments = zip(means, stds, strict=True)
+    check_finite(dict(zip(names or range(len(means)), moments, strict=True)), "encoder", likely_cause(means.dtype))
+    return means, stds
 
 
 def images_at_once(size_pixels: int) -> int:

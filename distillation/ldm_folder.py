@@ -15,14 +15,19 @@ from distillation.datasets import Split
 from distillation.images import to_pil
 from distillation.ldm import images_at_once
 from distillation.synthesis import Denoising, latent_shape, synthesize
-from scripts.artefact import LOCK, atomic_path, disk_errors, finish, write_text
+from scripts.artefact import DIVERGED, LOCK, atomic_path, check_finite, disk_errors, finish, write_text
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
 COLUMNS, WIDEST_PIXELS = 20, 2560  # of the picture of samples
 
 
 def write_checkpoint(folder: Path, **parts) -> None:
-    """Write networks, tokenizer and scheduler in Stable Diffusion's folder layout, as safetensors."""
+    """Write networks, tokenizer and scheduler in Stable Diffusion's folder layout, as safetensors.
+
+    Raises InputError for weights that are not finite.
+    """
+    check_finite({name: part.state_dict() for name, part in parts.items() if isinstance(part, torch.nn.Module)}, folder,
+                 f"{DIVERGED}, or they exceed float16's 65504")
     disable_progress_bar()  # a bar per weight file says nothing about the work
     with disk_errors(folder):
         StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None,
@@ -69,7 +74,7 @@ def origin(config: dict) -> str:
 def draw_samples(folder: Path, split: Split, device, rows: int, how: Denoising) -> Image.Image:
     """Images drawn from pure noise, `rows` per class, one column per class (at most 20), as one picture."""
     started = time.perf_counter()
-    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(folder), device)
+    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(folder), device, "float32")  # never overflows
     pipeline.set_progress_bar_config(disable=True)
     classes = split.classes[:COLUMNS]
     prompts = pipeline.embed([entry["prompt"] for entry in classes]).repeat(rows, 1, 1)

@@ -31,12 +31,13 @@ class Denoising:
 
 
 def synthesize(pipeline, latents: Tensor, prompts: Tensor, negative: Tensor, places: list[tuple], seed: int,
-               how: Denoising) -> Tensor:
+               how: Denoising, names: list[str] | None = None) -> Tensor:
     """Images uint8 [B, 3, H, W] on the CPU from prototype latents [B, C, h, w] and prompt embeddings [B, tokens, width].
 
     D4M, section 3.3: add noise to `strength`, denoise under the prompt with classifier-free guidance. With mode guidance: start
     from noise and guide to the prototypes during the first steps; the scheduler must be a ModeGuidedScheduler. The generator
-    of an image is a function of (seed, its place), so an image does not depend on its batch.
+    of an image is a function of (seed, its place), so an image does not depend on its batch. Raises InputError, with the
+    image's name or index, for one that is not finite.
     """
     generators = [generator_for(seed, "image", *place) for place in places]
     strength = how.strength
@@ -45,7 +46,7 @@ def synthesize(pipeline, latents: Tensor, prompts: Tensor, negative: Tensor, pla
         latents, strength = torch.zeros_like(latents), 1.0
     images = pipeline(latents=latents, prompt_embeds=prompts, negative_prompt_embeds=negative.expand_as(prompts),
                       strength=strength, guidance_scale=how.guidance_scale, num_inference_steps=how.num_inference_steps,
-                      generator=generators)
+                      generator=generators, names=names)
     return to_uint8(images)
 
 
@@ -156,7 +157,8 @@ class ImageMaker:
         """Images uint8 [B, 3, H, W] of `rows`."""
         latents = torch.stack([prototypes[row["label"]].centroids[row["prototype"]] for row in rows])
         return synthesize(self.pipeline, latents, self.prompts[[row["label"] for row in rows]], self.negative,
-                          [tuple(row[name] for name in SEED_PLACE) for row in rows], self.config["seed"], self.how)
+                          [tuple(row[name] for name in SEED_PLACE) for row in rows], self.config["seed"], self.how,
+                          [row["file_name"] for row in rows])
 
     def wait(self) -> None:
         """Wait until all images are written; raises the errors of writing."""

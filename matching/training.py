@@ -128,8 +128,10 @@ def train(network: nn.Module, images: ImageSet | FileImages, labels: Labels, rec
         loop.step()
 
         # log; the loop writes its state after this, so no epoch before a resume point lacks its line
+        if batch == per_epoch - 1:
+            loop.check()
         if team.main and batch == per_epoch - 1:
-            mean = sum(float(value) for value in loop.losses[-per_epoch:]) / per_epoch
+            mean = sum(loop.losses[-per_epoch:]) / per_epoch
             share, spent = (per_epoch - first) / per_epoch, time.perf_counter() - opened
             line = {"epoch": epoch + 1, "step": step + 1, "loss": mean, "lr": optimizer.param_groups[0]["lr"],
                     "seconds": round(loop.seconds, 3), "images_per_second": round(share * len(images) / spent, 1)}

@@ -172,8 +172,8 @@ def draw(args, classes, device):
     from distillation.checkpoints import load_pipeline
     from distillation.synthesis import Denoising, latent_shape, synthesize
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
-    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, device,
-                             revision=args.revision)
+    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, device, args.dtype,
+                             args.revision)
     pipeline.set_progress_bar_config(disable=True)
     prompts, negative = pipeline.embed([entry["prompt"] for entry in classes]), pipeline.embed([""])
     labels = torch.arange(args.images) % len(classes)

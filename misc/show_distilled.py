@@ -142,7 +142,7 @@ def load_encoder(args, prototypes, made_with: dict):
     from distillation.checkpoints import check_autoencoder, load_pipeline
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, Accelerator().device,
-                             revision=args.revision)
+                             args.dtype, args.revision)
     size = made_with.get("size") or pipeline.size_pixels
     if prototypes:
         shape, shape_here = tuple(prototypes[0].centroids.shape[1:]), pipeline.latent_shape(size)

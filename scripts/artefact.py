@@ -33,6 +33,7 @@ LOCK = ".lock"
 WAIT_SECONDS = 1
 LARGEST_BYTES = 2 ** 28  # of a JSON or text file; the manifest of 200,000 images takes 80 MB
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+DIVERGED = "the weights are damaged, or their training diverged (lower its learning rate)"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "numpy", "scikit-learn", "pillow")
 BESIDE_WEIGHTS = re.compile("(argparse|numpy|pathlib|omegaconf|yacs|easydict|timm|torch|torchvision)[.]")
@@ -136,16 +137,18 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def write_tensors(path: Path, tensors: dict) -> None:
-    """Write named CPU tensors as safetensors, atomically."""
+def write_tensors(path: Path, tensors: dict, remedy: str = DIVERGED) -> None:
+    """Write named tensors as safetensors, atomically. Raises InputError as `check_finite` does."""
     from safetensors.torch import save_file
+    check_finite(tensors, path, remedy)
     with atomic_path(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def write_state(path: Path, state: dict) -> None:
-    """Write what torch.load reads with weights_only, atomically."""
+    """Write what torch.load reads with weights_only, atomically. Raises InputError as `check_finite` does."""
     import torch
+    check_finite(state, path, DIVERGED)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:  # with a path torch hides why writing failed
         torch.save(state, file)
 
@@ -240,6 +243,27 @@ def one_problem(value, wanted: Expected) -> Iterator[str]:
             yield f"expected finite values, found {low if not math.isfinite(low) else high}"
         elif low < wanted.low or high > wanted.high:
             yield f"expected values in [{wanted.low}, {wanted.high}], found [{low}, {high}]"
+
+
+def check_finite(content: dict, where, remedy: str) -> None:
+    """Raise InputError for NaN or infinity in a tensor of `content`, dictionaries and lists within it included."""
+    for name, tensor in floats_of(content):
+        if not (finite := tensor.isfinite()).all():
+            raise InputError(f"{where}: {name}: expected finite values, found {tensor[~finite][0].item()}; {remedy}")
+
+
+def floats_of(content, name: str = "") -> Iterator[tuple]:
+    """The floating tensors of nested dictionaries and lists, each with a name such as optimizer.state.0.exp_avg."""
+    if isinstance(content, dict | list | tuple):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from floats_of(value, f"{name}.{key}" if name else str(key))
+    elif hasattr(content, "is_floating_point") and content.is_floating_point() and not content.is_meta:
+        yield name, content
+
+
+def likely_cause(dtype) -> str:
+    """Why a checkpoint's network that computes in `dtype` yields NaN or infinity, and what to do."""
+    return "float16 overflows above 65504, use --dtype bfloat16 or float32" if str(dtype) == "torch.float16" else DIVERGED
 
 
 # folders

@@ -83,6 +83,9 @@ def add_checkpoint_flags(parser) -> None:
     parser.add_argument("--diffusion_checkpoints_path", default=DIGITS_LDM,
                         help="Stable Diffusion checkpoint: folder or hub name")
     parser.add_argument("--revision", default=None, help="branch, tag or commit of a hub checkpoint (default: its main branch)")
+    parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
+                        help="default: float16 on an accelerator, float32 on the CPU; the autoencoder in float32 where its "
+                             "config.json has force_upcast")
 
 
 def dataset_flags(args) -> dict:

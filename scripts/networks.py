@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from scripts.artefact import Expected, raise_first, read_manifest, read_tensors, read_torch, tensor_problems
+from scripts.artefact import (
+    DIVERGED,
+    Expected,
+    check_finite,
+    raise_first,
+    read_manifest,
+    read_tensors,
+    read_torch,
+    tensor_problems,
+)
 from scripts.cli import InputError, note
 from scripts.parallel import has_batch_norm
 
@@ -108,7 +117,7 @@ def load_checkpoint(path: str | Path, arch: str, num_classes: int, stem: str = "
     """`build(arch, ...)` with the weights of a file, in evaluation mode on the CPU.
 
     The file has a state dict, as safetensors or by torch.save, as `read_state_dict` reads it. No code in it is run. Raises
-    InputError for other files, and for a parameter that is missing, unknown or of another shape.
+    InputError for other files, and for a parameter that is missing, unknown, of another shape or not finite.
     """
     network, state = build(arch, num_classes, stem, size=size), read_state_dict(path)
     expected = network.state_dict()
@@ -123,6 +132,7 @@ def load_checkpoint(path: str | Path, arch: str, num_classes: int, stem: str = "
     if differ:
         raise InputError(f"{path}: expected {differ[0]} of {arch} (stem {stem}, {size} pixels) to be "
                          f"{list(expected[differ[0]].shape)}, found {list(state[differ[0]].shape)}")
+    raise_first(f"{path}", weight_problems(state))
     network.load_state_dict(state, strict=False)  # old files have no counters
     return network.eval()
 
@@ -229,9 +239,11 @@ def repeat_statistics(network: nn.Module, times: int) -> None:
 
 @torch.no_grad()
 def predict(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Logits [N, K] of uint8 images [N, 3, H, W], in evaluation mode."""
+    """Logits [N, K] of uint8 images [N, 3, H, W], in evaluation mode. Raises InputError where they are not finite."""
     network.eval()
-    return torch.cat([network(normalise(part.float() / 255)) for part in images.split(batch_size)])
+    logits = torch.cat([network(normalise(part.float() / 255)) for part in images.split(batch_size)])
+    check_finite({"logits": logits}, type(network).__name__, DIVERGED)
+    return logits
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

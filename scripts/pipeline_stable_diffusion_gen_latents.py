@@ -7,6 +7,8 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from scripts.artefact import check_finite, likely_cause
+
 TEXT_NAMES = {r"^(text_model\.)?": "text_model."}  # transformers 4 writes and needs this prefix; 5 writes none and reads both
 
 
@@ -58,12 +60,14 @@ class StableDiffusionGenLatentsPipeline(DiffusionPipeline):
         return self.vae.config.latent_channels, side, side
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, noise: Tensor | None = None, names: list[str] | None = None) -> Tensor:
         """Latents [B, C, h, w], times the scaling factor, of uint8 `images` [B, 3, H, W].
 
-        With `noise` [B, C, h, w] a sample of the posterior, mean + std * noise; without, its mean.
+        With `noise` [B, C, h, w] a sample of the posterior, mean + std * noise; without, its mean. Raises InputError for
+        latents that are not finite, with the image's name.
         """
         signed = images.to(self.device).to(self.vae.dtype) / 127.5 - 1
         posterior = self.vae.encode(signed).latent_dist
         latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
+        check_finite(dict(zip(names or range(len(latents)), latents, strict=True)), "encoder", likely_cause(self.vae.dtype))
         return latents.float() * self.vae.config.scaling_factor

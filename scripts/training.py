@@ -62,7 +62,7 @@ class Loop:
                 self.parts: list[Tensor] = []
                 yield step
                 self._save_if_due(step + 1)
-        self.losses = self._finite()
+        self.check()
         self.ended = time.perf_counter()
 
     def backward(self, loss: Tensor) -> None:
@@ -77,14 +77,15 @@ class Loop:
         if self.average is not None:
             self.average.update_parameters(self.module)
         if (now := time.perf_counter()) - self.shown >= POSTFIX_SECONDS:
-            self.bar.set_postfix(loss=f"{float(self.losses[-1]):.4f}", refresh=False)
+            self.check()
+            self.bar.set_postfix(loss=f"{self.losses[-1]:.4f}", refresh=False)
             self.shown = now
         self.bar.update(self.images_per_step)
 
     def _save_if_due(self, done: int) -> None:
         stops = self.team.stops()
         if done < self.steps and (stops or time.perf_counter() - self.saved >= self.save_seconds):
-            self.losses = self._finite()
+            self.check()
             if self.team.main:
                 write_state(self.state_path, {
                     "module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "losses": self.losses,
@@ -107,13 +108,13 @@ class Loop:
             print(f"{self.state_path}: continuing at step {state['step']}")
         return state["step"]
 
-    def _finite(self) -> list[float]:
-        values = [float(loss) for loss in self.losses]
-        broken = next((step for step, value in enumerate(values) if not math.isfinite(value)), None)
+    def check(self) -> None:
+        """Read the losses from the device. Raises InputError for one that is not finite."""
+        self.losses = [float(loss) for loss in self.losses]
+        broken = next((step for step, value in enumerate(self.losses) if not math.isfinite(value)), None)
         if broken is not None:
-            raise InputError(f"{self.name}: expected a finite loss, found {values[broken]} at step {broken}; lower the "
-                             "learning rate")
-        return values
+            raise InputError(f"{self.name}: expected a finite loss, found {self.losses[broken]} at step {broken}; "
+                             + ("lower the learning rate" if broken else "the weights it began with are damaged"))
 
 
 # rate curves: (steps or epochs done, of how many) -> factor of the learning rate

@@ -5,10 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, SIZE, edit, new_checkpoint
+import torch
+from conftest import CLASSES, IPC, SIZE, edit, new_checkpoint
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from test_verify import rewrite
+from tiny_continual import FAST, tiny, write_data, write_teacher
 
-from scripts.artefact import digest
+from distillation.ldm import new_vae
+from scripts.artefact import digest, write_tensors
+from scripts.cli import InputError
+from scripts.networks import predict, seeded
+from scripts.pipeline_stable_diffusion_latents2img import decode_latents
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -283,3 +291,155 @@ def test_another_checkpoint_of_the_same_name_is_refused(here, prototypes, checkp
     vae.write_bytes(content)
     assert refused(here(prototypes.module, *prototypes.flags, "--diffusion_checkpoints_path", other, prototypes.output_flag,
                         prototypes.folder.parent))
+
+
+# NaN and infinity
+
+TENSORS = {"encoder": "vae/diffusion_pytorch_model encoder.conv_out.bias", "UNet": "unet/diffusion_pytorch_model conv_out.bias",
+           "decoder": "vae/diffusion_pytorch_model decoder.conv_out.bias",
+           "text encoder": "text_encoder/model final_layer_norm.bias"}
+IMAGE, REAL, NAN = "00000_ant/00000-p000-r00.png", "class ant, image 0", "expected finite values, found nan"
+
+
+def damage(path: Path, ending: str, value=torch.nan) -> Path:
+    """Write `value` into all of a tensor of a file."""
+    tensors = load_file(path)
+    tensors[next(name for name in tensors if name.endswith(ending))].fill_(value)
+    save_file(tensors, path, {"format": "pt"})
+    return path
+
+
+@pytest.fixture
+def broken(checkpoint, tmp_path):
+    """A copy of the checkpoint with NaN in one of its networks."""
+    def call(part: str) -> Path:
+        copy, (name, tensor) = Path(shutil.copytree(checkpoint, tmp_path / "broken")), TENSORS[part].split()
+        damage(copy / f"{name}.safetensors", tensor)
+        return copy
+    return call
+
+
+def stored(folder: Path) -> list[str]:
+    """The files of a refused command, beside its configuration."""
+    return [path.name for path in folder.rglob("*") if path.is_file() and path.name != "config.json"]
+
+
+def test_an_encoder_of_nan(gen_prototype, broken, tmp_path):
+    answer = gen_prototype("--diffusion_checkpoints_path", broken("encoder"))
+    assert refused(answer, f"error: encoder: {REAL}: {NAN}; the weights are damaged") and stored(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(("part", "name", "flags"), [
+    ("UNet", IMAGE, []), ("UNet", IMAGE, ["--guidance", "mode"]), ("decoder", IMAGE, []), ("decoder", IMAGE, ["-s", 0]),
+    ("text encoder", "ant", []), ("encoder", REAL, ["--method", "herding", "--ipc", 1])])
+def test_a_checkpoint_of_nan_makes_no_images(gen_syn_image, broken, image_data, tmp_path, part, name, flags):
+    answer = gen_syn_image("--diffusion_checkpoints_path", broken(part), "--num_inference_steps", 2, "--data_dir", image_data,
+                           *flags)
+    assert refused(answer, f"error: {part}: {name}: {NAN}") and stored(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(("part", "name"), [("encoder", REAL), ("UNet", IMAGE), ("decoder", IMAGE), ("text encoder", "ant")])
+def test_nor_by_both_stages_in_one(here, broken, image_data, tmp_path, part, name):
+    answer = here("distillation.distill", "--dataset", "folder", "--data_dir", image_data, "--ipc", 1, "--num_inference_steps",
+                  2, "--diffusion_checkpoints_path", broken(part), "--save_init_image_path", tmp_path / "out")
+    assert refused(answer, f"error: {part}: {name}: {NAN}") and stored(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(("part", "words"), [
+    ("encoder", f"{REAL}.0: {NAN}"), ("UNet", "unet: expected a finite loss, found nan at step 0; the weights it began with"),
+    ("decoder", f"vae.decoder.conv_out.bias: {NAN}"), ("text encoder", f"ant: {NAN}")])
+def test_a_checkpoint_of_nan_is_not_fine_tuned(here, broken, image_data, tmp_path, part, words):
+    answer = here("distillation.train_ldm", "--init", broken(part), "--dataset", "folder", "--data_dir", image_data,
+                  "--unet_steps", 1, "--batch_size", 2, "--output_dir", tmp_path / "out")
+    assert refused(answer, words) and stored(tmp_path / "out") == []
+
+
+def test_images_before_an_overflow_stay(gen_syn_image, prototypes, tmp_path):
+    copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
+    rewrite(copy, "00011_sea_lion.safetensors", lambda tensors: tensors["centroids"].fill_(3e38))
+    answer = gen_syn_image("--prototype_path", copy, "-s", 0, "--batch_size", IPC)
+    assert refused(answer, f"error: decoder: 00011_sea_lion/00011-p000-r00.png: {NAN}")
+    assert sorted({name[:5] for name in stored(tmp_path / "out")}) == [f"{label:05d}" for label in range(11)]
+    assert len(stored(tmp_path / "out")) == 11 * IPC
+
+
+def test_infinity_is_no_white_image_and_float16_is_the_likely_cause():
+    vae = new_vae(SIZE, [8])
+    torch.nn.init.constant_(vae.decoder.conv_out.bias, torch.inf)
+    with pytest.raises(InputError, match="^decoder: cat: expected finite values, found inf; the weights are damaged"):
+        decode_latents(vae, torch.zeros(1, 4, 4, 4), ["cat"])
+    torch.nn.init.constant_(vae.decoder.conv_out.bias, 65504)
+    torch.nn.init.constant_(vae.decoder.conv_out.weight, 60000)
+    with pytest.raises(InputError, match="decoder: 0: .*; float16 overflows above 65504, use --dtype bfloat16 or float32$"):
+        decode_latents(vae.half(), torch.ones(1, 4, 4, 4))
+
+
+@pytest.fixture
+def teacher_file(tmp_path):
+    """An untrained classifier of the 12 classes, with `value` in its last bias."""
+    def call(value) -> Path:
+        write_tensors(tmp_path / "net.safetensors", seeded(FAST, len(CLASSES), "imagenet", 0, SIZE).state_dict())
+        return damage(tmp_path / "net.safetensors", "9.bias", value)
+    return call
+
+
+@pytest.mark.parametrize(("value", "flags", "words"), [
+    (torch.nan, [], "net.safetensors: 9.bias"), (1e5, ["--use-fp16"], "epoch_0000.safetensors: logits")])
+def test_a_teacher_of_nan_or_beyond_float16_gives_no_labels(here, teacher_file, image_data, tmp_path, value, flags, words):
+    answer = here("matching.generate_soft_label", "--dataset", "folder", "--data_dir", image_data, "--teacher",
+                  teacher_file(value), "-a", FAST, "--input-size", SIZE, "--epochs", 1, "--fkd-path", tmp_path / "out", *flags)
+    assert refused(answer, words, "expected finite values", *flags) and stored(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("stage", ["filter", "on the fly"])
+def test_a_teacher_folder_of_nan(request, here, teacher, image_data, tmp_path, stage):
+    copy = Path(shutil.copytree(teacher.folder, tmp_path / "teacher"))
+    rewrite(copy, "model.safetensors", lambda tensors: tensors["fc.bias"].fill_(torch.nan))
+    answer = request.getfixturevalue("gen_syn_image")("--filter_teacher", copy) if stage == "filter" else here(
+        "validate.train_FKD", "--dataset", "folder", "--data_dir", image_data, "--mode", "on-the-fly", "--teacher", copy,
+        "--input-size", SIZE, "--output-dir", tmp_path / "out")
+    assert refused(answer, "model.safetensors", f"fc.bias: {NAN}") and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("module", "name", "flags"), [
+    ("matching.train_teacher", "teacher", ["--arch", FAST, "--optimizer", "sgd", "-lr", 1000, "--weight-decay", 1000,
+                                           "--epochs", 9]),
+    ("validate.train_FKD", "student", ["--model", FAST, "--labels", "hard", "--input-size", SIZE, "--sgd", "-lr", 1e30,
+                                       "--batch-size", 42, "--epochs", 1]),
+    ("distillation.train_ldm", "autoencoder", ["--vae_channels", 8, 8, "--vae_lr", 1e30, "--vae_steps", 4, "--batch_size", 2]),
+    ("distillation.train_ldm", "unet", ["--vae_channels", 8, 8, "--unet_channels", 16, 16, "--unet_lr", 1e30, "--unet_steps", 4,
+                                        "--vae_steps", 1, "--batch_size", 2])])
+def test_training_that_diverges(here, image_data, tmp_path, module, name, flags):
+    """The last resume point was sound, and stays."""
+    output = "--output_dir" if name in ("autoencoder", "unet") else "--output-dir"
+    answer = here(module, "--dataset", "folder", "--data_dir", image_data, *flags, "--save_seconds", 0, output,
+                  tmp_path / "out")
+    assert refused(answer, f"error: {name}: expected a finite loss, found ", "lower the learning rate")
+    assert not list((tmp_path / "out").rglob("*.safetensors")) and not (tmp_path / "out" / "manifest.json").exists()
+    for path in (tmp_path / "out").rglob("*.pt"):
+        assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["module"].values())
+
+
+@pytest.mark.parametrize("method", ["finetune", "er", "derpp", "agem", "task_arithmetic"])
+def test_a_stream_that_diverges(here, tmp_path, method):
+    data = write_data(tmp_path / "data")
+    answer = here("continual.train_continual", *tiny(data, tmp_path / "out", "--method", method, "--arch", FAST, "--tasks", 2,
+                                                     "--optimizer", "sgd", "--lr", 1e30, "--start", "random"))
+    assert refused(answer, f"error: {method}-real-seed0: loss at step 2: expected finite values")
+    assert stored(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(("flag", "flags"), [("--teacher", ["--labels", "soft"]), ("--start", ["--method", "task_arithmetic"])])
+def test_a_stream_with_a_teacher_or_start_of_nan(here, tmp_path, flag, flags):
+    data, folder = write_data(tmp_path / "data"), write_teacher(tmp_path / "teacher")
+    rewrite(folder, "model.safetensors", lambda tensors: tensors["9.bias"].fill_(torch.nan))
+    answer = here("continual.train_continual", *tiny(data, tmp_path / "out", "--arch", FAST, "--tasks", 2, *flags, flag,
+                                                     folder))
+    assert refused(answer, f"model.safetensors: 9.bias: {NAN}") and stored(tmp_path / "out") == []
+
+
+def test_logits_of_nan_are_no_accuracy():
+    network = seeded(FAST, 2, "imagenet", 0, 8)
+    torch.nn.init.constant_(network[-1].bias, torch.nan)
+    with pytest.raises(InputError, match=f"Sequential: logits: {NAN}"):
+        predict(network, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

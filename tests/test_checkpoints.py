@@ -1,20 +1,25 @@
 """Checkpoints in other layouts than the shipped one: Stable Diffusion 1.5's and 2.1's, small; and v1.5's in full size."""
 
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
-from conftest import manifest_in
+from conftest import manifest_in, pixels
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from distillation.checkpoints import checkpoint_identity, load_pipeline
 from distillation.ldm import byte_level_tokenizer, new_scheduler, stable_diffusion_v15
+from distillation.prototypes import read_prototypes
+from distillation.synthesis import Denoising, synthesize
 from scripts.cli import DIGITS_LDM, ROOT, InputError
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline, load_network
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
@@ -56,19 +61,23 @@ def write_layout(folder: Path, unet: dict, hidden_act: str, scheduler, latent_ch
     return folder
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_other_layouts_give_prototypes_and_images(here, image_data, tmp_path, name):
-    """Stages 1 and 2 by their command lines."""
-    checkpoint, layout = write_layout(tmp_path / "checkpoint", **LAYOUTS[name]), LAYOUTS[name]
-    assert json.loads((checkpoint / "model_index.json").read_text())["safety_checker"] == [None, None]
-    common, root = ("--dataset", "folder", "--diffusion_checkpoints_path", checkpoint), tmp_path / "out"
+def prototypes_and_images(here, checkpoint: Path, image_data: Path, root: Path, *flags) -> list[Path]:
+    """Run stages 1 and 2 by their command lines; the images of the second."""
+    common = ("--dataset", "folder", "--diffusion_checkpoints_path", checkpoint, *flags)
     answer = here("distillation.gen_prototype", *common, "--data_dir", image_data, "--ipc", 1, "--save_prototype_path", root)
     assert answer.code == 0, answer.err
     answer = here("distillation.gen_syn_image", *common, "--prototype_path", root / "folder-ipc1-kmexpand1", "--strength", 0.7,
                   "--num_inference_steps", 4, "--save_init_image_path", root)
     assert answer.code == 0, answer.err
+    return sorted(root.rglob("*.png"))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_other_layouts_give_prototypes_and_images(here, image_data, tmp_path, name):
+    checkpoint, layout, root = write_layout(tmp_path / "checkpoint", **LAYOUTS[name]), LAYOUTS[name], tmp_path / "out"
+    assert json.loads((checkpoint / "model_index.json").read_text())["safety_checker"] == [None, None]
     side = 8 * 2 ** (layout.get("vae_levels", 4) - 1)
-    assert [Image.open(path).size for path in root.rglob("*.png")] == [(side, side)] * 12
+    assert [Image.open(path).size for path in prototypes_and_images(here, checkpoint, image_data, root)] == [(side, side)] * 12
     assert manifest_in(root / "folder-ipc1-kmexpand1")["latent_shape"] == [layout.get("latent_channels", 4), 8, 8]
 
 
@@ -115,17 +124,12 @@ def test_folders_of_other_layouts_load_the_same_tensors(checkpoint, tmp_path, na
 
 
 def test_both_stages_read_a_cached_fp16_checkpoint_without_its_safety_checker(here, checkpoint, image_data, tmp_path):
-    folder, root = shutil.copytree(checkpoint, tmp_path / "models--owner--name"), tmp_path / "out"
+    folder = shutil.copytree(checkpoint, tmp_path / "models--owner--name")
     for change in FOLDERS["all of it"]:
         change(folder)
-    common = ("--dataset", "folder", "--diffusion_checkpoints_path", folder)
-    made = root / "folder-ipc1-kmexpand1"
-    assert here("distillation.gen_prototype", *common, "--data_dir", image_data, "--ipc", 1,
-                "--save_prototype_path", root).code == 0
-    assert here("distillation.gen_syn_image", *common, "--prototype_path", made, "--num_inference_steps", 4,
-                "--save_init_image_path", root).code == 0
-    assert manifest_in(made)["config"]["checkpoint"] == checkpoint_identity(str(folder), ("vae",))
-    assert len(list(root.rglob("*.png"))) == 12
+    assert len(prototypes_and_images(here, folder, image_data, tmp_path / "out")) == 12
+    made = manifest_in(tmp_path / "out" / "folder-ipc1-kmexpand1")
+    assert made["config"]["checkpoint"] == checkpoint_identity(str(folder), ("vae",))
 
 
 def test_a_cache_without_its_main_commit_and_a_single_file_are_refused_with_what_to_do(here, checkpoint, tmp_path):
@@ -232,3 +236,76 @@ def test_prototypes_of_another_autoencoder_are_refused(here, tmp_path):
     for answer in (made(prototypes, other), shown):
         assert answer.code == 2 and answer.err.count("\n") == 1, answer.err
         assert f"{prototypes}: expected latents of the autoencoder in {other}" in answer.err
+
+
+# precision and speed: what runs on an accelerator, on the CPU
+
+@pytest.fixture
+def two_images(image_data, tmp_path) -> Path:
+    """One image in each of two classes."""
+    for name in ("ant", "bear"):
+        (tmp_path / "few" / "train" / name).mkdir(parents=True)
+        shutil.copy(image_data / "train" / name / "00.png", tmp_path / "few" / "train" / name)
+    return tmp_path / "few"
+
+
+@pytest.fixture
+def in_precision(here, checkpoint, two_images, tmp_path):
+    """Centroids and pixels of both stages in `dtype`, with the autoencoder's `force_upcast`, None for none.
+
+    The autoencoder's weights are the same in bfloat16, so that only the precision of computing differs.
+    """
+    def call(dtype: str, upcast: bool | None) -> tuple[torch.Tensor, np.ndarray]:
+        root = tmp_path / f"{dtype}-{upcast}"
+        copy = Path(shutil.copytree(checkpoint, root / "checkpoint"))
+        config = json.loads((copy / "vae" / "config.json").read_text()) | {"force_upcast": upcast}
+        (copy / "vae" / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+        weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+        save_file({name: value.bfloat16().float() for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+        images = prototypes_and_images(here, copy, two_images, root / "out", "--dtype", dtype)
+        vae = load_pipeline(StableDiffusionLatents2ImgPipeline, str(copy), "cpu", dtype).vae
+        assert vae.dtype == (torch.float32 if upcast else getattr(torch, dtype))
+        centroids = read_prototypes(root / "out" / "folder-ipc1-kmexpand1")[1][0].centroids
+        return centroids, np.stack([pixels(path) for path in images])
+    return call
+
+
+def test_bfloat16_is_close_to_float32_and_an_autoencoder_that_asks_for_float32_has_it(in_precision):
+    """As in the SDXL pipelines of diffusers; v1.5 does not name `force_upcast`, and its default is not taken for a wish."""
+    centroids, pixels = in_precision("float32", True)
+    for upcast in (True, False, None):
+        found, made = in_precision("bfloat16", upcast)
+        assert torch.equal(found, centroids) == bool(upcast)
+        torch.testing.assert_close(found, centroids, atol=0.02, rtol=0.02)
+        assert 0 < np.abs(made - pixels).mean() < 3
+
+
+def images_of(pipeline) -> torch.Tensor:
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return synthesize(pipeline, latents, pipeline.embed(["ant", "bear"]), pipeline.embed([""]), [(0,), (1,)], 0,
+                      Denoising(0.5, 3.0, 4)).int()
+
+
+def test_scaled_dot_product_attention_and_channels_last_make_the_same_images(checkpoint):
+    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(checkpoint), "cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    fused = images_of(pipeline)
+    for part in (pipeline.unet, pipeline.vae):
+        assert {type(each) for each in part.attn_processors.values()} == {AttnProcessor2_0}
+        part.set_attn_processor(AttnProcessor())
+    assert (images_of(pipeline) - fused).abs().max() <= 1
+    for part in (pipeline.unet, pipeline.vae):
+        part.to(memory_format=torch.channels_last)
+    assert (images_of(pipeline) - fused).abs().max() <= 1
+
+
+@pytest.mark.skipif(not os.environ.get("COMPILE") or shutil.which(os.environ.get("CXX", "g++")) is None,
+                    reason="takes a C++ compiler minutes; COMPILE=1 sh scripts/test.sh -k compiled")
+def test_a_compiled_unet_makes_the_same_images(here, checkpoint, two_images, tmp_path):
+    plain = prototypes_and_images(here, checkpoint, two_images, tmp_path / "plain")
+    answer = here("distillation.gen_syn_image", "--dataset", "folder", "--diffusion_checkpoints_path", checkpoint,
+                  "--prototype_path", tmp_path / "plain" / "folder-ipc1-kmexpand1", "--strength", 0.7,
+                  "--num_inference_steps", 4, "--save_init_image_path", tmp_path / "compiled", "--compile")
+    assert answer.code == 0, answer.err
+    for one, other in zip(plain, sorted((tmp_path / "compiled").rglob("*.png")), strict=True):
+        assert np.abs(pixels(one) - pixels(other)).max() <= 1

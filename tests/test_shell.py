@@ -77,7 +77,8 @@ def test_shellcheck_finds_nothing():
 def test_set_up_takes_the_python_that_has_what_is_asked_for(tmp_path, environment, asked):
     python = executable(tmp_path / "python", '#!/bin/sh\necho "$@"\n')
     environment = {"CONSTRAINTS": "", **environment, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    assert shell("scripts/set_up.sh", **environment).stdout == f"scripts/check_requirements.py {asked}\nset-up: using {python}\n"
+    done = shell("scripts/set_up.sh", **environment)
+    assert done.stdout == f"scripts/check_requirements.py {asked}\nset-up: using {python}\n"
 
 
 def test_set_up_refuses_constraints_that_do_not_exist():

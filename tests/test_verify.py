@@ -1,5 +1,6 @@
 """misc.verify names everything that is wrong with an artefact."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from conftest import SIZE, edit
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_continual import tiny, write_data
+from tiny_continual import tiny, write_data, write_teacher
 
 from scripts.artefact import digest
 from scripts.cli import ROOT
@@ -24,7 +25,7 @@ def rewrite(folder: Path, name: str, change) -> None:
 def agree(folder: Path, name: str) -> None:
     """Let the manifest have the file's digest and size."""
     def change(manifest):
-        manifest["files"][name], manifest["bytes"][name] = digest(folder / name), (folder / name).stat().st_size
+        manifest["files"][name], manifest.setdefault("bytes", {})[name] = digest(folder / name), (folder / name).stat().st_size
     edit(folder, change)
 
 
@@ -110,6 +111,20 @@ def test_an_edited_manifest(here, copied, stage, change, words):
 def first(name: str, value):
     """A change of a tensor's first number."""
     return lambda tensors: tensors[name].view(-1).__setitem__(0, value)
+
+
+@pytest.mark.parametrize(("kind", "name", "tensor"), [
+    ("ldm", "unet/diffusion_pytorch_model.safetensors", "conv_out.bias"), ("start", "model.safetensors", "9.bias")])
+def test_weights_of_nan(here, tmp_path, kind, name, tensor):
+    if kind == "ldm":
+        folder = Path(shutil.copytree(ROOT / "distillation" / "checkpoints" / "digits-ldm", tmp_path / "ldm"))
+    else:
+        folder = write_teacher(tmp_path / "start")
+        edit(folder, lambda manifest: manifest.update(kind="start"))
+        (folder / "result.json").write_text("{}")
+    rewrite(folder, name, first(tensor, torch.nan))
+    answer = here("misc.verify", folder)
+    assert answer.code == 2 and any(f"{name}: {tensor}: expected finite values, found nan" in line for line in problems(answer))
 
 
 TENSORS = [
