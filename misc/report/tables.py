@@ -87,8 +87,10 @@ def interval_cell(found: dict | None, scale: float = 1, digits: int = 1, sign: s
     """A number with its interval: "+3.9 (1.2 to 6.6)"; a difference with its sign."""
     if found is None or found["mean"] is None:
         return NONE
-    bounds = NONE if found["low"] is None else f"{scale * found['low']:z.{digits}f} to {scale * found['high']:z.{digits}f}"
-    return f"{scale * found['mean']:{sign}z.{digits}f} ({bounds}){slow(found)}"
+    low, mean, high = (None if found[name] is None else round(scale * found[name], digits) + 0.0  # no minus zero
+                       for name in ("low", "mean", "high"))
+    bounds = NONE if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
+    return f"{mean:{sign}.{digits}f} ({bounds}){slow(found)}"
 
 
 def counts(numbers) -> str:
