@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from distillation.distilled_set import read_distilled
 from distillation.prototypes import read_prototypes
 from matching.image_set import distilled_images
 from matching.soft_labels import SoftLabels
+from scripts.artefact import read_manifest
 from scripts.cli import ROOT
 from scripts.networks import load_model, predict
 
@@ -83,6 +85,6 @@ def test_the_same_command_continues_a_half_finished_folder(again, copy, stage, n
     if lost.endswith(".png"):
         one, other = (np.array(Image.open(each / lost)).astype(int) for each in (folder, before))
         assert np.abs(one - other).max() <= 2
-    else:
+    elif read_manifest(before, "prototypes")["packages"]["scikit-learn"] == version("scikit-learn"):  # batches differ
         one, other = (load_file(each / lost)["centroids"] for each in (folder, before))
         assert one.allclose(other, atol=1e-3)
