@@ -22,11 +22,11 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
     """Load `checkpoint`, a folder or a hub name, into `pipeline_class` on `device`. Code in a checkpoint is never run.
 
     `dtype` None: float16 on an accelerator, float32 on the CPU. The autoencoder computes in float32 where its config.json has
-    `force_upcast`, as in diffusers' SDXL pipelines. `revision`: branch, tag or commit on the hub. A folder whose weights are
-    all of the variant fp16 is read too. Raises InputError for what is not in Stable Diffusion's format.
+    `force_upcast`, as in diffusers' SDXL pipelines. `revision`: branch, tag or commit on the hub. Raises InputError for what is
+    not in Stable Diffusion's format.
     """
     expected = f"{checkpoint}: expected a Stable Diffusion checkpoint (a folder with model_index.json, or a hub name)"
-    folder, commit, variant = local_folder(checkpoint), None, None
+    folder, commit = local_folder(checkpoint), None
     if folder.is_file() and folder.suffix in (".safetensors", ".ckpt"):
         code = CONVERT.format(source=json.dumps(str(folder)), target=json.dumps(str(folder.with_suffix(""))))
         raise InputError(f"{expected}, found a single file; convert it, which needs a hub: python -c {shlex.quote(code)}")
@@ -36,7 +36,7 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
         missing = [part for part in ("model_index.json", *pipeline_class.parts) if not (folder / part).exists()]
         if missing:
             raise InputError(f"{expected}, found no {missing[0]} in it")
-        checkpoint, variant = str(folder), _variant(folder, pipeline_class.parts)
+        checkpoint = str(folder)
     elif not _may_be_on_hub(checkpoint):
         raise InputError(f"{expected}, found nothing there")
     else:
@@ -46,7 +46,7 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # one bar for each weight file
     try:
-        pipeline = pipeline_class.from_pretrained(checkpoint, revision=commit, variant=variant,
+        pipeline = pipeline_class.from_pretrained(checkpoint, revision=commit,
                                                   dtype=torch.float32 if dtype == "bfloat16" else precision)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise InputError(f"{expected}, found {one_line(error)}") from None
@@ -55,7 +55,7 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
     upcast = config.get("force_upcast") and "force_upcast" not in config.get("_use_default_values", ())  # v1.5 does not name it
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
-            part.to(torch.float32 if upcast and part is pipeline.vae else precision)
+            torch.nn.Module.to(part, torch.float32 if upcast and part is pipeline.vae else precision)  # diffusers' own warns
     return pipeline.to(device)
 
 
@@ -71,15 +71,6 @@ def local_folder(checkpoint: str) -> Path:
             return snapshot
     raise InputError(f"{checkpoint}: expected in snapshots the commit of refs/main, found {len(found)} others; name the folder "
                      f"to use, such as {found[0] if found else folder / 'snapshots' / 'COMMIT'}")
-
-
-def _variant(folder: Path, parts: tuple[str, ...]) -> str | None:
-    """The variant to load: "fp16" where a part has such weights and none without a variant in their name."""
-    for part in parts:
-        weights = [path.name for path in (folder / part).glob("*") if path.suffix in (".safetensors", ".bin")]
-        if any(".fp16" in name for name in weights) and all(name.count(".") > 1 for name in weights):
-            return "fp16"
-    return None
 
 
 def autoencoder_digest(vae) -> str:

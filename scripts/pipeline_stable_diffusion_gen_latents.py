@@ -1,6 +1,7 @@
 """Images to latents: the part of Stable Diffusion that stage 1 needs, which is its autoencoder alone."""
 
 import logging
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
@@ -13,10 +14,13 @@ TEXT_NAMES = {r"^(text_model\.)?": "text_model."}  # transformers 4 writes and n
 
 
 def load_network(network_class, checkpoint: str, part: str, dtype: torch.dtype = torch.float32, **options) -> nn.Module:
-    """The network in the folder `part` of a Stable Diffusion checkpoint (hub name or folder).
+    """The network in the folder `part` of a Stable Diffusion checkpoint (hub name, or folder, of the variant fp16 too).
 
     Raises ValueError for a tensor that is missing, unknown or of another shape; the libraries would leave it random.
     """
+    weights = [path.suffixes for path in Path(checkpoint, part).glob("*") if path.suffix in (".safetensors", ".bin")]
+    if weights and all(".fp16" in suffixes for suffixes in weights):
+        options["variant"] = "fp16"
     if network_class is CLIPTextModel:
         options |= {"key_mapping": TEXT_NAMES, "ignore_mismatched_sizes": True}
     logging.disable(logging.WARNING)  # of what is in the report
