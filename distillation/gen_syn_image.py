@@ -215,6 +215,7 @@ def configuration(args, image_size: int, source: dict, images_per_class: int) ->
             "strength": strength, "image_size": image_size,
             "mode_scale": args.mode_scale if guided else None, "stop_t": stop_of(args) if guided else None,
             **({"mode_update": "after the step"} if guided else {}),  # folders without it have a weaker pull
+            **({"scheduler_settings": "the checkpoint's"} if args.scheduler else {}),  # without it: the class's own defaults
             "filter_teacher": identity(args.filter_teacher) if filtered else None,
             "candidates": args.candidates if filtered else None,
             "filter_keep": keep_of(args, images_per_class) if filtered else None,

@@ -1,6 +1,7 @@
 """Speed and memory of the stages, compared with the plain way to the same result.
 
     python -m misc.benchmark distillation
+    python -m misc.benchmark clustering
     python -m misc.benchmark matching
     python -m misc.benchmark continual
 
@@ -36,6 +37,8 @@ ROWS = {
         "stable_diffusion_memory": ("* The same, device memory at batch 32 (GB)", "", ""),
         "encoding_large": ("* Files encoded, Stable Diffusion's autoencoder, images/s", "decoding and encoding in turn", ""),
         "waiting_large": ("* Time waiting for files, Stable Diffusion's autoencoder (%)", "", "below 10")},
+    "clustering": {f"inertia_{ipc}_{expand}": (f"Inertia on digits, IPC {ipc}, --km_expand {expand}", "without --km_expand", "")
+                   for ipc in (10, 50) for expand in (1, 2, 5, 10)},
     "matching": {
         **{f"views_{size}_{mix}": (f"Views of {size} pixels, {name}, images/s of one core",
                                    "torchvision's functions on Pillow images", "at least 4")
@@ -354,6 +357,27 @@ def peak_memory_bytes(command: list[str]) -> int:
     return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
 
 
+def clustering(scratch: Path, device, repetitions: int, ipcs: tuple[int, ...] = (10, 50)) -> Iterator[tuple[str, dict]]:
+    """Mini-batch k-means on each class of digits: sums of squared distances to the nearest centroid, one round per seed."""
+    from distillation.checkpoints import load_pipeline
+    from distillation.datasets import load_split
+    from distillation.encoding import Encoding, encode_classes
+    from distillation.prototypes import find_prototypes
+    from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
+    pipeline, split = load_pipeline(StableDiffusionGenLatentsPipeline, DIGITS_LDM, device), load_split("digits", "", "train")
+    found = encode_classes(pipeline, split, list(range(10)), pipeline.size_pixels, Encoding(0, "mean"))
+    latents = [each.latents for each in found]
+
+    def inertia(ipc: int, expand: int | None) -> list[float]:
+        return [sum(float(find_prototypes(each, ipc, expand, seed).inertia) for each in latents) for seed in range(repetitions)]
+    for ipc in ipcs:
+        usual = inertia(ipc, None)
+        for expand in (1, 2, 5, 10):
+            own = inertia(ipc, expand)
+            yield f"inertia_{ipc}_{expand}", {"here": statistics.median(own), "other": statistics.median(usual),
+                                              "ratio": median_ratio(own, usual)}
+
+
 # matching
 
 def views(scratch: Path, device, repetitions: int, images: int = 256, batch_size: int = 64) -> Iterator[tuple[str, dict]]:
@@ -465,6 +489,7 @@ def steps(scratch: Path, device, repetitions: int, batch_size: int, size: int, t
 
 SECTIONS = {"distillation": {"synthesis": synthesis, "encoding": encoding, "memory": memory,
                              "stable_diffusion": stable_diffusion, "encoding_large": encoding_large},
+            "clustering": {"inertia": clustering},
             "matching": {"views": views, "training": training},
             "continual": {"steps": steps}}
 

@@ -23,7 +23,7 @@ def load_network(network_class, checkpoint: str, part: str, dtype: torch.dtype =
         options["variant"] = "fp16"
     if network_class is CLIPTextModel:
         options |= {"key_mapping": TEXT_NAMES, "ignore_mismatched_sizes": True}
-    logging.disable(logging.WARNING)  # of what is in the report
+    logging.disable(logging.ERROR)  # of what is in the report, and of files tried in vain
     try:
         network, report = network_class.from_pretrained(checkpoint, subfolder=part, output_loading_info=True, **options)
     finally:

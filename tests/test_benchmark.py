@@ -72,6 +72,12 @@ def test_encoding_makes_the_latents_of_the_plain_way(checkpoint, tmp_path):
             check_close("encoding", latents, latents + shift, 0.01)
 
 
+def test_smaller_batches_of_kmeans_find_worse_centroids(tmp_path):
+    rows = dict(benchmark.clustering(tmp_path, CPU, 1, (10,)))
+    assert list(rows) == [key for key in ROWS["clustering"] if key.startswith("inertia_10_")]
+    assert rows["inertia_10_1"]["ratio"] > rows["inertia_10_10"]["ratio"] >= 1
+
+
 def test_memory_is_that_of_the_real_command(here, monkeypatch, checkpoint, tmp_path):
     """The command runs in this process; a test below measures others."""
     def peak(command):

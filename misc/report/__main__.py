@@ -88,7 +88,7 @@ def all_tables() -> dict:
     """Every table by its name in README.md and misc/*.md: its result file, and what makes its sections."""
     return {**tables.TABLES, "plan": ("plan_imagenet.json", plan.report),
             **{f"benchmark-{name}": (f"benchmark_{name}.json", benchmark.report)
-               for name in ("distillation", "matching", "continual")},
+               for name in benchmark.SECTIONS},
             **{f"judge{ending}": (f"judge_{name}.json", judge.report)
                for ending, name in (("", "digits"), ("-cifar10", "cifar10"), ("-arms", "cifar10_arms"))}}
 
