@@ -7,6 +7,7 @@ this repository, with working directory, environment and standard streams, to th
 and SIGINT are passed on; where it is killed, the command is killed too. The real Python runs everything else.
 """
 
+import contextlib
 import json
 import os
 import runpy
@@ -70,10 +71,12 @@ def keep(client: socket.socket) -> None:
     for stream in streams:
         os.close(stream)
     client.sendall(command.to_bytes(4, "big"))
-    while not (ended := os.waitpid(command, os.WNOHANG))[0]:
-        if select.select([client], [], [], 0.005)[0]:  # a client sends nothing: it is gone
-            os.kill(command, signal.SIGKILL)
-    client.sendall(os.waitstatus_to_exitcode(ended[1]).to_bytes(4, "big", signed=True))
+    over = os.pidfd_open(command)
+    if over not in select.select([client, over], [], [])[0]:  # a client sends nothing: it is gone
+        os.kill(command, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+    with contextlib.suppress(BrokenPipeError):
+        client.sendall(code.to_bytes(4, "big", signed=True))
 
 
 def work(words: list[str], folder: str, environment: dict, streams: list[int]) -> None:
