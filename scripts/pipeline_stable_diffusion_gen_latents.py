@@ -1,6 +1,7 @@
 """Images to latents: the part of Stable Diffusion that stage 1 needs, which is its autoencoder alone."""
 
 import logging
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from transformers import CLIPTextModel
 
 from scripts.artefact import check_finite, likely_cause
 
+TRANSFORMERS = int(version("transformers").split(".")[0])
 TEXT_NAMES = {r"^(text_model\.)?": "text_model."}  # transformers 4 writes and needs this prefix; 5 writes none and reads both
 
 
@@ -22,7 +24,7 @@ def load_network(network_class, checkpoint: str, part: str, dtype: torch.dtype =
     if weights and all(".fp16" in suffixes for suffixes in weights):
         options["variant"] = "fp16"
     if network_class is CLIPTextModel:
-        options |= {"key_mapping": TEXT_NAMES, "ignore_mismatched_sizes": True}
+        options |= {"ignore_mismatched_sizes": True, **({"key_mapping": TEXT_NAMES} if TRANSFORMERS < 5 else {})}
     logging.disable(logging.ERROR)  # of what is in the report, and of files tried in vain
     try:
         network, report = network_class.from_pretrained(checkpoint, subfolder=part, output_loading_info=True, **options)

@@ -621,7 +621,7 @@ def test_the_same_name_composed_and_decomposed_is_the_same_class():
 def test_a_file_name_that_is_no_utf8_can_be_described(tmp_path):
     write_marked(tmp_path / "a" / "good.png", 1)
     Path(os.fsdecode(os.fsencode(tmp_path / "a") + b"/caf\xe9.png")).write_bytes(b"")
-    split = image_folder("folder", tmp_path, on_bad_image="skip")
+    split = replace(image_folder("folder", tmp_path), on_bad_image="skip")
     images, rows = decode_readable(split, range(2), 8)
     assert rows.tolist() == [1] and split.describe_bad([0])[0]["file"].encode() == b"a/caf\\xe9.png"
 

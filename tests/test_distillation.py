@@ -63,18 +63,18 @@ def test_latents_are_the_autoencoders_times_its_scaling_factor(checkpoint, image
 @pytest.mark.parametrize("kmeans", ["full", "minibatch"])
 @pytest.mark.parametrize("count", [10, 11, 60])
 def test_every_latent_belongs_to_one_prototype(kmeans, count):
-    found = cluster(random_latents(count), ipc=10, km_expand=1, seed=0, kmeans=kmeans)
+    found = cluster(random_latents(count), ipc=10, km_expand=None, seed=0, kmeans=kmeans)
     assert found.centroids.shape == (10, 4, 8, 8) and torch.isfinite(found.centroids).all()
     assert int(found.sizes.sum()) == count and float(found.weights.sum()) == pytest.approx(1)
     with pytest.raises(ValueError, match=f"at least {count + 1} latents, found {count}"):
-        cluster(random_latents(count), ipc=count + 1, km_expand=1, seed=0, kmeans=kmeans)
+        cluster(random_latents(count), ipc=count + 1, km_expand=None, seed=0, kmeans=kmeans)
 
 
 @pytest.mark.parametrize("kmeans", ["full", "minibatch"])
 def test_the_last_latents_take_part(kmeans):
     """The original dropped what did not fill its last mini-batch of ipc * km_expand latents."""
     latents = torch.cat([random_latents(20), random_latents(1) + 100])
-    found = cluster(latents, ipc=2, km_expand=1, seed=0, kmeans=kmeans)
+    found = cluster(latents, ipc=2, km_expand=None, seed=0, kmeans=kmeans)
     assert sorted(found.sizes.tolist()) == [1, 20]
     assert found.centroids[found.sizes.argmin()].min() > 10  # not exactly the latent: mini-batch centroids are running means
 

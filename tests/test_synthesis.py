@@ -150,9 +150,9 @@ def test_mode_guidance_draws_images_to_their_prototypes(make):
     assert (config["guidance"], config["mode_scale"], config["stop_t"], config["strength"]) == ("mode", 0.1, 8, 1.0)
     assert "mode_update" not in json.loads((noise / "manifest.json").read_text())["config"]
     before = {key: value for key, value in config.items() if key != "mode_update"}      # begun before the fix
-    (near[0.1] / "config.json").write_text(json.dumps({"kind": "distilled", "config": before}))
+    (near[1] / "config.json").write_text(json.dumps({"kind": "distilled", "config": before}))
     with pytest.raises(InputError, match="mode_update"):
-        check_configuration(near[0.1], "distilled", config)
+        check_configuration(near[1], "distilled", config)
 
 
 # schedulers, repeats, formats

@@ -10,6 +10,7 @@ import importlib
 import os
 import shlex
 import sys
+import threading
 from pathlib import Path
 
 from scripts.artefact import read_bytes
@@ -94,6 +95,7 @@ def fork(work, what) -> int:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        threading._shutdown()   # as at the end of Python: threads that write a file end first
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)
