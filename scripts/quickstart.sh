@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 if [ "${QUICK:-0}" = 1 ]; then
     RUN=${RUN:-$PWD/runs/quickstart-quick}
     TEACHER_EPOCHS=1 EPOCHS=2 REAL_EPOCHS=1 STEPS=4 TASK_STEPS="3 2 2" MODEL=convnet_d2_w8 TEACHER_ARCH=convnet_d2_w8
+    TEACHER=$RUN/teacher
 else
     RUN=${RUN:-$PWD/runs/quickstart}
     TEACHER_EPOCHS=${TEACHER_EPOCHS:-4}         # 88 steps; the report has the teacher's test accuracy
@@ -18,7 +19,7 @@ else
 fi
 DATASET=digits
 . scripts/settings.sh
-export DATASET RUN TEACHER_ARCH TEACHER_EPOCHS MODEL STEPS TASK_STEPS OUTPUT_DIR="$RUN/continual"
+export DATASET RUN TEACHER TEACHER_ARCH TEACHER_EPOCHS MODEL STEPS TASK_STEPS OUTPUT_DIR="$RUN/continual"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # the same sums in the same order on any number of cores; two processes use two
 mkdir -p "$RUN"
 if [ "$(uname)" = Linux ] && python -m misc.studies.warm "$RUN/.python" $$; then
