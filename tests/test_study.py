@@ -11,7 +11,7 @@ from conftest import shell
 from misc.report.results import Results, Run
 from misc.report.tables import targets
 
-TINY = {"SCALE": "small", "IPCS": "1", "MODELS": "convnet_d3_w128", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
+TINY = {"SCALE": "small", "NETWORK": "convnet_d2_w8", "TEACHER_ARCH": "convnet_d2_w8", "IPCS": "1", "MODELS": "convnet_d2_w8", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
         "VAE_CHANNELS": "8 8 8", "UNET_CHANNELS": "16 16", "VAE_STEPS": "2", "UNET_STEPS": "2", "LDM_BATCH": "8",
         "JUDGED": "20", "JUDGE_STEPS": "2", "REAL_STEPS": "2", "SMALL_STEPS": "1", "CONTINUAL_IPC": "1", "START_STEPS": "1",
         "METHODS": "er", "TEST_PER_CLASS": "2", "ARMS": "s0.3 noise autoencoder",
@@ -37,7 +37,7 @@ def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
     answer = study(ten_classes, run)
     assert answer.returncode == 0, answer.stderr[-2000:]
     students = {path.parent.name for path in run.glob("students/*/result.json")}
-    assert students == {f"convnet_d3_w128-{arm}-ipc1-{labels}-seed0" for arm, labels in (
+    assert students == {f"convnet_d2_w8-{arm}-ipc1-{labels}-seed0" for arm, labels in (
         ("distilled", "soft"), ("distilled", "hard"), ("random", "soft"), ("random", "hard"), ("s0.3", "soft"),
         ("noise", "soft"), ("autoencoder", "soft"))}
     streams = {path.parent.relative_to(run).as_posix() for path in run.glob("*/*/result.json") if "-seed0" in path.parent.name}
@@ -55,7 +55,7 @@ def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
     assert here("misc.report.__main__", "tables", "--root", tmp_path).code == 0
     page = (misc / "page.md").read_text()
     assert "Minutes of `sh study.sh`" in page and "arms " in page and " in all." in page
-    assert "convnet_d3_w128-distilled-ipc1-soft" in page and "| real, same steps |" in page
+    assert "convnet_d2_w8-distilled-ipc1-soft" in page and "| real, same steps |" in page
     assert len(re.findall(r"^\| (?:ER|Task Arithmetic), distilled.* \| (?:holds|not shown|no) \|$", page, re.MULTILINE)) == 4
     assert len(re.findall(r"^\| ResNet-18.*\| not run \| not shown \|$", page, re.MULTILINE)) == 3
     # again: nothing is left to do

@@ -13,6 +13,7 @@ cd "$(dirname "$0")/../.."
 SCALE=${SCALE:-full} DATA=${DATA:-${CIFAR10_JPEG:-data/cifar10}}
 PARTS=${PARTS:-models sets judge students continual}     # and arms: other ways to make the images
 ARMS=${ARMS:-s0.3 s0.7 prototype noise medoid autoencoder}
+NETWORK=${NETWORK:-resnet18}     # of the streams
 SEEDS=${SEEDS:-0 1 2}            # of students and streams; one distilled and one random set serve all
 STRENGTH=${STRENGTH:-0.5} GUIDANCE=${GUIDANCE:-2} METHODS=${METHODS:-finetune joint er agem derpp}
 CLAIMED=${CLAIMED:-er agem task_arithmetic}     # with soft labels too, and on real images with no more steps than on few
@@ -124,7 +125,7 @@ arms() {                         # other ways to make the images, for the first 
 
 runs() {                         # output folder, flags that name methods and streams ...
     output=$1; shift
-    echo "continual.train_continual --dataset folder --data_dir $STREAMS --seed $SEED --arch resnet18 --stem $STEM --size 32" \
+    echo "continual.train_continual --dataset folder --data_dir $STREAMS --seed $SEED --arch $NETWORK --stem $STEM --size 32" \
         "--tasks 5 --bf16 --flip 0.5 --batch-size 32 --replay-batch-size 32 --buffer-size $BUFFER --start-steps $START_STEPS" \
         "--distilled $(distilled "$CONTINUAL_IPC") --random $(random "$CONTINUAL_IPC") --output-dir $STUDY/$output $*"
 }
