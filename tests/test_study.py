@@ -11,7 +11,8 @@ from conftest import shell
 from misc.report.results import Results, Run
 from misc.report.tables import targets
 
-TINY = {"SCALE": "small", "NETWORK": "convnet_d2_w8", "TEACHER_ARCH": "convnet_d2_w8", "IPCS": "1", "MODELS": "convnet_d2_w8", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
+TINY = {"SCALE": "small", "NETWORK": "convnet_d2_w8", "TEACHER_ARCH": "convnet_d2_w8", "MODELS": "convnet_d2_w8",
+        "IPCS": "1", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
         "VAE_CHANNELS": "8 8 8", "UNET_CHANNELS": "16 16", "VAE_STEPS": "2", "UNET_STEPS": "2", "LDM_BATCH": "8",
         "JUDGED": "20", "JUDGE_STEPS": "2", "REAL_STEPS": "2", "SMALL_STEPS": "1", "CONTINUAL_IPC": "1", "START_STEPS": "1",
         "METHODS": "er", "TEST_PER_CLASS": "2", "ARMS": "s0.3 noise autoencoder",
