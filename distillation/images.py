@@ -16,7 +16,7 @@ from scripts.cli import InputError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM",  # by content; Pillow would start other programs for some more
-           *(["AVIF"] if features.check("avif") else []))
+           *(["AVIF"] if "avif" in features.get_supported() else []))
 OF_THE_FILE = {errno.ENOENT: "no file, or a link to none", errno.ELOOP: "a link to itself",
                errno.EACCES: "a file without read permission"}
 LARGEST_BYTES = 2 ** 30  # of an image file
