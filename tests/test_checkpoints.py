@@ -203,7 +203,7 @@ def with_autoencoder(checkpoint: Path, folder: Path, change) -> Path:
     return folder
 
 
-def test_an_autoencoder_has_one_digest_whatever_its_file_and_precision(checkpoint, tmp_path):
+def test_an_autoencoder_has_one_digest_for_all_its_files_and_precisions(checkpoint, tmp_path):
     half = with_autoencoder(checkpoint, tmp_path / "half-pickled", lambda vae: vae.half())
     other = with_autoencoder(checkpoint, tmp_path / "other", lambda vae: vae.decoder.conv_out.bias.add_(0.01))
     digests = {(folder, dtype): load_pipeline(StableDiffusionGenLatentsPipeline, str(folder), "cpu", dtype).autoencoder
