@@ -156,7 +156,9 @@ class Team:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place: parameters and their names stay
         elif self.main and has_batch_norm(network):
             print(f"BatchNorm in {self.size} processes on CPUs: each normalises its own rows")
-        return DistributedDataParallel(network, forward_sync_buffers=False)  # equal already, or of the process's own rows
+        wrapped = DistributedDataParallel(network)
+        wrapped.broadcast_buffers = False  # equal already, or of the process's own rows; as an argument its name has changed
+        return wrapped
 
     def no_sync(self, wrapped, last: bool):
         """Skip gradient synchronisation for all but the `last` micro-batch of a batch."""

@@ -8,20 +8,18 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import artefact, free_port
+from conftest import artefact
 from fault_campaign import in_fork, launched
 from test_resume import manifest_of
 from tiny_continual import RECIPE, tiny, write_data
 
 from continual.experiment import Run
 from scripts.artefact import read_tensors
-from scripts.cli import ROOT
 from scripts.parallel import divide, my_share
 
 # differences of two orders of the same float32 sums after a dozen steps of SGD (measured: 2.4e-7); and magnified by instance
@@ -203,19 +201,3 @@ def test_what_ends_one_process_ends_all(teacher_words, tmp_path, number, codes):
         "error: another process of this job ended early; finished work stays, run the same command again"])
     kept = torch.load(state, weights_only=True)
     assert 0 < kept["step"] == len(kept["losses"]) < 6000
-
-
-def test_sigterm_to_a_launcher_ends_it_with_0_and_the_same_command_continues(teacher_words, alone, tmp_path):
-    """The Slurm step, whose shell passes SIGTERM on; then one process goes on."""
-    words = [*map(str, teacher_words), "--save-seconds", "0", "--output-dir", str(tmp_path / "teacher")]
-    slurm = {"SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "GPUS": "2", "HEAD": "127.0.0.1", "PORT": str(free_port())}
-    step = subprocess.Popen(["sh", "scripts/slurm/launch.sh", "-m", *words], cwd=ROOT, env={**os.environ, **slurm}, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not (tmp_path / "teacher" / "state.pt").exists() and step.poll() is None:
-        time.sleep(0.002)
-    step.send_signal(signal.SIGTERM)
-    out, err = step.communicate()
-    assert step.returncode == 0 and "Traceback" not in err, err
-    assert out.count("stopped by SIGTERM") == 1 and not (tmp_path / "teacher" / "manifest.json").exists()
-    assert Job(1, tmp_path / "log", *words).finish().said().count("continuing at step") == 1
-    assert differences(tmp_path / "teacher", alone) < CLOSE_ON_FLAT

@@ -1,24 +1,15 @@
 #!/bin/sh
-# Starts a command on every GPU of every node of a Slurm job; srun runs this once on each node. What is given goes to torch's
-# launcher: LAUNCH="srun sh scripts/slurm/launch.sh" sh distillation/gen_prototype_imgnt.sh
+# One process of a Slurm job: srun runs this once for each GPU, and accelerate reads what it sets as it does with a launcher of its
+# own. SIGTERM reaches every process directly: LAUNCH="srun sh scripts/slurm/launch.sh" sh distillation/gen_prototype_imgnt.sh
 set -eu
 
-GPUS=${GPUS:-${SLURM_GPUS_ON_NODE:-1}}                   # processes per node
+TASKS=$((SLURM_NTASKS / SLURM_NNODES))
+if [ "${SLURM_GPUS_ON_NODE:-$TASKS}" != "$TASKS" ]; then
+    echo "error: --ntasks-per-node: expected a process for each of $SLURM_GPUS_ON_NODE GPUs, found $TASKS" >&2
+    exit 2
+fi
 HEAD=${HEAD:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}
-PORT=${PORT:-$((20000 + SLURM_JOB_ID % 10000))}          # jobs on one node must not share it
+PORT=${PORT:-$((20000 + SLURM_JOB_ID % 10000))}  # jobs on one node must not share it
 
-# SIGTERM is for the command's processes, which stop with exit code 0; the launcher, which would end with an error, ignores it
-(
-    trap '' TERM
-    exec python -m torch.distributed.run \
-        --signals-to-handle SIGINT,SIGHUP,SIGQUIT \
-        --nnodes "$SLURM_JOB_NUM_NODES" --node-rank "$SLURM_NODEID" --nproc-per-node "$GPUS" \
-        --master-addr "$HEAD" --master-port "$PORT" \
-        "$@"
-) &
-LAUNCHER=$!
-trap 'pkill -TERM -P "$LAUNCHER"' TERM
-while :; do
-    if wait "$LAUNCHER"; then CODE=0; else CODE=$?; fi
-    kill -0 "$LAUNCHER" 2>/dev/null || exit "$CODE"       # else it was the wait that SIGTERM ended
-done
+export WORLD_SIZE="$SLURM_NTASKS" RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" MASTER_ADDR="$HEAD" MASTER_PORT="$PORT"
+exec python "$@"
