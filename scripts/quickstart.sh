@@ -59,5 +59,10 @@ stage distilled "soft labels and students of the distilled images" students dist
 stage random-students "the same for the random real images" students random "$EPOCHS" "$RANDOM_REAL"
 stage real-students "the same for the whole training split" students real "$REAL_EPOCHS" ""
 stage continual "5 tasks of 2 classes: five methods on real, random and distilled images" continual
-stage report "tables, figures and one HTML page" python -m misc.report run "$RUN" \
-    --command "${QUICK:+QUICK=$QUICK }sh scripts/quickstart.sh"
+page=$RUN/report.html
+if [ -f "$page" ] && [ -z "$(find "$RUN" -name result.json -newer "$page")" ]; then
+    printf '\n%s: complete, nothing to do\n' "$page"
+else
+    stage report "tables, figures and one HTML page" python -m misc.report run "$RUN" \
+        --command "${QUICK:+QUICK=$QUICK }sh scripts/quickstart.sh"
+fi

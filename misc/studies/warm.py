@@ -27,9 +27,6 @@ SCRIPT = '#!/bin/sh\nexec "{python}" -IS "{here}" --ask "{python}" "{socket}" "{
 def start(folder: str, owner: int) -> None:
     """Write the executable, and leave the server behind."""
     path = Path(tempfile.mkdtemp(prefix="warm-")) / "socket"
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(str(path))
-    server.listen(64)
     Path(folder).mkdir(parents=True, exist_ok=True)
     python = Path(folder, "python")
     python.write_text(SCRIPT.format(python=sys.executable, here=Path(__file__).resolve(), socket=path, threads=THREADS))
@@ -39,21 +36,31 @@ def start(folder: str, owner: int) -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nothing, stream)
-        serve(server, owner)
-        path.unlink()
+        serve(path, owner)
+        path.unlink(missing_ok=True)
         path.parent.rmdir()
 
 
-def serve(server: socket.socket, owner: int) -> None:
-    """Fork a keeper, and that one the command, for each connection, while the process `owner` lives."""
+def serve(path: Path, owner: int) -> None:
+    """Fork a keeper, and that one the command, for each connection, while the process `owner` lives.
+
+    There is a socket only once the libraries are loaded. Until then commands start by themselves, so that those with nothing to
+    do need not wait.
+    """
     import gc
     import importlib
 
     from misc.studies.batch import LOADED, fork
     for name in LOADED:
+        if not Path(f"/proc/{owner}").exists():
+            return
         importlib.import_module(name)
     gc.freeze()  # a collection in a command would copy the memory of all that is loaded
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(f"{path}-")
+    server.listen(64)
+    os.rename(f"{path}-", path)  # it listens from the moment it is there
     while Path(f"/proc/{owner}").exists():
         if select.select([server], [], [], 1)[0]:
             client, _ = server.accept()
