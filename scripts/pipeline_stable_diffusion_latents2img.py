@@ -66,7 +66,11 @@ class StableDiffusionLatents2ImgPipeline(StableDiffusionImg2ImgPipeline):
         return self.decode(denoised, names)
 
     def prepare_latents(self, image, timestep, batch_size, num_images_per_prompt, dtype, device, generator=None):
-        """Noise the prototypes to `timestep`; unlike the stock method, latents may have any number of channels."""
+        """Noise the prototypes to `timestep`; unlike the stock method, latents may have any number of channels.
+
+        Drawn in float32 for every precision: older versions of torch draw other numbers for bfloat16 than for float32.
+        """
         from diffusers.utils.torch_utils import randn_tensor
         image = image.to(device=device, dtype=dtype)
-        return self.scheduler.add_noise(image, randn_tensor(image.shape, generator, image.device, dtype), timestep)
+        noise = randn_tensor(image.shape, generator, image.device, torch.float32).to(dtype)
+        return self.scheduler.add_noise(image, noise, timestep)

@@ -41,5 +41,5 @@ def test_a_second_run_skips_what_is_finished_and_changes_nothing(finished):
     kept = {path: path.read_bytes() for path in run.rglob("*") if path.suffix in (".safetensors", ".png", ".json")
             and path.parent != run}
     again = quickstart(run)
-    assert again.returncode == 0 and again.stdout.count("complete, nothing to do") == 14 + 15 + 1   # with a common start
+    assert again.returncode == 0 and again.stdout.count("complete, nothing to do") == 14 + 15 + 2   # a common start, the report
     assert {path: path.read_bytes() for path in kept} == kept

@@ -1,6 +1,7 @@
 #!/bin/sh
-# One process of a Slurm job: srun runs this once for each GPU, and accelerate reads what it sets as it does with a launcher of its
-# own. SIGTERM reaches every process directly: LAUNCH="srun sh scripts/slurm/launch.sh" sh distillation/gen_prototype_imgnt.sh
+# One process of a Slurm job: srun runs this once for each GPU, and accelerate reads what it sets as it does with a launcher of
+# its own. SIGTERM reaches every process directly.
+#   LAUNCH="srun sh scripts/slurm/launch.sh" sh distillation/gen_prototype_imgnt.sh
 set -eu
 
 TASKS=$((SLURM_NTASKS / SLURM_NNODES))
