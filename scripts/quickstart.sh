@@ -1,6 +1,6 @@
 #!/bin/sh
 # The whole pipeline on digits, set-up included: prototypes -> images -> soft labels -> students -> continual learning -> report
-# with ResNet-18, IPC 10, 5 tasks of 2 classes. No GPU, no download but packages. After installation at most 6 minutes on 2 CPU
+# with ResNet-18, IPC 10, 5 tasks of 2 classes. No GPU, no download but packages. After installation 5 to 12 minutes on 2 CPU
 # cores; QUICK=1 runs the same path with the smallest settings. The same command resumes. The report is in runs/quickstart/.
 set -eu
 cd "$(dirname "$0")/.."

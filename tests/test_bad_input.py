@@ -356,6 +356,15 @@ def test_a_checkpoint_of_nan_is_not_fine_tuned(here, broken, image_data, tmp_pat
     assert refused(answer, words) and stored(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize(("module", "part"), [("misc.judge", "UNet"), ("misc.judge", "decoder"), ("misc.judge", "text encoder"),
+                                              ("misc.show_distilled", "encoder")])
+def test_a_checkpoint_of_nan_is_not_judged_nor_shown(here, broken, distilled, image_data, tmp_path, module, part):
+    answer = here(module, "--dataset", "folder", "--data_dir", image_data, "--diffusion_checkpoints_path", broken(part), *(
+        ["--images", 12, "--num_inference_steps", 2, "--output", tmp_path / "out" / "judge.json"] if module == "misc.judge"
+        else [distilled.folder, "--output_dir", tmp_path / "out"]))
+    assert refused(answer, f"error: {part}: ", NAN) and not (tmp_path / "out" / "judge.json").exists()
+
+
 def test_images_before_an_overflow_stay(gen_syn_image, prototypes, tmp_path):
     copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
     rewrite(copy, "00011_sea_lion.safetensors", lambda tensors: tensors["centroids"].fill_(3e38))
