@@ -46,11 +46,11 @@ def _byte_letters() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
 
 
-def new_vae(size_pixels: int, channels: list[int]) -> AutoencoderKL:
-    """An autoencoder whose latents have 4 channels and size / 2^(len(channels) - 1) pixels a side."""
+def new_vae(size_pixels: int, channels: list[int], latent_channels: int = 4) -> AutoencoderKL:
+    """An autoencoder whose latents have size / 2^(len(channels) - 1) pixels a side."""
     levels = len(channels)
     return AutoencoderKL(
-        sample_size=size_pixels, block_out_channels=tuple(channels), latent_channels=4, norm_num_groups=8,
+        sample_size=size_pixels, block_out_channels=tuple(channels), latent_channels=latent_channels, norm_num_groups=8,
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels)
 
 
@@ -61,11 +61,12 @@ def new_text_encoder(width: int, layers: int = 2) -> CLIPTextModel:
         max_position_embeddings=PROMPT_TOKENS, projection_dim=width, bos_token_id=512, eos_token_id=513, pad_token_id=513))
 
 
-def new_unet(latent_size: int, channels: list[int], text_width: int, layers: int = 1) -> UNet2DConditionModel:
-    """A text-conditional UNet; cross-attention at every level but the finest, where it costs most."""
+def new_unet(latent_shape: tuple[int, ...], channels: list[int], text_width: int, layers: int = 1) -> UNet2DConditionModel:
+    """A text-conditional UNet of latents [C, h, w]; cross-attention at every level but the finest, where it costs most."""
     coarser = len(channels) - 1
     return UNet2DConditionModel(
-        sample_size=latent_size, in_channels=4, out_channels=4, block_out_channels=tuple(channels), layers_per_block=layers,
+        sample_size=latent_shape[-1], in_channels=latent_shape[0], out_channels=latent_shape[0],
+        block_out_channels=tuple(channels), layers_per_block=layers,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * coarser,
         up_block_types=("CrossAttnUpBlock2D",) * coarser + ("UpBlock2D",),
         cross_attention_dim=text_width, attention_head_dim=4, norm_num_groups=16)
@@ -146,6 +147,7 @@ class Recipe:
     ema_decay: float = 0.998
     accumulation: int = 1     # micro-batches of a batch
     recompute: bool = False   # recompute activations in the backward pass, which saves memory
+    bf16: bool = False        # on a GPU the UNet computes in bfloat16 without it
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,9 @@ def train_vae(vae: AutoencoderKL, images: Tensor, kl_weight: float, recipe: Reci
     for step in loop:
         generator = generator_for(recipe.seed, "vae", step)
         rows = torch.randint(len(images), (recipe.batch_size,), generator=generator)
-        loop.backward(vae_loss(vae, to_signed(images[rows.to(images.device)]), kl_weight, generator))
+        with half_precision(vae.device, recipe.bf16):
+            loss = vae_loss(vae, to_signed(images[rows.to(images.device)]), kl_weight, generator)
+        loop.backward(loss)
         loop.step()
     return {"losses": loop.losses, "seconds": loop.seconds}
 
@@ -198,8 +202,8 @@ def train_unet(unet: UNet2DConditionModel, trained: nn.ModuleDict, text_of: Call
                posteriors: Posteriors, labels: Tensor, empty: int, recipe: Recipe) -> tuple[dict, nn.ModuleDict]:
     """Train `trained` (the parts of UNet and text encoder that change) on latents drawn from the posteriors.
 
-    `text_of(classes)` are prompt embeddings [B, tokens, width]; the class `empty` has no prompt. float32, with bfloat16 matrix
-    products on an accelerator that has them. Returns the losses and the seconds, and `trained` with averaged weights.
+    `text_of(classes)` are prompt embeddings [B, tokens, width]; the class `empty` has no prompt. Returns the losses and the
+    seconds, and `trained` with averaged weights.
     """
     if recipe.recompute:
         unet.enable_gradient_checkpointing()
@@ -220,7 +224,7 @@ def train_unet(unet: UNet2DConditionModel, trained: nn.ModuleDict, text_of: Call
         # forward and backward, in micro-batches
         batch = [tensor.to(unet.device).tensor_split(recipe.accumulation) for tensor in (latents, noise, timesteps, classes)]
         for latents, noise, timesteps, classes in zip(*batch, strict=True):
-            with half_precision(unet.device, wanted=unet.device.type == "cuda"):
+            with half_precision(unet.device, wanted=recipe.bf16 or unet.device.type == "cuda"):
                 loss = diffusion_loss(unet, scheduler, latents, noise, timesteps, text_of(classes))
             loop.backward(loss * (len(latents) / recipe.batch_size))
         loop.step()

@@ -15,10 +15,10 @@ from pathlib import Path
 from scripts.cli import DIGITS_LDM, InputError, Parser, add_dataset_flags, check_range, dataset_flags, run, validation_of
 
 FROM_SCRATCH = {"size": 32, "vae_channels": [16, 32, 32], "unet_channels": [64, 96], "text_width": 64,
-                "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3}
+                "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3, "latent_channels": None}
 FINE_TUNING = ("lora_rank", "train_text_encoder", "revision")
 DECIDING = ("dataset", "size", "seed", *list(FROM_SCRATCH)[1:], *FINE_TUNING[:2], "unet_steps", "batch_size", "unet_lr",
-            "prompt_drop", "ema_decay")  # the stored configuration; other flags are paths, or change memory use only
+            "prompt_drop", "ema_decay", "bf16")  # the stored configuration; other flags are paths, or change memory use only
 
 
 def parse_args():
@@ -38,6 +38,7 @@ def parse_args():
     # networks, from scratch
     parser.add_argument("--vae_channels", default=None, type=int, nargs="+",
                         help="autoencoder channels per level; each further level halves the latents (default: 16 32 32)")
+    parser.add_argument("--latent_channels", default=None, type=int, help="channels of the latents (default: 4)")
     parser.add_argument("--unet_channels", default=None, type=int, nargs="+", help="UNet channels per level (default: 64 96)")
     parser.add_argument("--text_width", default=None, type=int, help="width of the text encoder (default: 64)")
     parser.add_argument("--prediction_type", default=None, choices=("epsilon", "v_prediction"), help="default: epsilon")
@@ -55,6 +56,8 @@ def parse_args():
                         help="weight of the mean KL term beside the mean L1 (default: 1e-3)")
     parser.add_argument("--prompt_drop", default=0.1, type=float, help="fraction of prompts emptied, for guidance")
     parser.add_argument("--ema_decay", default=0.998, type=float, help="moving average of the weights of UNet and text encoder")
+    parser.add_argument("--bf16", action="store_true",
+                        help="compute in bfloat16 where that is safe, on devices that have it (the UNet on a GPU always does)")
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images (0: none beside the main one)")
     parser.add_argument("--save_seconds", default=60, type=float, help="seconds between resume points")
     return derive(parser.parse_args())
@@ -63,7 +66,7 @@ def parse_args():
 def derive(args):
     """Check the flags, and set the defaults that depend on --init."""
     check_range("--prompt_drop", args.prompt_drop, 0, 1)
-    for flag in ("size", "lora_rank", "gradient_accumulation_steps", "num_workers"):
+    for flag in ("size", "lora_rank", "gradient_accumulation_steps", "num_workers", "latent_channels"):
         if getattr(args, flag) is not None:
             check_range(f"--{flag}", getattr(args, flag), 0 if flag == "num_workers" else 1)
     if args.gradient_accumulation_steps > args.batch_size:
@@ -154,8 +157,10 @@ def train_from_scratch(split, device, args) -> tuple:
     torch.manual_seed(args.seed)  # for initial weights: the libraries' constructors take no generator
 
     # the autoencoder
-    vae = ldm.new_vae(args.size, args.vae_channels).to(device)
-    recipe = ldm.Recipe(args.vae_steps, args.batch_size, args.vae_lr, args.seed, folder / "state" / "vae.pt", args.save_seconds)
+    layout = torch.channels_last if args.bf16 else torch.contiguous_format
+    vae = ldm.new_vae(args.size, args.vae_channels, args.latent_channels or 4).to(device, memory_format=layout)
+    recipe = ldm.Recipe(args.vae_steps, args.batch_size, args.vae_lr, args.seed, folder / "state" / "vae.pt", args.save_seconds,
+                        bf16=args.bf16)
     vae_run = ldm.train_vae(vae, images, args.kl_weight, recipe)
     means, stds = ldm.encode_moments(vae.eval(), images)
     vae.register_to_config(scaling_factor=1 / math.sqrt(float(means.var() + (stds ** 2).mean())))
@@ -163,15 +168,15 @@ def train_from_scratch(split, device, args) -> tuple:
     # UNet and text encoder on its latents
     tokenizer = ldm.byte_level_tokenizer(folder / "tokenizer")
     text_encoder = ldm.new_text_encoder(args.text_width).to(device)
-    unet = ldm.new_unet(means.shape[-1], args.unet_channels, args.text_width).to(device)
+    unet = ldm.new_unet(tuple(means.shape[1:]), args.unet_channels, args.text_width).to(device, memory_format=layout)
     scheduler = ldm.new_scheduler(args.prediction_type)
     tokens = ldm.tokenize(tokenizer, [entry["prompt"] for entry in split.classes] + [""]).to(device)
     trained = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     posteriors = ldm.Posteriors(means, stds, vae.config.scaling_factor)
     unet_run, best = ldm.train_unet(unet, trained, ldm.trained_text(text_encoder, tokens), scheduler, posteriors,
                                     torch.from_numpy(split.labels), len(split.classes), unet_recipe(args))
-    write_checkpoint(folder, vae=vae.half(), unet=best["unet"].half(), text_encoder=best["text_encoder"].half(),
-                     tokenizer=tokenizer, scheduler=scheduler)
+    written = torch.nn.ModuleDict({"vae": vae, **best}).half().to(memory_format=torch.contiguous_format)
+    write_checkpoint(folder, **written, tokenizer=tokenizer, scheduler=scheduler)
     return {"autoencoder": vae_run, "unet": unet_run}, split, vae.config.scaling_factor
 
 
@@ -180,7 +185,7 @@ def unet_recipe(args):
     from distillation.ldm import Recipe
     return Recipe(args.unet_steps, args.batch_size, args.unet_lr, args.seed, Path(args.output_dir) / "state" / "unet.pt",
                   args.save_seconds, args.prompt_drop, args.ema_decay, args.gradient_accumulation_steps,
-                  args.gradient_checkpointing)
+                  args.gradient_checkpointing, args.bf16)
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def new_checkpoint(folder: Path, text_width: int = 16, prediction_type: str = "e
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         StableDiffusionPipeline(
-            vae=ldm.new_vae(SIZE, [8] * levels), unet=ldm.new_unet(SIZE // 2 ** (levels - 1), [16, 16], text_width),
+            vae=ldm.new_vae(SIZE, [8] * levels), unet=ldm.new_unet((4, *2 * [SIZE // 2 ** (levels - 1)]), [16, 16], text_width),
             text_encoder=ldm.new_text_encoder(text_width), tokenizer=ldm.byte_level_tokenizer(folder / "tokenizer"),
             scheduler=ldm.new_scheduler(prediction_type), safety_checker=None, feature_extractor=None,
             requires_safety_checker=False).save_pretrained(folder)

@@ -51,6 +51,14 @@ def one_image(folder: Path, size: int):
     return pipeline
 
 
+def test_latents_of_other_channels_trained_with_bf16(here, image_data, tmp_path):
+    answer = here("distillation.train_ldm", "--dataset", "folder", "--data_dir", image_data, "--size", SIZE, "--bf16",
+                  "--vae_channels", 8, 8, "--latent_channels", 6, "--unet_channels", 16, 16, "--text_width", 16,
+                  "--vae_steps", 2, "--unet_steps", 2, "--batch_size", 8, "--output_dir", tmp_path)
+    assert answer.code == 0 and one_image(tmp_path, SIZE).unet.config.in_channels == 6
+    assert manifest_in(tmp_path)["config"] | {"bf16": True, "latent_channels": 6} == manifest_in(tmp_path)["config"]
+
+
 def test_stock_diffusers_runs_the_folder_whose_weights_are_half_precision(trained):
     assert one_image(trained.folder, SIZE).vae.config.scaling_factor != 0.18215
     assert {tensor.dtype for name in WEIGHTS for tensor in load_file(trained.folder / name).values()
