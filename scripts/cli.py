@@ -129,6 +129,15 @@ def check_views(args) -> None:
 
 # progress
 
+def _own_lock() -> None:
+    """Give this process its own lock for bars: forks share tqdm's, and one killed while it holds it would stop all others."""
+    tqdm.set_lock(threading.RLock())
+
+
+_own_lock()
+os.register_at_fork(after_in_child=_own_lock)
+
+
 class Progress(tqdm):
     """A bar on a terminal; elsewhere a line in the log every 30 seconds, none for shorter work. Only rank 0 shows it."""
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import multiprocessing
 import os
 import re
 import signal
@@ -48,6 +49,18 @@ def test_a_log_gets_a_line_every_so_often_and_none_for_short_work(monkeypatch):
 
 HOLD = ("import sys, time; from pathlib import Path; from scripts.artefact import begin\n"
         "print(begin(Path(sys.argv[1]), 'prototypes', {'ipc': 1}), flush=True); time.sleep(60)")
+
+
+def test_a_fork_killed_while_it_draws_a_bar_stops_no_other():
+    """Forks of one Python share tqdm's own lock, which a killed one never gives back."""
+    fork = multiprocessing.get_context("fork")
+    Progress(total=1).close()
+    killed = fork.Process(target=lambda: (Progress.get_lock().acquire(), os.kill(os.getpid(), signal.SIGKILL)))
+    other = fork.Process(target=lambda: Progress(total=1).close(), daemon=True)
+    for process in (killed, other):
+        process.start()
+        process.join(20)
+    assert (killed.exitcode, other.exitcode) == (-signal.SIGKILL, 0)
 
 
 def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
