@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.neighbors import LocalOutlierFactor
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -58,6 +56,7 @@ def cluster(latents: Tensor, ipc: int, km_expand: int | None, seed: int, kmeans:
     `minibatch` uses batches of km_expand * ipc latents, or without `km_expand` of at least 1,024; `full` is k-means proper.
     Raises ValueError for fewer latents than prototypes.
     """
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # here: it takes seconds, and most stages only read prototypes
     if len(latents) < ipc:
         raise ValueError(f"expected at least {ipc} latents, found {len(latents)}")
     flat = latents.flatten(1).numpy()
@@ -97,6 +96,7 @@ def inliers(latents: Tensor, at_least: int, neighbours: int = 10, contamination:
 
     LocalOutlierFactor of scikit-learn drops the fraction `contamination`; the `at_least` least outlying latents stay.
     """
+    from sklearn.neighbors import LocalOutlierFactor
     if len(latents) <= max(at_least, 2):
         return np.arange(len(latents))
     detector = LocalOutlierFactor(min(neighbours, len(latents) - 1), contamination=contamination)
