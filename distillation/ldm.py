@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from scripts.artefact import check_finite, likely_cause, write_text
+from scripts.cli import Progress
 from scripts.randomness import generator_for
 from scripts.training import CURVES, Loop, averaged, half_precision, new_optimizer
 
@@ -171,7 +172,8 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 256,
 
     Raises InputError for those that are not finite, with the image's name.
     """
-    posteriors = [vae.encode(to_signed(part)).latent_dist for part in images.split(batch_size)]
+    parts = Progress(images.split(batch_size), desc="encode", unit="batch")
+    posteriors = [vae.encode(to_signed(part)).latent_dist for part in parts]
     means, stds = torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
     moments = zip(means, stds, strict=True)
     check_finite(dict(zip(names or range(len(means)), moments, strict=True)), "encoder", likely_cause(means.dtype))

@@ -4,6 +4,7 @@
     python -m misc.benchmark clustering
     python -m misc.benchmark matching
     python -m misc.benchmark continual
+    python -m misc.benchmark start
 
 Variants take turns in one run, so other work on the machine slows all of them. Compare the ratios; the result file has every
 timing. `python -m misc.report tables` writes the tables of misc/benchmark.md from the result files.
@@ -25,6 +26,7 @@ from pathlib import Path
 from scripts.artefact import code_version, hardware, package_versions, read_json, read_manifest, write_json
 from scripts.cli import DIGITS_LDM, ROOT, Parser, Progress, check_range, run
 
+SCALES = ((1000, 10), (10000, 10), (10000, 50), (60000, 10))  # images, IPC
 # key of a measurement: (what is measured, what it is compared with, aim); rows with * need an accelerator
 ROWS = {
     "distillation": {
@@ -37,19 +39,32 @@ ROWS = {
         "stable_diffusion_memory": ("* The same, device memory at batch 32 (GB)", "", ""),
         "encoding_large": ("* Files encoded, Stable Diffusion's autoencoder, images/s", "decoding and encoding in turn", ""),
         "waiting_large": ("* Time waiting for files, Stable Diffusion's autoencoder (%)", "", "below 10")},
+    "scale": {
+        **{f"prototypes_{count}_{ipc}": (f"Prototypes of {count:,} images of 32 pixels, IPC {ipc} (s)",
+                                         "the autoencoder's forward passes alone", "at most 1.3" if count == 60000 else "")
+           for count, ipc in SCALES},
+        "share_files": ("Of the largest: waiting for decoded images (%)", "", ""),
+        "share_kmeans": ("Of the largest: k-means (%)", "", "")},
     "clustering": {f"inertia_{ipc}_{expand}": (f"Inertia on digits, IPC {ipc}, --km_expand {expand}", "without --km_expand", "")
                    for ipc in (10, 50) for expand in (1, 2, 5, 10)},
     "matching": {
         **{f"views_{size}_{mix}": (f"Views of {size} pixels, {name}, images/s of one core",
                                    "torchvision's functions on Pillow images", "at least 4")
            for size in (224, 32) for mix, name in (("cutmix", "CutMix"), ("none", "no mixing"))},
+        "labels": ("Soft labels, 500 images of 32 pixels, ResNet-18, images/s", "the network's forward pass alone",
+                   "at least 0.9"),
+        "student": ("Student, the same, images/s", "forward, backward and optimiser alone", "at least 0.9"),
         "training": ("* Relabelling and an epoch of ResNet-18, 224 pixels, images/s", "files and Pillow, 8 workers",
                      "at least 3")},
     "continual": {
         "overhead": ("ER step beside forward, backward and optimiser (%)", "", "at most 10"),
         "agem": ("A-GEM step, times a fine-tune step", "", "at most 2.1"),
         "derpp": ("DER++ step, times a fine-tune step", "", "at most 3.1"),
-        "pixels": ("Augmentation and buffer of an ER step (ms)", "", "at most 1")}}
+        "pixels": ("Augmentation and buffer of an ER step (ms)", "", "at most 1")},
+    "start": {
+        "finished": ("A finished stage again (s)", "importing torch alone", "at most 1 s"),
+        "random": ("gen_syn_image --method random, 100 images (s)", "importing torch alone", "at most 3 s"),
+        "quickstart": ("A finished quickstart again, QUICK=1 (s)", "importing torch alone", "at most 12 s")}}
 PAPER = ("--strength", 0.7, "--num_inference_steps", 50, "--guidance_scale", 8, "--image_size", 224)
 DIGITS = ("--strength", 0.7, "--num_inference_steps", 20, "--guidance_scale", 2, "--negative_prompt", "")
 SMALL_PARENT = """import resource, subprocess, sys
@@ -148,6 +163,13 @@ def compared(seconds: dict[str, list[float]], here: int, other: int, **facts) ->
     return {**{name: 1 / statistics.median(spent) for name, spent in each.items()},
             "ratio": median_ratio(each["other"], each["here"]),
             "seconds": {name: [round(spent, 4) for spent in seconds[name]] for name in each}, **facts}
+
+
+def slower(seconds: dict[str, list[float]]) -> dict:
+    """A row: the median seconds of "here" and "other", and the median over rounds of the ratio."""
+    return {**{name: statistics.median(spent) for name, spent in seconds.items()},
+            "ratio": median_ratio(seconds["here"], seconds["other"]),
+            "seconds": {name: [round(one, 4) for one in spent] for name, spent in seconds.items()}}
 
 
 def median_ratio(first: list[float], second: list[float]) -> float:
@@ -357,6 +379,46 @@ def peak_memory_bytes(command: list[str]) -> int:
     return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
 
 
+def scale(scratch: Path, device, repetitions: int, scales: tuple[tuple[int, int], ...] = SCALES, data: str = "data",
+          checkpoint: str = DIGITS_LDM) -> Iterator[tuple[str, dict]]:
+    """gen_prototype on the first images of Fashion-MNIST, against its autoencoder's forward passes on decoded images."""
+    import torch
+
+    from distillation.checkpoints import load_pipeline
+    from distillation.datasets import decode_all, load_split
+    from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
+    pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, checkpoint, device)
+    images, split = decode_all(load_split("fashion_mnist", data, "train"), 32)
+    spent: list[dict] = []
+
+    def here(folder: Path, ipc: int) -> float:
+        _, seconds = stage(scratch, "distillation.gen_prototype", "--save_prototype_path", "--dataset", "fashion_mnist",
+                           "--data_dir", folder, "--ipc", ipc, "--diffusion_checkpoints_path", checkpoint, "--batch_size", 256)
+        spent.append(seconds)
+        return seconds["encode"] + seconds["cluster"]
+
+    def other(count: int) -> None:
+        for part in images[:count].split(256):
+            pipeline(part, None, None)
+    for count, ipc in scales:
+        folder = write_idx(scratch / f"idx-{count}", images[:count, 0, 2:-2, 2:-2], torch.from_numpy(split.labels[:count]))
+        seconds = interleaved({"here": partial(here, folder, ipc), "other": partial(other, count)}, repetitions,
+                              f"{count} images, IPC {ipc}")
+        yield f"prototypes_{count}_{ipc}", slower(seconds)
+    for part, name in (("wait", "files"), ("cluster", "kmeans")):
+        shares = (each[part] / (each["encode"] + each["cluster"]) for each in spent[-repetitions:])
+        yield f"share_{name}", {"here": 100 * statistics.median(shares)}
+
+
+def write_idx(folder: Path, images, labels) -> Path:
+    """Write images uint8 [N, H, W] and labels [N] as Fashion-MNIST's training files; returns the folder."""
+    folder.mkdir(exist_ok=True)
+    for name, values in (("images-idx3", images), ("labels-idx1", labels)):
+        header = bytes([0, 0, 8, values.ndim]) + b"".join(side.to_bytes(4, "big") for side in values.shape)
+        (folder / f"train-{name}-ubyte").write_bytes(header + values.byte().numpy().tobytes())
+    return folder
+
+
 def clustering(scratch: Path, device, repetitions: int, ipcs: tuple[int, ...] = (10, 50)) -> Iterator[tuple[str, dict]]:
     """Mini-batch k-means on each class of digits: sums of squared distances to the nearest centroid, one round per seed."""
     from distillation.checkpoints import load_pipeline
@@ -463,6 +525,47 @@ def training(scratch: Path, device, repetitions: int, always: bool = False, arch
     yield "training", compared(seconds, images, images)
 
 
+def networks(scratch: Path, device, repetitions: int, arch: str = "resnet18", size: int = 32, images: int = 500,
+             batch_size: int = 50, epochs: int = 2) -> Iterator[tuple[str, dict]]:
+    """Soft labels and a student by their commands, against the same network on as many prepared images."""
+    import torch
+    import torch.nn.functional as F
+
+    from scripts.networks import seeded
+    from scripts.training import new_optimizer
+    photos = write_photos(write_photos(scratch / "small", 10, images // 10, size), 10, 2, size, "test")
+    data = ("--dataset", "folder", "--data_dir", photos, "--input-size", size, "--batch-size", batch_size)
+    teacher, _ = stage(scratch, "matching.train_teacher", "--output-dir", *data, "--arch", arch, "--epochs", 1)
+    views, answers = torch.randn(batch_size, 3, size, size, device=device), torch.arange(batch_size, device=device) % 10
+    network, made, count = seeded(arch, 10, "imagenet", 0, size).to(device), [], epochs * images // batch_size
+    optimizer = new_optimizer("adamw", network.parameters(), 1e-3)
+
+    def labels() -> float:
+        folder, seconds = stage(scratch, "matching.generate_soft_label", "--fkd-path", *data, "--teacher", teacher, "--epochs",
+                                epochs, "--mix-type", "cutmix")
+        made.append(folder)
+        return seconds["relabel"]
+
+    def student() -> float:
+        return stage(scratch, "validate.train_FKD", "--output-dir", *data, "--fkd-path", made[-1], "--model", arch, "--epochs",
+                     epochs)[1]["train"]
+
+    @torch.inference_mode()
+    def forward() -> None:
+        network.eval()
+        for _ in range(count):
+            network(views)
+
+    def train() -> None:
+        network.train()
+        for _ in range(count):
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(network(views), answers).backward()
+            optimizer.step()
+    for name, ways in (("labels", {"here": labels, "other": forward}), ("student", {"here": student, "other": train})):
+        yield name, compared(interleaved(ways, repetitions, name), count * batch_size, count * batch_size)
+
+
 # continual
 
 def steps(scratch: Path, device, repetitions: int, batch_size: int, size: int, tasks: int = 5,
@@ -487,11 +590,33 @@ def steps(scratch: Path, device, repetitions: int, batch_size: int, size: int, t
     yield "pixels", {"here": 1e3 * others / (tasks * count)}
 
 
+# start
+
+def starts(scratch: Path, device, repetitions: int, with_quickstart: bool = True) -> Iterator[tuple[str, dict]]:
+    """What passes before a command does its work, in processes of their own as a user starts them."""
+    def command(*words, **settings) -> None:
+        subprocess.run([str(word) for word in words], cwd=ROOT, env={**os.environ, **settings}, check=True, capture_output=True)
+    prototypes = (sys.executable, "-m", "distillation.gen_prototype", "--ipc", 2, "--save_prototype_path", scratch / "start")
+    quickstart = partial(command, "sh", "scripts/quickstart.sh", QUICK="1", RUN=str(scratch / "quickstart"))
+    command(*prototypes)
+    variants = {"other": partial(command, sys.executable, "-c", "import torch"), "finished": partial(command, *prototypes),
+                "random": lambda: command(sys.executable, "-m", "distillation.gen_syn_image", "--method", "random", "--ipc", 10,
+                                          "--save_init_image_path", tempfile.mkdtemp(dir=scratch))}
+    if with_quickstart:
+        quickstart()
+        variants["quickstart"] = quickstart
+    seconds = interleaved(variants, repetitions, "start")
+    for name in list(seconds)[1:]:
+        yield name, slower({"here": seconds[name], "other": seconds["other"]})
+
+
 SECTIONS = {"distillation": {"synthesis": synthesis, "encoding": encoding, "memory": memory,
                              "stable_diffusion": stable_diffusion, "encoding_large": encoding_large},
+            "scale": {"scale": scale},
             "clustering": {"inertia": clustering},
-            "matching": {"views": views, "training": training},
-            "continual": {"steps": steps}}
+            "matching": {"views": views, "networks": networks, "training": training},
+            "continual": {"steps": steps},
+            "start": {"starts": starts}}
 
 
 if __name__ == "__main__":

@@ -72,6 +72,15 @@ def test_encoding_makes_the_latents_of_the_plain_way(checkpoint, tmp_path):
             check_close("encoding", latents, latents + shift, 0.01)
 
 
+def test_prototypes_of_many_images_beside_the_encoder_alone(checkpoint, tmp_path):
+    pixels = torch.randint(256, (40, 28, 28))
+    benchmark.write_idx(tmp_path / "data", pixels, torch.arange(40) % 10)
+    rows = dict(benchmark.scale(tmp_path, CPU, 1, ((20, 1), (40, 2)), str(tmp_path / "data"), str(checkpoint)))
+    assert list(rows) == ["prototypes_20_1", "prototypes_40_2", "share_files", "share_kmeans"]
+    assert rows["prototypes_40_2"]["ratio"] == pytest.approx(rows["prototypes_40_2"]["here"] / rows["prototypes_40_2"]["other"])
+    assert [json.loads(path.read_text())["counts"]["images"] for path in sorted(tmp_path.rglob("manifest.json"))].count(40) == 2
+
+
 def test_smaller_batches_of_kmeans_find_worse_centroids(tmp_path):
     rows = dict(benchmark.clustering(tmp_path, CPU, 1, (10,)))
     assert list(rows) == [key for key in ROWS["clustering"] if key.startswith("inertia_10_")]
@@ -102,6 +111,17 @@ def test_relabelling_and_a_student_are_measured_by_their_commands(tmp_path):
     cells = table("matching", rows)["* Relabelling and an epoch of ResNet-18, 224 pixels, images/s"]
     assert cells[2] == number(rows["training"]["ratio"]) and cells[1].endswith("files and Pillow, 8 workers")
     assert dict(benchmark.training(tmp_path, CPU, 1)) == {}
+
+
+def test_soft_labels_and_students_beside_their_network(tmp_path):
+    rows = dict(benchmark.networks(tmp_path, CPU, 1, "shufflenet_v2_x0_5", images=20, batch_size=10, epochs=1))
+    assert list(rows) == ["labels", "student"] and all(row["here"] > 0 < row["other"] for row in rows.values())
+    assert "Student, the same, images/s" in table("matching", rows)
+
+
+def test_a_finished_stage_is_faster_than_importing_torch(tmp_path):
+    rows = dict(benchmark.starts(tmp_path, CPU, 1, with_quickstart=False))
+    assert list(rows) == ["finished", "random"] and rows["finished"]["ratio"] < 1 < rows["random"]["ratio"]
 
 
 def test_continual_steps_come_from_result_files(tmp_path):
