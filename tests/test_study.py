@@ -1,4 +1,4 @@
-"""misc/studies/cifar10.sh in its smallest settings, from the prior to the tables."""
+"""The studies of CIFAR-10 and Fashion-MNIST in their smallest settings."""
 
 import json
 import re
@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import shell
+from test_datasets import write_idx
 
 from misc.report.results import Results, Run
 from misc.report.tables import targets
+from scripts.cli import DIGITS_LDM
 
 TINY = {"SCALE": "small", "NETWORK": "convnet_d2_w8", "TEACHER_ARCH": "convnet_d2_w8", "MODELS": "convnet_d2_w8",
         "IPCS": "1", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
@@ -82,3 +84,23 @@ def test_a_target_is_met_only_by_a_whole_interval():
     assert met((0.70, 0.72), (0.69, 0.69), 10)[0] == "not shown" and met((0.60, 0.62), (0.70, 0.72), 10)[0] == "no"
     assert met((0.710, 0.711), (0.600, 0.601), 50) == ["not shown", "holds", "holds"]
     assert met((0.70, 0.72), (0.60, 0.62), 50)[2] == "not shown" and met((0.690, 0.691), (0.60, 0.62), 50)[2] == "no"
+
+
+def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(tmp_path):
+    write_idx(tmp_path / "data", count=60)
+    tiny = {"DATA": tmp_path / "data", "STUDY": tmp_path / "run", "PRIOR": DIGITS_LDM, "VALIDATION": "20", "SEEDS": "0",
+            "NETWORKS": "convnet_d2_w8 convnet_d1_w8", "KINDS": "convnet_d2_w8-hard convnet_d2_w8-soft", "TEACHER_EPOCHS": "1",
+            "EPOCHS": "1", "STEPS": "4", "IPCS": "1"}
+    for changed in ({"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "d4m random"}, {}):
+        answer = shell("misc/studies/fashion_mnist.sh", **tiny, **changed)
+        assert answer.returncode == 0, answer.stderr[-2000:]
+    made = {folder: {path.parent.name for path in (tmp_path / "run" / "seed0" / folder).glob("*/result.json")}
+            for folder in ("students-validation", "students-test")}
+    assert made["students-validation"] == {f"convnet_d2_w8-{labels}-{arm}-ipc1" for labels in ("hard", "soft")
+                                           for arm in ("d4m-s0.5", "d4m-s0.9", "random")}
+    ways = ("d4m-s0.5", "prototype", "noise", "mode", "herding", "kcenter", "random", "autoencoder")
+    assert made["students-test"] == {f"convnet_d2_w8-{labels}-{arm}-ipc1" for labels in ("hard", "soft") for arm in ways}
+    for folder, validation in (("students-validation", 20), ("students-test", None)):
+        for path in (tmp_path / "run" / "seed0" / folder).glob("*/manifest.json"):
+            assert json.loads(path.read_text())["config"].get("validation") == validation
+    assert len(list((tmp_path / "run").glob("teacher-*/manifest.json"))) == 2

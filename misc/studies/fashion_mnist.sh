@@ -1,0 +1,112 @@
+#!/bin/sh
+# Fashion-MNIST, from a diffusion model to the tables: two teachers, images made in every way at IPC 1, 10 and 50, ConvNet-W128
+# students with hard labels and ResNet-18 students with soft ones; each seed has its own images. 5,000 training images stay out
+# of all that is trained. CHOOSE=1 tests the students of every strength on these; without it the chosen strength and all other
+# ways are tested on the 10,000 test images. PRIOR names the diffusion model; PARTS runs a part; the same command resumes. Days
+# on two cores. Then:
+# python -m misc.report collect runs/study-fashion_mnist misc/results/fashion_mnist.jsonl \
+#     --command "sh misc/studies/fashion_mnist.sh"
+# python -m misc.report tables
+set -eu
+cd "$(dirname "$0")/../.."
+
+STUDY=${STUDY:-runs/study-fashion_mnist} DATA=${DATA:-data} PRIOR=${PRIOR:-runs/fashion_mnist/fashion_mnist-ldm}
+PARTS=${PARTS:-teachers sets students} CHOOSE=${CHOOSE:-} VALIDATION=${VALIDATION:-5000}
+SEEDS=${SEEDS:-0 1 2 3 4} IPCS=${IPCS:-1 10 50} KINDS=${KINDS:-convnet_d3_w128-hard resnet18-soft}   # network, labels
+STRENGTH_1=${STRENGTH_1:-0.5} STRENGTH_10=${STRENGTH_10:-0.5} STRENGTH_50=${STRENGTH_50:-0.5}
+STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} ARMS=${ARMS:-d4m prototype noise mode herding kcenter random autoencoder}
+NETWORKS=${NETWORKS:-convnet_d3_w128 resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-20} STEPS=${STEPS:-50}
+. misc/studies/common.sh
+
+SOURCE="--dataset fashion_mnist --data_dir $DATA" HELD_OUT="--validation $VALIDATION" TEACHER=$STUDY/teacher-${NETWORKS%% *}
+VIEWS="--input-size 32 --min-scale-crops 0.35 --flip 0.5"
+
+teachers() {                     # the first one labels, the second is of another architecture
+    export DATA VALIDATION TEACHER_EPOCHS
+    for NETWORK in $NETWORKS; do
+        DATASET=fashion_mnist TEACHER_ARCH=$NETWORK TEACHER=$STUDY/teacher-$NETWORK sh matching/train_teacher.sh &
+    done
+    wait
+}
+
+prototypes() {                   # flags ...
+    echo "distillation.gen_prototype $SOURCE $HELD_OUT --diffusion_checkpoints_path $PRIOR --ipc $IPC --seed $SEED" \
+        "--save_prototype_path $P/prototypes $*"
+}
+
+images() {                       # flags ...
+    echo "distillation.gen_syn_image $SOURCE $HELD_OUT --diffusion_checkpoints_path $PRIOR --ipc $IPC --guidance_scale 2" \
+        "--num_inference_steps $STEPS --negative_prompt '' --seed $SEED --save_init_image_path $P/distilled $*"
+}
+
+strengths() {
+    case $CHOOSE-$IPC in
+    -1) echo "$STRENGTH_1" ;; -10) echo "$STRENGTH_10" ;; -*) echo "$STRENGTH_50" ;; *) echo "$STRENGTHS" ;;
+    esac
+}
+
+arms() {                         # a line for each way: its name and the folder of its images
+    for ARM in $ARMS; do
+        case $ARM in
+        d4m) for S in $(strengths); do echo "d4m-s$S fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1"; done ;;
+        mode) echo "mode fashion_mnist_ipc${IPC}_${IPC}_mode0.1-25_g2.0_kmexpand1" ;;
+        autoencoder) echo "autoencoder fashion_mnist_prototype_ipc${IPC}_random" ;;     # random real images, encoded, decoded
+        *) echo "$ARM fashion_mnist_${ARM}_ipc$IPC" ;;
+        esac
+    done
+}
+
+sets() {
+    for SEED in $SEEDS; do
+        for IPC in $IPCS; do
+            P=$STUDY/seed$SEED START=$P/prototypes/fashion_mnist-ipc$IPC-kmexpand1
+            prototypes
+            arms | while read -r ARM _; do
+                case $ARM in
+                d4m-s*) images --prototype_path "$START" --strength "${ARM#d4m-s}" ;;
+                mode) images --prototype_path "$START" --guidance mode --mode_scale 0.1 --stop_t 25 ;;
+                prototype) images --prototype_path "$START" --method prototype ;;
+                autoencoder) prototypes --prototype random
+                    images --prototype_path "$START-random" --method prototype ;;
+                *) images --method "$ARM" ;;
+                esac
+            done
+            echo
+        done
+    done
+}
+
+students() {                     # 1,000, 3,000, 7,500 steps with hard labels at IPC 1, 10, 50; 400, 400, 1,000 with soft ones
+    for IPC in $IPCS; do
+        case $IPC in 1) HARD=1000 SOFT=400 ;; 10) HARD=1500 SOFT=200 ;; *) HARD=750 SOFT=100 ;; esac
+        for SEED in $SEEDS; do
+            P=$STUDY/seed$SEED ON=test TESTED=$SOURCE
+            [ -z "$CHOOSE" ] || ON=validation TESTED="$SOURCE $HELD_OUT"
+            arms | while read -r ARM FOLDER; do
+                for KIND in $KINDS; do
+                    case $KIND in
+                    *-soft) LAST=${EPOCHS:-$SOFT} HOW="--fkd-path $P/soft-labels/$ARM-ipc$IPC -T 20"
+                        echo "matching.generate_soft_label --data $P/distilled/$FOLDER --teacher $TEACHER --epochs $LAST" \
+                            "$HELD_OUT --fkd-seed $((42 + SEED)) $VIEWS --mix-type cutmix --use-fp16" \
+                            "--fkd-path $P/soft-labels/$ARM-ipc$IPC" ;;
+                    *) LAST=${EPOCHS:-$HARD} HOW="$VIEWS" ;;
+                    esac
+                    echo "validate.train_FKD $TESTED --train-dir $P/distilled/$FOLDER --labels ${KIND##*-} --model ${KIND%-*}" \
+                        "--epochs $LAST --batch-size 50 --cos --bf16 --seed $SEED" \
+                        "--output-dir $P/students-$ON/$KIND-$ARM-ipc$IPC $HOW"
+                done
+            done
+            echo
+        done
+    done
+}
+
+for PART in $PARTS; do
+    started=$(date +%s)
+    case $PART in
+    teachers) teachers ;;
+    sets | students) batch "$PART" ;;
+    *) echo "PARTS: expected teachers, sets or students, found $PART" >&2; exit 2 ;;
+    esac
+    printf '{"stage": "%s", "seconds": %d}\n' "$PART" "$(($(date +%s) - started))" >> "$STUDY/stages.jsonl"
+done
