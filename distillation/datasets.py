@@ -142,14 +142,16 @@ def decode(split: Split, rows, size_pixels: int, workers: int = 2, fit: str = "s
     return decode_readable(replace(split, on_bad_image="error"), rows, size_pixels, workers, fit)[0]
 
 
-def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2,
-                    fit: str = "squash") -> tuple[torch.Tensor, np.ndarray]:
+def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2, fit: str = "squash",
+                    channels_last: bool = False) -> tuple[torch.Tensor, np.ndarray]:
     """Decode images `rows`: uint8 [n, 3, size, size], and the rows that were readable, int64 [n].
 
-    An unreadable image raises BadImage unless the split's `on_bad_image` is "skip".
+    `channels_last` is their layout in memory. An unreadable image raises BadImage unless the split's `on_bad_image` is "skip".
     """
     rows = np.asarray(rows, dtype=np.int64)
     images = np.empty((len(rows), 3, size_pixels, size_pixels), dtype=np.uint8)  # torch would start threads in each worker
+    if channels_last:
+        images = images.reshape(len(rows), size_pixels, size_pixels, 3).transpose(0, 3, 1, 2)
 
     def decode_one(index: int) -> bool:
         try:
@@ -165,9 +167,10 @@ def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2,
     return torch.from_numpy(images if readable.all() else images[readable]), rows[readable]
 
 
-def decode_all(split: Split, size_pixels: int, workers: int = 2, fit: str = "squash") -> tuple[torch.Tensor, Split]:
+def decode_all(split: Split, size_pixels: int, workers: int = 2, fit: str = "squash",
+               channels_last: bool = False) -> tuple[torch.Tensor, Split]:
     """Decode all readable images of a split, uint8 [N, 3, size, size], and return the split of these (`readable_part`)."""
-    images, rows = decode_readable(split, range(len(split.labels)), size_pixels, workers, fit)
+    images, rows = decode_readable(split, range(len(split.labels)), size_pixels, workers, fit, channels_last)
     return images, readable_part(split, rows)
 
 

@@ -137,7 +137,9 @@ def pil_crop(image: Image.Image, crop: list[int], flip: bool, size: int) -> Tens
 def image_set(name: str, classes: list[dict], images: Tensor, labels: Tensor, weights: Tensor | None = None) -> ImageSet:
     """Build a set; weights default to 1 and are scaled to mean 1."""
     labels = labels.long()
-    mark = hashlib.sha256(images.cpu().numpy().tobytes())
+    mark = hashlib.sha256()
+    for part in images.split(BLOCK):  # not all at once, which would be a copy of the set
+        mark.update(np.ascontiguousarray(part.cpu().numpy()))
     if images.shape[-1] > LARGE:
         images = images.contiguous(memory_format=torch.channels_last)  # the fast layout for `crop_one`
     return ImageSet(name, classes, images, labels, _mean_one(weights, labels), _digest(mark, labels))
@@ -187,7 +189,10 @@ def _load(split: Split, size_pixels: int, workers: int, fit: str, weights: Tenso
           device) -> ImageSet | FileImages:
     needed = len(split.labels) * 3 * size_pixels ** 2
     if data_path == "device" or data_path == "auto" and needed <= LARGEST_FRACTION * free_bytes(torch.device(device)):
-        images, split = decode_all(split, size_pixels, workers, fit)
+        if needed > free_bytes(torch.device("cpu")):
+            raise InputError(f"{split.name}: expected images that fit into the free memory, found {needed / 1e9:.1f} GB "
+                             f"({len(split.labels)} of {size_pixels} pixels); choose fewer pixels or fewer images")
+        images, split = decode_all(split, size_pixels, workers, fit, channels_last=size_pixels > LARGE)
         return image_set(split.name, split.classes, images, torch.from_numpy(split.labels), weights).to(device)
     mark, kept = hashlib.sha256(), []
     for rows in np.array_split(np.arange(len(split.labels)), math.ceil(len(split.labels) / BLOCK)):

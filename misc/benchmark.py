@@ -5,6 +5,8 @@
     python -m misc.benchmark matching
     python -m misc.benchmark continual
     python -m misc.benchmark start
+    python -m misc.benchmark scale
+    python -m misc.benchmark memory
 
 Variants take turns in one run, so other work on the machine slows all of them. Compare the ratios; the result file has every
 timing. `python -m misc.report tables` writes the tables of misc/benchmark.md from the result files.
@@ -33,7 +35,6 @@ ROWS = {
         "synthesis": ("Digits made, images/s", "one by one, diffusers' pipeline", "at least 3 on 2 cores"),
         "encoding": ("Files encoded, digits-ldm, images/s", "decoding and encoding in turn", ""),
         "waiting": ("Time waiting for files, digits-ldm (%)", "", "below 10 on an accelerator"),
-        "memory": ("Peak memory of gen_prototype, 10,000 images (MB)", "1,000 images", "below 1.10"),
         **{f"stable_diffusion_{size}": (f"* Stable Diffusion v1.5's architecture, float16, batch {size}, images/s",
                                         "one by one, diffusers' pipeline", "") for size in (8, 16, 32)},
         "stable_diffusion_memory": ("* The same, device memory at batch 32 (GB)", "", ""),
@@ -45,6 +46,10 @@ ROWS = {
            for count, ipc in SCALES},
         "share_files": ("Of the largest: waiting for decoded images (%)", "", ""),
         "share_kmeans": ("Of the largest: k-means (%)", "", "")},
+    "memory": {f"memory_{name}": (f"Peak memory of {name}, 60,000 images in 100 classes (MB)", "6,000 images in 10 classes",
+                                  aim)
+               for name, aim in (("gen_prototype", "below 1.10"), ("gen_syn_image", "below 1.10"), ("train_teacher", ""),
+                                 ("train_continual", ""))},
     "clustering": {f"inertia_{ipc}_{expand}": (f"Inertia on digits, IPC {ipc}, --km_expand {expand}", "without --km_expand", "")
                    for ipc in (10, 50) for expand in (1, 2, 5, 10)},
     "matching": {
@@ -359,16 +364,21 @@ def encoding_large(scratch: Path, device, repetitions: int) -> Iterator[tuple[st
         yield from encoding(scratch, device, repetitions, write_stable_diffusion(scratch), side=500, ending="_large")
 
 
-def memory(scratch: Path, device, repetitions: int, classes: tuple[int, int] = (10, 100), per_class: int = 100,
+def memory(scratch: Path, device, repetitions: int, classes: tuple[int, int] = (10, 100), per_class: int = 600,
            checkpoint: str = DIGITS_LDM) -> Iterator[tuple[str, dict]]:
-    """Peak memory of gen_prototype on few and on many classes of small files."""
-    def peak(count: int) -> int:
-        root = write_photos(scratch / f"classes-{count}", count, per_class, 32)
-        return peak_memory_bytes([
-            sys.executable, "-m", "distillation.gen_prototype", "--dataset", "folder", "--data_dir", str(root), "--ipc", "10",
-            "--diffusion_checkpoints_path", str(checkpoint), "--save_prototype_path", str(root / "prototypes")])
-    few, many = map(peak, classes)
-    yield "memory", {"here": many / 1e6, "other": few / 1e6, "ratio": many / few}
+    """Peak memory of the stages that read the real images, on few and on many classes of small files; small networks."""
+    small = "--arch convnet_d1_w8"
+    commands = {"gen_prototype": f"distillation.gen_prototype --ipc 10 --diffusion_checkpoints_path {checkpoint} "
+                                 "--save_prototype_path",
+                "gen_syn_image": "distillation.gen_syn_image --method random --ipc 10 --save_init_image_path",
+                "train_teacher": f"matching.train_teacher {small} --input-size 32 --epochs 1 --output-dir",
+                "train_continual": f"continual.train_continual {small} --size 32 --method er --steps 1 --tasks 5 --output-dir"}
+    roots = [write_photos(write_photos(scratch / f"classes-{count}", count, per_class, 32), count, 1, 32, "test")
+             for count in classes]
+    for name, command in commands.items():
+        few, many = (peak_memory_bytes([sys.executable, "-m", *command.split(), str(root / name), "--dataset", "folder",
+                                        "--data_dir", str(root)]) for root in roots)
+        yield f"memory_{name}", {"here": many / 1e6, "other": few / 1e6, "ratio": many / few}
 
 
 def peak_memory_bytes(command: list[str]) -> int:
@@ -610,9 +620,10 @@ def starts(scratch: Path, device, repetitions: int, with_quickstart: bool = True
         yield name, slower({"here": seconds[name], "other": seconds["other"]})
 
 
-SECTIONS = {"distillation": {"synthesis": synthesis, "encoding": encoding, "memory": memory,
+SECTIONS = {"distillation": {"synthesis": synthesis, "encoding": encoding,
                              "stable_diffusion": stable_diffusion, "encoding_large": encoding_large},
             "scale": {"scale": scale},
+            "memory": {"memory": memory},
             "clustering": {"inertia": clustering},
             "matching": {"views": views, "networks": networks, "training": training},
             "continual": {"steps": steps},

@@ -442,6 +442,12 @@ def test_a_stream_that_diverges(here, tmp_path, method):
     assert stored(tmp_path / "out") == []
 
 
+def test_images_that_do_not_fit_into_memory(here, tmp_path):
+    data = write_data(tmp_path / "data")
+    answer = here("continual.train_continual", *tiny(data, tmp_path / "out", "--arch", FAST, "--size", 300_000))
+    assert refused(answer, "expected images that fit into the free memory, found ", " of 300000 pixels)")
+
+
 @pytest.mark.parametrize(("flag", "flags"), [("--teacher", ["--labels", "soft"]), ("--start", ["--method", "task_arithmetic"])])
 def test_a_stream_with_a_teacher_or_start_of_nan(here, tmp_path, flag, flags):
     data, folder = write_data(tmp_path / "data"), write_teacher(tmp_path / "teacher")

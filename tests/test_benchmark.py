@@ -93,10 +93,10 @@ def test_memory_is_that_of_the_real_command(here, monkeypatch, checkpoint, tmp_p
         assert here(*command[2:]).code == 0
         return 100e6 * len(list(tmp_path.rglob("manifest.json")))
     monkeypatch.setattr(benchmark, "peak_memory_bytes", peak)
-    found = dict(benchmark.memory(tmp_path, CPU, 1, (1, 2), 10, str(checkpoint)))
-    assert found == {"memory": {"here": 200, "other": 100, "ratio": 2}}
-    manifests = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("manifest.json"))]
-    assert [each["counts"]["images"] for each in manifests] == [10, 20]
+    found = dict(benchmark.memory(tmp_path, CPU, 1, (5, 10), 12, str(checkpoint)))
+    assert list(found) == list(ROWS["memory"]) and found["memory_gen_prototype"] == {"here": 200, "other": 100, "ratio": 2}
+    manifests = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("gen_prototype/*/manifest.json"))]
+    assert sorted(each["counts"]["images"] for each in manifests) == [60, 120]
 
 
 def test_views_are_those_of_torchvision(tmp_path):
