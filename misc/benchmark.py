@@ -602,7 +602,7 @@ def steps(scratch: Path, device, repetitions: int, batch_size: int, size: int, t
 
 # start
 
-def starts(scratch: Path, device, repetitions: int, with_quickstart: bool = True) -> Iterator[tuple[str, dict]]:
+def starts(scratch: Path, device, repetitions: int, wanted: tuple = tuple(ROWS["start"])) -> Iterator[tuple[str, dict]]:
     """What passes before a command does its work, in processes of their own as a user starts them."""
     def command(*words, **settings) -> None:
         subprocess.run([str(word) for word in words], cwd=ROOT, env={**os.environ, **settings}, check=True, capture_output=True)
@@ -612,10 +612,10 @@ def starts(scratch: Path, device, repetitions: int, with_quickstart: bool = True
     variants = {"other": partial(command, sys.executable, "-c", "import torch"), "finished": partial(command, *prototypes),
                 "random": lambda: command(sys.executable, "-m", "distillation.gen_syn_image", "--method", "random", "--ipc", 10,
                                           "--save_init_image_path", tempfile.mkdtemp(dir=scratch))}
-    if with_quickstart:
+    if "quickstart" in wanted:
         quickstart()
         variants["quickstart"] = quickstart
-    seconds = interleaved(variants, repetitions, "start")
+    seconds = interleaved({name: way for name, way in variants.items() if name in ("other", *wanted)}, repetitions, "start")
     for name in list(seconds)[1:]:
         yield name, slower({"here": seconds[name], "other": seconds["other"]})
 

@@ -120,8 +120,8 @@ def test_soft_labels_and_students_beside_their_network(tmp_path):
 
 
 def test_a_finished_stage_is_faster_than_importing_torch(tmp_path):
-    rows = dict(benchmark.starts(tmp_path, CPU, 1, with_quickstart=False))
-    assert list(rows) == ["finished", "random"] and rows["finished"]["ratio"] < 1 < rows["random"]["ratio"]
+    rows = dict(benchmark.starts(tmp_path, CPU, 1, wanted=("finished",)))
+    assert list(rows) == ["finished"] and rows["finished"]["ratio"] < 1
 
 
 def test_continual_steps_come_from_result_files(tmp_path):
