@@ -15,7 +15,8 @@ from pathlib import Path
 from scripts.cli import DIGITS_LDM, InputError, Parser, add_dataset_flags, check_range, dataset_flags, run, validation_of
 
 FROM_SCRATCH = {"size": 32, "vae_channels": [16, 32, 32], "unet_channels": [64, 96], "text_width": 64,
-                "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3, "latent_channels": None}
+                "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3,
+                "latent_channels": None}  # None is 4, and not stored: configurations of earlier versions stay equal
 FINE_TUNING = ("lora_rank", "train_text_encoder", "revision")
 DECIDING = ("dataset", "size", "seed", *list(FROM_SCRATCH)[1:], *FINE_TUNING[:2], "unet_steps", "batch_size", "unet_lr",
             "prompt_drop", "ema_decay", "bf16")  # the stored configuration; other flags are paths, or change memory use only

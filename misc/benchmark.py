@@ -85,7 +85,8 @@ def parse_args():
         listed = ", ".join(sections)
         own = benchmarks.add_parser(name, help=listed)
         own.add_argument("--only", nargs="+", default=list(sections), choices=sections, metavar="NAME", help=f"of {listed}")
-        own.add_argument("--repetitions", default=5, type=int, help="rounds, after one warm-up round (memory: one)")
+        own.add_argument("--repetitions", default=1 if name == "memory" else 5, type=int,
+                         help="rounds, after one warm-up round (memory: one, without)")
         own.add_argument("--output", default=f"misc/results/benchmark_{name}.json", help="result file")
         if name == "continual":
             own.add_argument("--batch-size", default=32, type=int, help="stream images a step, and as many buffer images")
@@ -124,9 +125,11 @@ def report(result: dict) -> list:
                                                      for name in ("here", "other", "ratio")]
         rows.append((what, cells[0], f"{cells[1]}, {other}" if other and found else other or NONE, cells[2] if other else NONE,
                      aim or NONE))
+    rounds = result["options"]["repetitions"]
+    timed = f"medians of {rounds} rounds in which variants take turns" if rounds > 1 else "one round"
     says = (f"One run on {result['hardware']}, {result['cores']} cores, load {result['load']:.1f} before and "
-            f"{result['load_at_end']:.1f} after it; medians of {result['options']['repetitions']} rounds in which variants "
-            "take turns. A run fails where the results of both ways differ. Rows with * need an accelerator.")
+            f"{result['load_at_end']:.1f} after it; {timed}. A run fails where the results of both ways differ. "
+            "Rows with * need an accelerator.")
     return [Section(f"Speed and memory: {result['benchmark']}", says, ("What", "Here", "Compared with", "Ratio", "Aim"),
                     tuple(rows))]
 

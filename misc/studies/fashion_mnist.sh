@@ -2,8 +2,9 @@
 # Fashion-MNIST, from a diffusion model to the tables: two teachers, images made in every way at IPC 1, 10 and 50, ConvNet-W128
 # students with hard labels and ResNet-18 students with soft ones; each seed has its own images. 5,000 training images stay out
 # of all that is trained. CHOOSE=1 tests the students of every strength on these; without it the chosen strength and all other
-# ways are tested on the 10,000 test images. PRIOR names the diffusion model; PARTS runs a part; the same command resumes. Days
-# on two cores. Then:
+# ways are tested on the 10,000 test images. PRIOR names the diffusion model, made by
+# DATASET=fashion_mnist VALIDATION=5000 sh distillation/train_ldm.sh
+# PARTS runs a part; the same command resumes. Not yet run in full: on two cores it needs days. Then:
 # python -m misc.report collect runs/study-fashion_mnist misc/results/fashion_mnist.jsonl \
 #     --command "sh misc/studies/fashion_mnist.sh"
 # python -m misc.report tables
