@@ -133,7 +133,7 @@ def main(args):
 
 
 def load_images_pipeline(args, device):
-    """Load the pipeline that makes images; channels-last on an accelerator."""
+    """Load the pipeline that makes images; channels-last on an accelerator, and on a CPU in bfloat16."""
     import torch
 
     from distillation.checkpoints import load_pipeline
@@ -141,7 +141,7 @@ def load_images_pipeline(args, device):
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, device, args.dtype,
                              args.revision)
     pipeline.set_progress_bar_config(disable=True)
-    if torch.device(device).type != "cpu":
+    if torch.device(device).type != "cpu" or args.dtype == "bfloat16":
         for part in (pipeline.unet, pipeline.vae):
             part.to(memory_format=torch.channels_last)
     if args.compile:

@@ -1,6 +1,7 @@
 """Speed and memory of the stages, compared with the plain way to the same result.
 
     python -m misc.benchmark distillation
+    python -m misc.benchmark precision
     python -m misc.benchmark clustering
     python -m misc.benchmark matching
     python -m misc.benchmark continual
@@ -14,12 +15,14 @@ timing. `python -m misc.report tables` writes the tables of misc/benchmark.md fr
 
 import importlib
 import io
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stdout
 from functools import partial
@@ -29,7 +32,7 @@ from scripts.artefact import code_version, hardware, package_versions, read_json
 from scripts.cli import DIGITS_LDM, ROOT, Parser, Progress, check_range, run
 
 SCALES = ((1000, 10), (10000, 10), (10000, 50), (60000, 10))  # images, IPC
-# key of a measurement: (what is measured, what it is compared with, aim); rows with * need an accelerator
+# key of a measurement: (what is measured, what it is compared with, aim); * needs an accelerator, ** bfloat16 units
 ROWS = {
     "distillation": {
         "synthesis": ("Digits made, images/s", "one by one, diffusers' pipeline", "at least 3 on 2 cores"),
@@ -40,6 +43,17 @@ ROWS = {
         "stable_diffusion_memory": ("* The same, device memory at batch 32 (GB)", "", ""),
         "encoding_large": ("* Files encoded, Stable Diffusion's autoencoder, images/s", "decoding and encoding in turn", ""),
         "waiting_large": ("* Time waiting for files, Stable Diffusion's autoencoder (%)", "", "below 10")},
+    "precision": {
+        "peak": ("Matrix product, float32, GFLOP/s", "", ""),
+        "peak_bf16": ("** Matrix product, bfloat16, GFLOP/s", "float32", ""),
+        "unet": ("UNet of digits-ldm, float32, images/s", "", ""),
+        "share": ("Of that peak (%)", "", ""),
+        "unet_compiled": ("The same, compiled, images/s", "float32", ""),
+        "unet_bf16": ("** The same, bfloat16, images/s", "float32", ""),
+        "unet_bf16_compiled": ("** The same, bfloat16 and compiled, images/s", "float32", "at least 1.9"),
+        "share_bf16": ("** Of the bfloat16 peak (%)", "", "at least 70"),
+        "prior": ("Training this UNet, float32, images/s", "", ""),
+        "prior_bf16": ("** Training this UNet, bfloat16, images/s", "float32", "at least 1.5")},
     "scale": {
         **{f"prototypes_{count}_{ipc}": (f"Prototypes of {count:,} images of 32 pixels, IPC {ipc} (s)",
                                          "the autoencoder's forward passes alone", "at most 1.3" if count == 60000 else "")
@@ -129,7 +143,7 @@ def report(result: dict) -> list:
     timed = f"medians of {rounds} rounds in which variants take turns" if rounds > 1 else "one round"
     says = (f"One run on {result['hardware']}, {result['cores']} cores, load {result['load']:.1f} before and "
             f"{result['load_at_end']:.1f} after it; {timed}. A run fails where the results of both ways differ. "
-            "Rows with * need an accelerator.")
+            "Rows with * need an accelerator, with ** a processor with bfloat16 units.")
     return [Section(f"Speed and memory: {result['benchmark']}", says, ("What", "Here", "Compared with", "Ratio", "Aim"),
                     tuple(rows))]
 
@@ -365,6 +379,58 @@ def encoding_large(scratch: Path, device, repetitions: int) -> Iterator[tuple[st
     """The same with Stable Diffusion's autoencoder at 512 pixels; needs an accelerator."""
     if device.type != "cpu":
         yield from encoding(scratch, device, repetitions, write_stable_diffusion(scratch), side=500, ending="_large")
+
+
+def precision(scratch: Path, device, repetitions: int, checkpoint: str = DIGITS_LDM, batch_size: int = 50, passes: int = 4,
+              side: int = 2048) -> Iterator[tuple[str, dict]]:
+    """A checkpoint's UNet as gen_syn_image loads it, its training as in train_ldm, and matrix products, by precision."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from distillation.gen_syn_image import load_images_pipeline
+    from distillation.synthesis import latent_shape
+    from scripts.training import has_bfloat16
+
+    @torch.inference_mode()
+    def repeat(operation: Callable, *inputs) -> None:
+        for _ in range(passes):
+            operation(*inputs)
+    variants, images = {}, passes * batch_size
+    for dtype, ending in (("float32", ""), ("bfloat16", "_bf16"))[:1 + has_bfloat16(device.type)]:
+        for compiled in ("", "_compiled"):
+            loaded = load_images_pipeline(Namespace(diffusion_checkpoints_path=checkpoint, revision=None, dtype=dtype,
+                                                    compile=compiled), device)
+            latents = torch.randn(batch_size, *latent_shape(loaded)).to(device, loaded.unet.dtype)
+            variants["unet" + ending + compiled] = partial(repeat, loaded.unet, latents, 500,
+                                                           loaded.embed(["a prompt"]).repeat(batch_size, 1, 1))
+        matrix = torch.randn(side, side).to(device, loaded.unet.dtype)
+        variants["peak" + ending] = partial(repeat, torch.mm, matrix, matrix)
+        variants["prior" + ending] = partial(train_prior, scratch, loaded, batch_size, passes, bool(ending))
+    with FlopCounterMode(display=False) as counter:
+        variants["unet"]()
+    seconds = interleaved(variants, repetitions, "precision")
+    products, unet = passes * 2 * side ** 3 / 1e9, counter.get_total_flops() / 1e9
+    for name, spent in seconds.items():
+        amount = products if name.startswith("peak") else images
+        yield name, compared({"here": spent, "other": seconds[name.split("_")[0]]}, amount, amount)
+    for name, peak, network in (("share", "peak", "unet"), ("share_bf16", "peak_bf16", "unet_bf16_compiled")):
+        if peak in seconds:
+            yield name, {"here": 100 * unet / products * median_ratio(seconds[peak], seconds[network])}
+
+
+def train_prior(scratch: Path, loaded, images: int, steps: int, bf16: bool) -> None:
+    """Steps of training a UNet like the loaded one, on random latents."""
+    import torch
+
+    from distillation import ldm
+    from distillation.synthesis import latent_shape
+    unet = type(loaded.unet).from_config(loaded.unet.config).to(
+        loaded.device, memory_format=torch.channels_last if bf16 else torch.contiguous_format)
+    posteriors = ldm.Posteriors(torch.randn(images, *latent_shape(loaded)), torch.ones(images, 1, 1, 1), 1.0)
+    text = loaded.embed(["a prompt"]).float()
+    ldm.train_unet(unet, torch.nn.ModuleDict({"unet": unet}), lambda classes: text[classes], loaded.scheduler, posteriors,
+                   torch.zeros(images, dtype=torch.long), 0, ldm.Recipe(
+                       steps, images, 1e-3, 0, Path(tempfile.mkdtemp(dir=scratch)) / "unet.pt", math.inf, bf16=bf16))
 
 
 def memory(scratch: Path, device, repetitions: int, classes: tuple[int, int] = (10, 100), per_class: int = 600,
@@ -625,6 +691,7 @@ def starts(scratch: Path, device, repetitions: int, wanted: tuple = tuple(ROWS["
 
 SECTIONS = {"distillation": {"synthesis": synthesis, "encoding": encoding,
                              "stable_diffusion": stable_diffusion, "encoding_large": encoding_large},
+            "precision": {"precision": precision},
             "scale": {"scale": scale},
             "memory": {"memory": memory},
             "clustering": {"inertia": clustering},

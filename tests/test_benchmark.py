@@ -72,6 +72,16 @@ def test_encoding_makes_the_latents_of_the_plain_way(checkpoint, tmp_path):
             check_close("encoding", latents, latents + shift, 0.01)
 
 
+def test_precision_has_a_row_for_each_way(checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)  # compilation takes a minute
+    monkeypatch.setattr("scripts.training.has_bfloat16", lambda device_type: True)
+    rows = dict(benchmark.precision(tmp_path, CPU, 1, str(checkpoint), batch_size=2, passes=1, side=512))
+    assert rows.keys() >= ROWS["precision"].keys() and all(row["here"] > 0 for row in rows.values())
+    assert rows["prior_bf16"]["ratio"] == pytest.approx(rows["prior_bf16"]["here"] / rows["prior"]["here"], rel=0.01)
+    seconds = rows["peak"]["seconds"]["here"][0]
+    assert rows["peak"]["here"] == pytest.approx(2 * 512 ** 3 / 1e9 / seconds, rel=0.05)
+
+
 def test_prototypes_of_many_images_beside_the_encoder_alone(checkpoint, tmp_path):
     pixels = torch.randint(256, (40, 28, 28))
     benchmark.write_idx(tmp_path / "data", pixels, torch.arange(40) % 10)
