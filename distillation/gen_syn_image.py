@@ -75,7 +75,7 @@ def add_synthesis_flags(parser) -> None:
     parser.add_argument("--candidates", default=2, type=int, help="with --filter_teacher: images made for each one kept")
     parser.add_argument("--filter_keep", default=None, choices=("confident", "hard"),
                         help="which recognised candidate to keep (default: confident up to 10 images per class, hard above)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet; pays on long runs on an accelerator")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet: faster, after a minute of compiling")
     parser.add_argument("--image_size", default=None, type=int, help="pixels of the files (default: those made, at most 224)")
     parser.add_argument("--image_format", default="png", choices=("png", "webp"), help="both are lossless")
 
