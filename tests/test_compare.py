@@ -12,7 +12,8 @@ from PIL import Image
 from scipy import stats
 
 from distillation.distilled_set import finish_distilled, row, write_image
-from misc.report.results import Arm, continual_rows, read_run
+from misc.report.curves import crossing, curves_of, least_cost, least_costs
+from misc.report.results import Arm, Results, Run, continual_rows, read_run
 from misc.report.statistics import (
     at_chance,
     claims,
@@ -58,6 +59,35 @@ def comparison(accs: dict[str, list[float]], method: str = "er") -> dict:
     return {f"{name}-{seed}": content(method, name.removesuffix("-same"), seed, acc,
                                       *((30.0, 30) if name == "real" else (10.0, 10)))
             for name, values in accs.items() for seed, acc in enumerate(values)}
+
+
+# accuracy against cost
+
+def test_the_least_cost_lies_between_two_lengths():
+    assert crossing([(4.0, 0.8), (1.0, 0.4)], 0.6) == pytest.approx(2)     # half way in accuracy and in the logarithm
+    assert crossing([(1.0, 0.4), (4.0, 0.8)], 0.4) == 1 and crossing([(1.0, 0.4), (4.0, 0.8)], 0.81) is None
+    assert crossing([(1.0, 0.5), (2.0, 0.3), (4.0, 0.8), (8.0, 0.9)], 0.55) == pytest.approx(2 * 2 ** 0.5)
+
+
+def test_costs_are_fractions_of_the_longest_real_run_of_the_seed():
+    def curve(stream, seed, points):
+        return [Run(f"{stream}-{steps}-{seed}", "continual", {"arch": "resnet18", "method": "er", "buffer_size": 8,
+                    "stream": stream, "seed": seed, "labels": "hard"},
+                    {"acc": acc, "steps": steps, "flops": 10 * steps, "stream_images": 20, "stream_bytes": 4e6,
+                     "confusion": [[1, 0], [0, 1]]}, {"train": float(steps)}) for steps, acc in points]
+    runs = [*curve("real", 0, [(10, 0.5), (40, 0.8)]), *curve("real", 1, [(10, 0.4), (40, 1.0)]),
+            *curve("random", 0, [(10, 0.3), (20, 0.5)]), *curve("random", 1, [(10, 0.95), (20, 0.97)]),
+            *curve("distilled", 0, [(10, 0.76)]), *curve("distilled", 1, [(20, 0.99)])]
+    (curves,) = curves_of(Results(runs)).values()
+    assert list(curves) == [("real", 0, "hard"), ("random", 10, "hard"), ("distilled", 10, "hard")]
+    assert least_cost(curves, ("distilled", 10, "hard"), 0.95, "metrics.flops") == [0.25, 0.5]
+    assert least_cost(curves, ("random", 10, "hard"), 0.95, "seconds.train") == [None, 0.25]
+    (section,) = least_costs(Results(runs))
+    row = {name: dict(zip(section.header, cells, strict=True)) for name, cells in ((one[3], one) for one in section.rows)}
+    assert row["random, IPC 10"]["0.95: time (%)"] == "1 of 2 seeds"
+    assert row["real"]["1.00: FLOPs (%)"] == "100.0 (100.0 to 100.0)"
+    assert row["distilled, IPC 10"]["0.95: FLOPs (%)"].startswith("35.4 (")     # sqrt(0.25 x 0.5)
+    assert row["distilled, IPC 10"]["1.00: time (%)"] == "never" and row["real"]["Best ACC (%)"] == "90.0"
 
 
 # statistics

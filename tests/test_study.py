@@ -86,12 +86,13 @@ def test_a_target_is_met_only_by_a_whole_interval():
     assert met((0.70, 0.72), (0.60, 0.62), 50)[2] == "not shown" and met((0.690, 0.691), (0.60, 0.62), 50)[2] == "no"
 
 
-def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(tmp_path):
+def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_path):
     write_idx(tmp_path / "data", count=60)
     tiny = {"DATA": tmp_path / "data", "STUDY": tmp_path / "run", "PRIOR": DIGITS_LDM, "VALIDATION": "20", "SEEDS": "0",
             "NETWORKS": "convnet_d2_w8 convnet_d1_w8", "KINDS": "convnet_d2_w8-hard convnet_d2_w8-soft", "TEACHER_EPOCHS": "1",
-            "EPOCHS": "1", "STEPS": "4", "IPCS": "1"}
-    for changed in ({"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "d4m random"}, {}):
+            "EPOCHS": "1", "STEPS": "4", "IPCS": "1", "STREAM_IPCS": "2", "METHODS": "er", "LEARNERS": "convnet_d2_w8",
+            "MEMORIES": "10", "EPOCH_STEPS": "4", "REAL_PARTS": "2 1", "SMALL_PARTS": "2"}
+    for changed in ({"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "d4m random", "PARTS": "teachers sets students"}, {}):
         answer = shell("misc/studies/fashion_mnist.sh", **tiny, **changed)
         assert answer.returncode == 0, answer.stderr[-2000:]
     made = {folder: {path.parent.name for path in (tmp_path / "run" / "seed0" / folder).glob("*/result.json")}
@@ -104,3 +105,16 @@ def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(tmp_path):
         for path in (tmp_path / "run" / "seed0" / folder).glob("*/manifest.json"):
             assert json.loads(path.read_text())["config"].get("validation") == validation
     assert len(list((tmp_path / "run").glob("teacher-*/manifest.json"))) == 2
+    runs = {path.parent.relative_to(tmp_path / "run/continual/convnet_d2_w8-memory10").as_posix()
+            for path in tmp_path.glob("run/continual/*/*/*/result.json")}
+    assert runs == {"real/er-real-steps4-seed0", "real/er-real-steps2-seed0", *(
+        f"ipc2/er-{stream}{labels}-steps2-seed0" for stream in ("random", "distilled") for labels in ("", "-soft"))}
+    misc = tmp_path / "misc"
+    (misc / "results").mkdir(parents=True)
+    assert here("misc.report.__main__", "collect", tmp_path / "run", misc / "results/continual_fashion_mnist.jsonl", "--kind",
+                "continual").code == 0
+    (tmp_path / "README.md").write_text("<!-- table: least-cost -->")
+    assert here("misc.report.__main__", "tables", "--root", tmp_path).code == 0
+    page = (tmp_path / "README.md").read_text()
+    assert "| real |" in page and "| distilled, IPC 2, soft labels |" in page
+    assert (misc / "fashion_mnist_costs.png").stat().st_size > 20_000

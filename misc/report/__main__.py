@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from misc import benchmark, judge, plan
-from misc.report import figures, literature, results, statistics, tables
+from misc.report import curves, figures, literature, results, statistics, tables
 from misc.report.page import chapters_of, is_run, page
 from scripts.artefact import read_json, write_json, write_text
 from scripts.cli import InputError, Parser, check_range, run
@@ -87,6 +87,7 @@ def existing(names: list[str]) -> list[Path]:
 def all_tables() -> dict:
     """Every table by its name in README.md and misc/*.md: its result file, and what makes its sections."""
     return {**tables.TABLES, "plan": ("plan_imagenet.json", plan.report),
+            "least-cost": ("continual_fashion_mnist.jsonl", curves.least_costs),
             **{f"benchmark-{name}": (f"benchmark_{name}.json", benchmark.report)
                for name in benchmark.SECTIONS},
             **{f"judge{ending}": (f"judge_{name}.json", judge.report)
@@ -134,6 +135,8 @@ def draw_figures(misc: Path) -> None:
             (misc / f"continual_{name}").mkdir(exist_ok=True)
             rows = results.continual_rows(found[f"continual_digits_{name}"].runs)
             figures.stream_figures(misc / f"continual_{name}", rows)
+    if "continual_fashion_mnist" in found:
+        curves.draw_curves(misc / "fashion_mnist_costs.png", found["continual_fashion_mnist"])
     if "quickstart" in found:
         figures.draw_times(misc / "accuracy_vs_time.png", results.continual_rows(found["quickstart"].runs))
     if "matching_digits" in found:

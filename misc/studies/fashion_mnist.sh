@@ -2,21 +2,28 @@
 # Fashion-MNIST, from a diffusion model to the tables: two teachers, images made in every way at IPC 1, 10 and 50, ConvNet-W128
 # students with hard labels and ResNet-18 students with soft ones; each seed has its own images. 5,000 training images stay out
 # of all that is trained. CHOOSE=1 tests the students of every strength on these; without it the chosen strength and all other
-# ways are tested on the 10,000 test images. PRIOR names the diffusion model, made by
+# ways are tested on the 10,000 test images. Then continual learning in 5 tasks of 2 classes, in runs of several lengths: on all
+# real images for 1/16 to 1 epoch, on random and D4M images for as many steps as 1/16 to 1/2 of it. PRIOR names the diffusion
+# model, made by
 # DATASET=fashion_mnist VALIDATION=5000 sh distillation/train_ldm.sh
 # PARTS runs a part; the same command resumes. Not yet run in full: on two cores it needs days. Then:
-# python -m misc.report collect runs/study-fashion_mnist misc/results/fashion_mnist.jsonl \
-#     --command "sh misc/studies/fashion_mnist.sh"
+# for kind in student continual; do
+#     python -m misc.report collect runs/study-fashion_mnist "misc/results/${kind}_fashion_mnist.jsonl" --kind "$kind" teacher \
+#         --command "sh misc/studies/fashion_mnist.sh"
+# done
 # python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
 
 STUDY=${STUDY:-runs/study-fashion_mnist} DATA=${DATA:-data} PRIOR=${PRIOR:-runs/fashion_mnist/fashion_mnist-ldm}
-PARTS=${PARTS:-teachers sets students} CHOOSE=${CHOOSE:-} VALIDATION=${VALIDATION:-5000}
+PARTS=${PARTS:-teachers sets students continual} CHOOSE=${CHOOSE:-} VALIDATION=${VALIDATION:-5000}
 SEEDS=${SEEDS:-0 1 2 3 4} IPCS=${IPCS:-1 10 50} KINDS=${KINDS:-convnet_d3_w128-hard resnet18-soft}   # network, labels
 STRENGTH_1=${STRENGTH_1:-0.5} STRENGTH_10=${STRENGTH_10:-0.5} STRENGTH_50=${STRENGTH_50:-0.5}
 STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} ARMS=${ARMS:-d4m prototype noise mode herding kcenter random autoencoder}
 NETWORKS=${NETWORKS:-convnet_d3_w128 resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-20} STEPS=${STEPS:-50}
+METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic} LEARNERS=${LEARNERS:-resnet18} MEMORIES=${MEMORIES:-200 500}
+STREAM_IPCS=${STREAM_IPCS:-10 50 100} STREAM_LABELS=${STREAM_LABELS:-hard soft} EPOCH_STEPS=${EPOCH_STEPS:-375}    # of a task
+REAL_PARTS=${REAL_PARTS:-16 8 4 2 1} SMALL_PARTS=${SMALL_PARTS:-16 8 4 2}       # of an epoch: 16 is a sixteenth
 . misc/studies/common.sh
 
 SOURCE="--dataset fashion_mnist --data_dir $DATA" HELD_OUT="--validation $VALIDATION" TEACHER=$STUDY/teacher-${NETWORKS%% *}
@@ -40,14 +47,16 @@ images() {                       # flags ...
         "--num_inference_steps $STEPS --negative_prompt '' --seed $SEED --save_init_image_path $P/distilled $*"
 }
 
-strengths() {
-    case $CHOOSE-$IPC in
-    -1) echo "$STRENGTH_1" ;; -10) echo "$STRENGTH_10" ;; -*) echo "$STRENGTH_50" ;; *) echo "$STRENGTHS" ;;
-    esac
+chosen() {
+    case $IPC in 1) echo "$STRENGTH_1" ;; 10) echo "$STRENGTH_10" ;; *) echo "$STRENGTH_50" ;; esac
 }
 
-arms() {                         # a line for each way: its name and the folder of its images
-    for ARM in $ARMS; do
+strengths() {
+    [ -z "$CHOOSE" ] && chosen || echo "$STRENGTHS"
+}
+
+arms() {                         # ways: a line for each, its name and the folder of its images
+    for ARM in $1; do
         case $ARM in
         d4m) for S in $(strengths); do echo "d4m-s$S fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1"; done ;;
         mode) echo "mode fashion_mnist_ipc${IPC}_${IPC}_mode0.1-25_g2.0_kmexpand1" ;;
@@ -59,10 +68,11 @@ arms() {                         # a line for each way: its name and the folder 
 
 sets() {
     for SEED in $SEEDS; do
-        for IPC in $IPCS; do
+        for IPC in $IPCS $STREAM_IPCS; do
             P=$STUDY/seed$SEED START=$P/prototypes/fashion_mnist-ipc$IPC-kmexpand1
+            case " $IPCS " in *" $IPC "*) WAYS=$ARMS ;; *) WAYS="d4m random" ;; esac
             prototypes
-            arms | while read -r ARM _; do
+            arms "$WAYS" | while read -r ARM _; do
                 case $ARM in
                 d4m-s*) images --prototype_path "$START" --strength "${ARM#d4m-s}" ;;
                 mode) images --prototype_path "$START" --guidance mode --mode_scale 0.1 --stop_t 25 ;;
@@ -77,13 +87,13 @@ sets() {
     done
 }
 
-students() {                     # 1,000, 3,000, 7,500 steps with hard labels at IPC 1, 10, 50; 400, 400, 1,000 with soft ones
+students() {                     # 1,000, 1,000, 2,000 steps with hard labels at IPC 1, 10, 50; 400, 400, 1,000 with soft ones
     for IPC in $IPCS; do
-        case $IPC in 1) HARD=1000 SOFT=400 ;; 10) HARD=1500 SOFT=200 ;; *) HARD=750 SOFT=100 ;; esac
+        case $IPC in 1) HARD=1000 SOFT=400 ;; 10) HARD=500 SOFT=200 ;; *) HARD=200 SOFT=100 ;; esac
         for SEED in $SEEDS; do
             P=$STUDY/seed$SEED ON=test TESTED=$SOURCE
             [ -z "$CHOOSE" ] || ON=validation TESTED="$SOURCE $HELD_OUT"
-            arms | while read -r ARM FOLDER; do
+            arms "$ARMS" | while read -r ARM FOLDER; do
                 for KIND in $KINDS; do
                     case $KIND in
                     *-soft) LAST=${EPOCHS:-$SOFT} HOW="--fkd-path $P/soft-labels/$ARM-ipc$IPC -T 20"
@@ -102,12 +112,44 @@ students() {                     # 1,000, 3,000, 7,500 steps with hard labels at
     done
 }
 
+learn() {                        # flags that name the streams ...
+    echo "continual.train_continual $TESTED --method $METHODS --seed $SEED --arch $LEARNER --tasks 5 --flip 0.5" \
+        "--min-scale-crops 0.35 --start task1 --schedule steps --buffer-size $MEMORY $*"
+}
+
+continual() {                    # the folders of $STUDY/continual tell network, memory and IPC
+    for SEED in $SEEDS; do
+        P=$STUDY/seed$SEED TESTED=$SOURCE
+        [ -z "$CHOOSE" ] || TESTED="$SOURCE $HELD_OUT"
+        for LEARNER in $LEARNERS; do
+            for MEMORY in $MEMORIES; do
+                RUNS=$STUDY/continual/$LEARNER-memory$MEMORY
+                for SHARE in $REAL_PARTS; do
+                    learn --stream real --steps "$((EPOCH_STEPS / SHARE))" --output-dir "$RUNS/real"
+                done
+                for IPC in $STREAM_IPCS; do
+                    for LABELS in $STREAM_LABELS; do
+                        HOW="--labels hard"
+                        [ "$LABELS" = hard ] || HOW="--labels soft --teacher $TEACHER"
+                        for SHARE in $SMALL_PARTS; do
+                            learn --stream random distilled --steps "$((EPOCH_STEPS / SHARE))" "$HOW" \
+                                --distilled "$P/distilled/fashion_mnist_ipc${IPC}_${IPC}_s$(chosen)_g2.0_kmexpand1" \
+                                --random "$P/distilled/fashion_mnist_random_ipc$IPC" --output-dir "$RUNS/ipc$IPC"
+                        done
+                    done
+                done
+                echo
+            done
+        done
+    done
+}
+
 for PART in $PARTS; do
     started=$(date +%s)
     case $PART in
     teachers) teachers ;;
-    sets | students) batch "$PART" ;;
-    *) echo "PARTS: expected teachers, sets or students, found $PART" >&2; exit 2 ;;
+    sets | students | continual) batch "$PART" ;;
+    *) echo "PARTS: expected teachers, sets, students or continual, found $PART" >&2; exit 2 ;;
     esac
     printf '{"stage": "%s", "seconds": %d}\n' "$PART" "$(($(date +%s) - started))" >> "$STUDY/stages.jsonl"
 done

@@ -1,0 +1,133 @@
+"""Accuracy against cost: continual runs of several lengths, and the least cost at which a source reaches real's accuracy."""
+
+import math
+import statistics
+from itertools import pairwise
+from pathlib import Path
+
+from misc.report.results import METHODS, Results, Run
+from misc.report.statistics import interval
+from misc.report.tables import NONE, Section, interval_cell
+
+LEVELS = (0.90, 0.95, 1.00)     # of real's accuracy after its longest run
+COSTS = {"FLOPs": "metrics.flops", "time": "seconds.train"}
+Curve = dict[int, dict[int, Run]]                   # by steps and seed
+Curves = dict[tuple, dict[tuple, Curve]]            # by (network, method, buffer images), then (stream, IPC, labels)
+
+
+def curves_of(results: Results) -> Curves:
+    """Continual runs sorted into curves; IPC 0 is all real images."""
+    found: Curves = {}
+    for run in results.of_kind("continual"):
+        stream, classes = run.config["stream"], len(run.metrics["confusion"])
+        ipc = 0 if stream == "real" else run.metrics["stream_images"] // classes
+        curves = found.setdefault((run.config["arch"], run.config["method"], run.config["buffer_size"]), {})
+        curve = curves.setdefault((stream, ipc, run.config["labels"]), {})
+        curve.setdefault(run.metrics["steps"], {})[run.config["seed"]] = run
+    order = ("real", "random", "distilled")
+    return {key: {source: dict(sorted(curve.items())) for source, curve in
+                  sorted(curves.items(), key=lambda one: (one[0][1], one[0][2], order.index(one[0][0])))}
+            for key, curves in sorted(found.items(), key=lambda one: (one[0][0], [*METHODS].index(one[0][1]), one[0][2]))}
+
+
+def source_name(source: tuple) -> str:
+    """The source of a curve in words."""
+    stream, ipc, labels = source
+    return ", ".join((stream if ipc == 0 else f"{stream}, IPC {ipc}", *([] if labels == "hard" else [f"{labels} labels"])))
+
+
+def full(curves: dict[tuple, Curve]) -> dict[int, Run]:
+    """The longest runs on all real images, by seed; empty where there are none."""
+    real = curves.get(("real", 0, "hard"), {})
+    return real[max(real)] if real else {}
+
+
+def crossing(points: list[tuple[float, float]], target: float) -> float | None:
+    """The least cost at which the line through `points` (cost, accuracy) reaches `target`; None where it never does.
+
+    Straight lines between neighbours, over the logarithm of the cost. The cheapest point bounds the answer from above.
+    """
+    points = sorted(points)
+    if points[0][1] >= target:
+        return points[0][0]
+    for (cost, accuracy), (dearer, better) in pairwise(points):
+        if better >= target:
+            return math.exp(math.log(cost) + math.log(dearer / cost) * (target - accuracy) / (better - accuracy))
+    return None
+
+
+def least_cost(curves: dict[tuple, Curve], source: tuple, level: float, cost: str) -> list[float | None]:
+    """By seed the least cost of a source, as a fraction of real's, at which it reaches `level` of real's accuracy.
+
+    Real is the longest run on all real images with the same seed. None where it never does.
+    """
+    found = []
+    for seed, real in full(curves).items():
+        points = [(row[seed].need(cost), row[seed].need("metrics.acc")) for row in curves[source].values() if seed in row]
+        if points:
+            reached = crossing(points, level * real.need("metrics.acc"))
+            found.append(reached and reached / real.need(cost))
+    return found
+
+
+def cost_cell(fractions: list[float | None]) -> str:
+    """Percent of real's cost: geometric mean and 95 % interval over seeds, or in how many seeds the level is reached."""
+    if not fractions:
+        return NONE
+    reached = [one for one in fractions if one is not None]
+    if len(reached) < len(fractions):
+        return f"{len(reached)} of {len(fractions)} seeds" if reached else "never"
+    found = interval([math.log(one) for one in fractions])
+    return interval_cell({name: None if found[name] is None else math.exp(found[name]) for name in ("mean", "low", "high")},
+                         100, sign="")
+
+
+def least_costs(results: Results) -> list[Section]:
+    """A row for each method, memory and source."""
+    rows = []
+    for (network, method, memory), curves in curves_of(results).items():
+        for source, curve in curves.items():
+            best = max(statistics.fmean(run.metrics["acc"] for run in row.values()) for row in curve.values())
+            last = [run for row in curve.values() for run in row.values()][-1]
+            size = (last.metrics["stream_bytes"] + last.metrics.get("buffer_bytes", 0)) / 1e6
+            rows.append((network, METHODS[method], str(memory), source_name(source), f"{100 * best:.1f}",
+                         *(cost_cell(least_cost(curves, source, level, cost)) for level in LEVELS for cost in COSTS.values()),
+                         f"{size:.2f}", str(max(map(len, curve.values())))))
+    levels = ", ".join(f"{level:.2f}" for level in LEVELS)
+    return [Section("Least cost", "The least training cost, in percent of that of the longest run on all real images, at which "
+                    f"a source reaches {levels} of that run's accuracy (ACC, Class-IL) with the same seed: geometric mean "
+                    "over seeds and 95 % interval by Student's t on the logarithms. Between two lengths it is interpolated. "
+                    "`never`: no length reaches it in any seed. Images: those of the stream and of the memory.",
+                    ("Network", "Method", "Memory", "Source", "Best ACC (%)",
+                     *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"),
+                    tuple(rows))]
+
+
+def draw_curves(path: Path, results: Results) -> None:
+    """A panel for each network, method and memory: accuracy against FLOPs, a line a source, bands of one standard deviation."""
+    from misc.report.figures import COLOURS, new_figure, save, tidy
+    panels = curves_of(results)
+    columns = min(len(panels), 3)
+    figure, axes = new_figure(3.6 * columns + 0.4, 3.1 * -(-len(panels) // columns) + 1.2, -(-len(panels) // columns), columns)
+    for axis in axes.flat[len(panels):]:
+        axis.set_axis_off()
+    handles, ipcs = {}, sorted({source[1] for curves in panels.values() for source in curves})
+    for axis, ((network, method, memory), curves) in zip(axes.flat, panels.items(), strict=False):
+        for source, curve in curves.items():
+            stream, ipc, labels = source
+            costs = [statistics.fmean(run.metrics["flops"] for run in row.values()) / 1e12 for row in curve.values()]
+            scores = [[100 * run.metrics["acc"] for run in row.values()] for row in curve.values()]
+            means = [statistics.fmean(one) for one in scores]
+            spread = [statistics.stdev(one) if len(one) > 1 else 0 for one in scores]
+            edges = [[mean + sign * one for mean, one in zip(means, spread, strict=True)] for sign in (-1, 1)]
+            handles[source_name(source)], = axis.plot(
+                costs, means, color=COLOURS[stream], ls="-" if labels == "hard" else "--", lw=1.5, ms=4,
+                marker="so^Dv"[ipcs.index(ipc) % 5], label=source_name(source))
+            axis.fill_between(costs, *edges, color=COLOURS[stream], alpha=0.13, lw=0)
+        axis.set(title=f"{METHODS[method]}, {network}" + (f", memory {memory}" if memory else ""), xscale="log",
+                 xlabel="training cost (TFLOP)")
+        tidy(axis)
+    for line in axes:
+        line[0].set_ylabel("ACC, Class-IL (%)")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    save(figure, path)
