@@ -103,7 +103,7 @@ def test_a_result_file_fills_its_rows(misc):
                                    "`sh misc/studies/cifar10.sh`")
     (real,) = rows_of(text, "this code, all real training images")
     assert real["All real (%)"] == "95.0" and real["IPC 10 (%)"] == "–"
-    (herding,) = rows_of(text, "this code, herding, soft labels")
+    (herding,) = rows_of(text, "this code, real images by herding, soft labels")
     assert herding["IPC 10 (%)"] == "50.0"
     (convnet,) = rows_of(text, "CIFAR-10", "ConvNet-W128", "this code, D4M images")
     assert convnet["IPC 50 (%)"] == "55.0" and "stem" not in convnet["What differs"]

@@ -11,7 +11,7 @@ from test_datasets import write_idx
 
 from misc.report.results import Results, Run
 from misc.report.tables import targets
-from scripts.cli import DIGITS_LDM
+from scripts.cli import DIGITS_LDM, ROOT
 
 TINY = {"SCALE": "small", "NETWORK": "convnet_d2_w8", "TEACHER_ARCH": "convnet_d2_w8", "MODELS": "convnet_d2_w8",
         "IPCS": "1", "SEEDS": "0", "EPOCHS": "1", "TEACHER_EPOCHS": "1",
@@ -92,29 +92,31 @@ def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_
             "NETWORKS": "convnet_d2_w8 convnet_d1_w8", "KINDS": "convnet_d2_w8-hard convnet_d2_w8-soft", "TEACHER_EPOCHS": "1",
             "EPOCHS": "1", "STEPS": "4", "IPCS": "1", "STREAM_IPCS": "2", "METHODS": "er", "LEARNERS": "convnet_d2_w8",
             "MEMORIES": "10", "EPOCH_STEPS": "4", "REAL_PARTS": "2 1", "SMALL_PARTS": "2"}
-    for changed in ({"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "d4m random", "PARTS": "teachers sets students"}, {}):
+    for changed in ({"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "distilled random", "PARTS": "teachers sets students"}, {}):
         answer = shell("misc/studies/fashion_mnist.sh", **tiny, **changed)
         assert answer.returncode == 0, answer.stderr[-2000:]
-    made = {folder: {path.parent.name for path in (tmp_path / "run" / "seed0" / folder).glob("*/result.json")}
-            for folder in ("students-validation", "students-test")}
-    assert made["students-validation"] == {f"convnet_d2_w8-{labels}-{arm}-ipc1" for labels in ("hard", "soft")
-                                           for arm in ("d4m-s0.5", "d4m-s0.9", "random")}
-    ways = ("d4m-s0.5", "prototype", "noise", "mode", "herding", "kcenter", "random", "autoencoder")
-    assert made["students-test"] == {f"convnet_d2_w8-{labels}-{arm}-ipc1" for labels in ("hard", "soft") for arm in ways}
-    for folder, validation in (("students-validation", 20), ("students-test", None)):
-        for path in (tmp_path / "run" / "seed0" / folder).glob("*/manifest.json"):
-            assert json.loads(path.read_text())["config"].get("validation") == validation
-    assert len(list((tmp_path / "run").glob("teacher-*/manifest.json"))) == 2
-    runs = {path.parent.relative_to(tmp_path / "run/continual/convnet_d2_w8-memory10").as_posix()
-            for path in tmp_path.glob("run/continual/*/*/*/result.json")}
-    assert runs == {"real/er-real-steps4-seed0", "real/er-real-steps2-seed0", *(
+    run, validation = tmp_path / "run", tmp_path / "run/choice"
+    made = {folder: {path.parent.name for path in folder.glob("seed0/students/*/result.json")} for folder in (run, validation)}
+    assert made[validation] == {f"convnet_d2_w8-{labels}-{arm}-ipc1" for labels in ("hard", "soft")
+                                for arm in ("distilled-s0.5", "distilled-s0.9", "random")}
+    ways = ("distilled", "prototype", "noise", "mode", "herding", "kcenter", "random", "autoencoder")
+    assert made[run] == {f"convnet_d2_w8-{labels}-{arm}-ipc1" for labels in ("hard", "soft") for arm in ways}
+    for folder, held_out in ((validation, 20), (run, None)):
+        for path in (folder / "seed0/students").glob("*/manifest.json"):
+            assert json.loads(path.read_text())["config"].get("validation") == held_out
+    assert len(list(run.glob("teacher-*/manifest.json"))) == 2
+    streams = {path.parent.relative_to(run / "continual/convnet_d2_w8-memory10").as_posix()
+               for path in run.glob("continual/*/*/*/result.json")}
+    assert streams == {"real/er-real-steps4-seed0", "real/er-real-steps2-seed0", *(
         f"ipc2/er-{stream}{labels}-steps2-seed0" for stream in ("random", "distilled") for labels in ("", "-soft"))}
     misc = tmp_path / "misc"
     (misc / "results").mkdir(parents=True)
-    assert here("misc.report.__main__", "collect", tmp_path / "run", misc / "results/continual_fashion_mnist.jsonl", "--kind",
-                "continual").code == 0
-    (tmp_path / "README.md").write_text("<!-- table: least-cost -->")
+    assert here("misc.report.__main__", "collect", run, misc / "results/fashion_mnist.jsonl", "--only", "seed*",
+                "teacher*", "continual").code == 0
+    (tmp_path / "README.md").write_text("<!-- table: least-cost -->\n<!-- table: literature-fashion -->")
+    shutil.copy(ROOT / "misc/published.json", misc)
     assert here("misc.report.__main__", "tables", "--root", tmp_path).code == 0
     page = (tmp_path / "README.md").read_text()
+    assert len(re.findall("Fashion-MNIST . ConvNet-W128 . (DC|DSA) ", page)) == 2 and page.count(" not run | not run ") == 4
     assert "| real |" in page and "| distilled, IPC 2, soft labels |" in page
     assert (misc / "fashion_mnist_costs.png").stat().st_size > 20_000

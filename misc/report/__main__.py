@@ -87,7 +87,7 @@ def existing(names: list[str]) -> list[Path]:
 def all_tables() -> dict:
     """Every table by its name in README.md and misc/*.md: its result file, and what makes its sections."""
     return {**tables.TABLES, "plan": ("plan_imagenet.json", plan.report),
-            "least-cost": ("continual_fashion_mnist.jsonl", curves.least_costs),
+            "least-cost": ("fashion_mnist.jsonl", curves.least_costs),
             **{f"benchmark-{name}": (f"benchmark_{name}.json", benchmark.report)
                for name in benchmark.SECTIONS},
             **{f"judge{ending}": (f"judge_{name}.json", judge.report)
@@ -135,8 +135,8 @@ def draw_figures(misc: Path) -> None:
             (misc / f"continual_{name}").mkdir(exist_ok=True)
             rows = results.continual_rows(found[f"continual_digits_{name}"].runs)
             figures.stream_figures(misc / f"continual_{name}", rows)
-    if "continual_fashion_mnist" in found:
-        curves.draw_curves(misc / "fashion_mnist_costs.png", found["continual_fashion_mnist"])
+    if "fashion_mnist" in found and found["fashion_mnist"].of_kind("continual"):
+        curves.draw_curves(misc / "fashion_mnist_costs.png", found["fashion_mnist"])
     if "quickstart" in found:
         figures.draw_times(misc / "accuracy_vs_time.png", results.continual_rows(found["quickstart"].runs))
     if "matching_digits" in found:

@@ -5,8 +5,8 @@ of its folder. What a study is to run and did not is "not run", with its command
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from scripts.cli import InputError
 NETWORKS = {"convnet_d3_w128": "ConvNet-W128", "resnet18": "ResNet-18", "resnet50": "ResNet-50", "resnet101": "ResNet-101",
             "mobilenet_v2": "MobileNetV2", "efficientnet_b0": "EfficientNet-B0", "swin_t": "Swin-T", "vit_b_16": "ViT-B"}
 IMAGES = {"distilled": "D4M images", "prototype": "decoded prototypes", "noise": "images from noise",
-          "random": "random real images", "real": "all real training images"}
+          "mode": "mode guidance", "autoencoder": "random real images, encoded and decoded", "random": "random real images",
+          "herding": "real images by herding", "kcenter": "real images by k-center", "real": "all real training images"}
+REAL = ("random", "herding", "kcenter", "real")
 STATED = re.compile(r"(?:(?<=[/_-])|^)(ipc\d+|label\d+|seed\d+|hard|soft|d4m|rded|protocols|tiny_imagenet|imagenet|cifar100?)"
                     r"(?=[/_-]|$)")     # words of a student's folder that do not name the source of its images
 CROSS_RUN = re.compile(r"seed\d+/students/cross/(?P<model>\w+)$")
-IPC_COLUMNS = {str(ipc): f"IPC {ipc} (%)" for ipc in (10, 50, 100, 200, 500)} | {"all": "All real (%)"}
+IPC_COLUMNS = {str(ipc): f"IPC {ipc} (%)" for ipc in (1, 10, 50, 100, 200, 500)} | {"all": "All real (%)"}
 MAY_DIFFER = ("seed", "fkd_seed", "images", "soft_labels", "teacher")      # between the runs of one cell
 SOFT_D4M = "D4M images, soft labels"
 STEMS = {"imagenet": "ImageNet stem", "cifar": "CIFAR stem"}
@@ -44,7 +46,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """A row of studies.json: a collected file, and what its command is to run, `students` x `images` x `ipcs`, soft labels."""
+    """A row of studies.json: a collected file, and what its command is to run: `students` x `images` x `ipcs`.
+
+    Labels are soft unless `labels` has others for a student.
+    """
 
     file: str
     data: str
@@ -54,6 +59,7 @@ class Study:
     students: Sequence[str] = ()
     images: Sequence[str] = ()
     ipcs: Sequence[int] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -67,7 +73,7 @@ class Study:
     def origin(self, images: str) -> str:
         """The prior of some images."""
         data = "data: digits; " if self.data == "digits" else ""
-        return "real images, no prior" if images in ("random", "real") else f"{data}prior: {self.prior}"
+        return "real images, no prior" if images in REAL else f"{data}prior: {self.prior}"
 
     def to_run(self, network: str) -> str:
         """The command that runs the study for a network."""
@@ -148,13 +154,13 @@ def ours(misc: Path, study: Study, network: str) -> list[Row]:
     """The rows of a study for a network, with what it was to run and did not."""
     results, rows = study.read(misc), []
     found = {key[1:]: by_ipc for key, by_ipc in students_of(results, study.classes).items() if key[0] == network}
-    planned = study.images if network in study.students else ()
+    planned, wanted = study.images if network in study.students else (), study.labels.get(network, "soft")
     for images in planned:
-        if not any(key[:2] == (images, "soft") for key in found):
-            found[images, "soft", None, None] = {}
+        if not any(key[:2] == (images, wanted) for key in found):
+            found[images, wanted, None, None] = {}
     for (images, labels, protocol, _), by_ipc in found.items():
         cells, seeds = cells_of(by_ipc)
-        due = study.ipcs if images in planned and labels == "soft" else ()
+        due = study.ipcs if images in planned and labels == wanted else ()
         missing = {str(ipc): NOT_RUN for ipc in due if str(ipc) not in cells}
         runs, line = sum(by_ipc.values(), []), study.to_run(network)
         differs = [study.origin(images), runs and schedule(runs, results),
@@ -296,5 +302,6 @@ def continual_row(study: Study, method: str, arm: str, runs: list[Run]) -> Row:
 TABLES = {
     "literature-cifar": partial(side_by_side, "cifar", ("cifar10", "cifar10_small", "matching_cifar10", "cifar100"),
                                 ("10", "50", "500", "all")),
+    "literature-fashion": partial(side_by_side, "fashion", ("fashion_mnist",), ("1", "10", "50")),
     "literature-large": partial(side_by_side, "large", ("imagenet", "tiny_imagenet"), ("10", "50", "100", "200", "all")),
     **{f"literature-{make.__name__}": make for make in (start, matching, cross, storage, continual)}}

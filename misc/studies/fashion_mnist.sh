@@ -7,10 +7,10 @@
 # model, made by
 # DATASET=fashion_mnist VALIDATION=5000 sh distillation/train_ldm.sh
 # PARTS runs a part; the same command resumes. Not yet run in full: on two cores it needs days. Then:
-# for kind in student continual; do
-#     python -m misc.report collect runs/study-fashion_mnist "misc/results/${kind}_fashion_mnist.jsonl" --kind "$kind" teacher \
-#         --command "sh misc/studies/fashion_mnist.sh"
-# done
+# python -m misc.report collect runs/study-fashion_mnist misc/results/fashion_mnist.jsonl --only 'seed*' 'teacher*' continual \
+#     --command "sh misc/studies/fashion_mnist.sh"
+# python -m misc.report collect runs/study-fashion_mnist/choice misc/results/fashion_mnist_choice.jsonl \
+#     --command "CHOOSE=1 sh misc/studies/fashion_mnist.sh"
 # python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
@@ -19,7 +19,7 @@ STUDY=${STUDY:-runs/study-fashion_mnist} DATA=${DATA:-data} PRIOR=${PRIOR:-runs/
 PARTS=${PARTS:-teachers sets students continual} CHOOSE=${CHOOSE:-} VALIDATION=${VALIDATION:-5000}
 SEEDS=${SEEDS:-0 1 2 3 4} IPCS=${IPCS:-1 10 50} KINDS=${KINDS:-convnet_d3_w128-hard resnet18-soft}   # network, labels
 STRENGTH_1=${STRENGTH_1:-0.5} STRENGTH_10=${STRENGTH_10:-0.5} STRENGTH_50=${STRENGTH_50:-0.5}
-STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} ARMS=${ARMS:-d4m prototype noise mode herding kcenter random autoencoder}
+STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} ARMS=${ARMS:-distilled prototype noise mode herding kcenter random autoencoder}
 NETWORKS=${NETWORKS:-convnet_d3_w128 resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-20} STEPS=${STEPS:-50}
 METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic} LEARNERS=${LEARNERS:-resnet18} MEMORIES=${MEMORIES:-200 500}
 STREAM_IPCS=${STREAM_IPCS:-10 50 100} STREAM_LABELS=${STREAM_LABELS:-hard soft} EPOCH_STEPS=${EPOCH_STEPS:-375}    # of a task
@@ -27,6 +27,7 @@ REAL_PARTS=${REAL_PARTS:-16 8 4 2 1} SMALL_PARTS=${SMALL_PARTS:-16 8 4 2}       
 . misc/studies/common.sh
 
 SOURCE="--dataset fashion_mnist --data_dir $DATA" HELD_OUT="--validation $VALIDATION" TEACHER=$STUDY/teacher-${NETWORKS%% *}
+OUT=$STUDY${CHOOSE:+/choice} TESTED="$SOURCE${CHOOSE:+ $HELD_OUT}"
 VIEWS="--input-size 32 --min-scale-crops 0.35 --flip 0.5"
 
 teachers() {                     # the first one labels, the second is of another architecture
@@ -55,10 +56,12 @@ strengths() {
     [ -z "$CHOOSE" ] && chosen || echo "$STRENGTHS"
 }
 
-arms() {                         # ways: a line for each, its name and the folder of its images
+arms() {                         # ways: a line for each: its name, the folder of its images, of D4M images the strength
     for ARM in $1; do
         case $ARM in
-        d4m) for S in $(strengths); do echo "d4m-s$S fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1"; done ;;
+        distilled) for S in $(strengths); do
+                echo "distilled${CHOOSE:+-s$S} fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1 $S"
+            done ;;
         mode) echo "mode fashion_mnist_ipc${IPC}_${IPC}_mode0.1-25_g2.0_kmexpand1" ;;
         autoencoder) echo "autoencoder fashion_mnist_prototype_ipc${IPC}_random" ;;     # random real images, encoded, decoded
         *) echo "$ARM fashion_mnist_${ARM}_ipc$IPC" ;;
@@ -70,11 +73,11 @@ sets() {
     for SEED in $SEEDS; do
         for IPC in $IPCS $STREAM_IPCS; do
             P=$STUDY/seed$SEED START=$P/prototypes/fashion_mnist-ipc$IPC-kmexpand1
-            case " $IPCS " in *" $IPC "*) WAYS=$ARMS ;; *) WAYS="d4m random" ;; esac
+            case " $IPCS " in *" $IPC "*) WAYS=$ARMS ;; *) WAYS="distilled random" ;; esac
             prototypes
-            arms "$WAYS" | while read -r ARM _; do
+            arms "$WAYS" | while read -r ARM _ S; do
                 case $ARM in
-                d4m-s*) images --prototype_path "$START" --strength "${ARM#d4m-s}" ;;
+                distilled*) images --prototype_path "$START" --strength "$S" ;;
                 mode) images --prototype_path "$START" --guidance mode --mode_scale 0.1 --stop_t 25 ;;
                 prototype) images --prototype_path "$START" --method prototype ;;
                 autoencoder) prototypes --prototype random
@@ -91,9 +94,8 @@ students() {                     # 1,000, 1,000, 2,000 steps with hard labels at
     for IPC in $IPCS; do
         case $IPC in 1) HARD=1000 SOFT=400 ;; 10) HARD=500 SOFT=200 ;; *) HARD=200 SOFT=100 ;; esac
         for SEED in $SEEDS; do
-            P=$STUDY/seed$SEED ON=test TESTED=$SOURCE
-            [ -z "$CHOOSE" ] || ON=validation TESTED="$SOURCE $HELD_OUT"
-            arms "$ARMS" | while read -r ARM FOLDER; do
+            P=$STUDY/seed$SEED
+            arms "$ARMS" | while read -r ARM FOLDER _; do
                 for KIND in $KINDS; do
                     case $KIND in
                     *-soft) LAST=${EPOCHS:-$SOFT} HOW="--fkd-path $P/soft-labels/$ARM-ipc$IPC -T 20"
@@ -104,7 +106,7 @@ students() {                     # 1,000, 1,000, 2,000 steps with hard labels at
                     esac
                     echo "validate.train_FKD $TESTED --train-dir $P/distilled/$FOLDER --labels ${KIND##*-} --model ${KIND%-*}" \
                         "--epochs $LAST --batch-size 50 --cos --bf16 --seed $SEED" \
-                        "--output-dir $P/students-$ON/$KIND-$ARM-ipc$IPC $HOW"
+                        "--output-dir $OUT/seed$SEED/students/$KIND-$ARM-ipc$IPC $HOW"
                 done
             done
             echo
@@ -117,13 +119,12 @@ learn() {                        # flags that name the streams ...
         "--min-scale-crops 0.35 --start task1 --schedule steps --buffer-size $MEMORY $*"
 }
 
-continual() {                    # the folders of $STUDY/continual tell network, memory and IPC
+continual() {                    # the folder names state network, memory and IPC
     for SEED in $SEEDS; do
-        P=$STUDY/seed$SEED TESTED=$SOURCE
-        [ -z "$CHOOSE" ] || TESTED="$SOURCE $HELD_OUT"
+        P=$STUDY/seed$SEED
         for LEARNER in $LEARNERS; do
             for MEMORY in $MEMORIES; do
-                RUNS=$STUDY/continual/$LEARNER-memory$MEMORY
+                RUNS=$OUT/continual/$LEARNER-memory$MEMORY
                 for SHARE in $REAL_PARTS; do
                     learn --stream real --steps "$((EPOCH_STEPS / SHARE))" --output-dir "$RUNS/real"
                 done
