@@ -15,6 +15,8 @@ METHODS = {    # name of the images, and how they were made
                   "any diffusion. A baseline for D4M."),
     "noise": ("Images from pure noise", "Each image is denoised from pure noise under its class's prompt, without a prototype. "
               "A baseline for D4M."),
+    "sre2l": ("SRe2L images", "Each image was optimised from noise until a trained teacher recognised its class and the "
+              "statistics of the teacher's BatchNorm layers matched (SRe2L, arXiv 2306.13092)."),
     "random": ("Random real images", "Each image is a real one, drawn at random from the training split and not changed but "
                "for its size. A baseline for D4M; nothing here is synthetic."),
     "herding": ("Herded real images", "Each image is a real one of the training split, not changed but for its size: those "
@@ -69,7 +71,7 @@ def card(classes: list[dict], config: dict, rows: list[dict], labels: dict | Non
         *configuration_table("How it was made", config),
         *(soft_label_section(labels) if labels else []),
         "## Licence", f"That of the source data set ({source}), from which these images are derived.", "",
-        "## Citation", "The method is D4M's (CVPR 2024, [arXiv 2407.15138](https://arxiv.org/abs/2407.15138)):", "```bibtex",
+        "## Citation", "D4M (CVPR 2024, [arXiv 2407.15138](https://arxiv.org/abs/2407.15138)):", "```bibtex",
         CITATION, "```", ""])
 
 

@@ -15,6 +15,7 @@ if not __package__:  # python distillation/gen_prototype.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.cli import (
+    InputError,
     Parser,
     add_checkpoint_flags,
     add_dataset_flags,
@@ -56,13 +57,16 @@ def add_prototype_flags(parser) -> None:
                         help="k-means batch = km_expand * ipc latents (default: 1, and at least 1,024 latents)")
     parser.add_argument("--kmeans", default="minibatch", choices=("minibatch", "full"), help="scikit-learn's estimator")
     parser.add_argument("--prototype", default="centroid", choices=("centroid", "medoid", "random"),
-                        help="medoid: the real latent nearest to the centroid; random: real latents, without k-means")
+                        help="medoid: the real latent nearest to the centroid; random: the latents of the images that "
+                             "gen_syn_image --method random draws, without k-means")
     parser.add_argument("--outliers", default="none", choices=("none", "lof"),
                         help="lof: drop a tenth of each class before clustering, by local outlier factor")
 
 
 def check_prototype_flags(args) -> None:
-    """Raise InputError for numbers out of range."""
+    """Raise InputError for numbers out of range and flags that do not fit together."""
+    if args.prototype == "random" and args.outliers != "none":
+        raise InputError(f"--outliers {args.outliers} needs --prototype centroid or medoid (got random)")
     for flag, low in (("ipc", 1), ("km_expand", 1), ("batch_size", 1), ("num_workers", 0), ("size", 8)):
         if getattr(args, flag) is not None:
             check_range(f"--{flag}", getattr(args, flag), low)
@@ -108,6 +112,9 @@ def main(args):
 
 def prototypes_of(pipeline, split, labels: list[int], size: int, args, seconds: dict):
     """Yield (label, Prototypes) for each of `labels`: encode the class, then cluster it. Adds to `seconds`."""
+    if args.prototype == "random":
+        yield from drawn_prototypes(pipeline, split, labels, size, args, seconds)
+        return
     from distillation.datasets import check_enough_readable
     from distillation.encoding import Encoding, encode_classes
     from distillation.prototypes import find_prototypes
@@ -122,6 +129,26 @@ def prototypes_of(pipeline, split, labels: list[int], size: int, args, seconds: 
         yield label, found.over(split.rows_of(label), rows)
 
 
+def drawn_prototypes(pipeline, split, labels: list[int], size: int, args, seconds: dict):
+    """The same for latents of the images that gen_syn_image --method random draws, in its order; no other image is encoded."""
+    import numpy as np
+    import torch
+
+    from distillation.prototypes import Prototypes
+    from distillation.real_subset import at_random
+    from scripts.randomness import generator_for
+    started = time.perf_counter()
+    for label, images, rows in at_random(split, labels, args.ipc, size, args.seed, args.num_workers, args.resize):
+        noise = torch.randn(len(images), *pipeline.latent_shape(size), generator=generator_for(args.seed, "latent", label))
+        places = torch.from_numpy(np.searchsorted(split.rows_of(label), rows))
+        names = [f"class {split.classes[label]['name']}, image {place}" for place in places]
+        parts = [slice(first, first + args.batch_size) for first in range(0, len(images), args.batch_size)]
+        latents = torch.cat([pipeline(images[part], noise[part] if args.latent == "sample" else None, names[part]).cpu()
+                             for part in parts])
+        seconds["encode"] = time.perf_counter() - started
+        yield label, Prototypes(latents, torch.ones(len(images), dtype=torch.long), torch.tensor(0.0), places, places[:0])
+
+
 def configuration(args, split, size: int) -> dict:
     """Everything that decides the prototypes; no paths."""
     from distillation.checkpoints import checkpoint_identity
@@ -134,6 +161,7 @@ def configuration(args, split, size: int) -> dict:
     return {**{name: getattr(args, name) for name in names}, "km_expand": args.km_expand or 1,
             **({"kmeans_batch": args.km_expand * args.ipc} if least else {}), "size": size, "data": split.identity(),
             **validation_of(args.validation),
+            **({"drawn": "as --method random"} if args.prototype == "random" else {}),  # earlier folders have other images
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts,
                                               args.revision)}
 

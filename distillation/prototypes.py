@@ -70,16 +70,6 @@ def cluster(latents: Tensor, ipc: int, km_expand: int | None, seed: int, kmeans:
                       nearest_members(latents, centroids, members))
 
 
-def draw(latents: Tensor, ipc: int, seed: int) -> Prototypes:
-    """Draw `ipc` of one class's latents [N, C, h, w] at random: the method without k-means.
-
-    The cluster of each is the latents nearest to it.
-    """
-    chosen = torch.randperm(len(latents), generator=torch.Generator().manual_seed(seed))[:ipc].sort().values
-    distances, members = torch.cdist(latents.flatten(1), latents[chosen].flatten(1)).min(1)
-    return Prototypes(latents[chosen], torch.bincount(members, minlength=ipc), distances.pow(2).sum(), chosen)
-
-
 def nearest_members(latents: Tensor, centroids: Tensor, members: Tensor) -> Tensor:
     """Index [IPC] of each cluster's latent nearest to its centroid; for an empty cluster, the nearest of all latents."""
     nearest = []
@@ -108,13 +98,12 @@ def inliers(latents: Tensor, at_least: int, neighbours: int = 10, contamination:
 
 def find_prototypes(latents: Tensor, ipc: int, km_expand: int | None, seed: int, *, kmeans: str = "minibatch",
                     prototype: str = "centroid", outliers: str = "none") -> Prototypes:
-    """The prototypes of one class's latents [N, C, h, w]: drop outliers, cluster, take centroids or medoids; or draw.
+    """The prototypes of one class's latents [N, C, h, w]: drop outliers, cluster, take centroids or medoids.
 
     `nearest` indexes all N latents.
     """
     kept = inliers(latents, ipc) if outliers == "lof" else np.arange(len(latents))
-    random = prototype == "random"
-    found = draw(latents[kept], ipc, seed) if random else cluster(latents[kept], ipc, km_expand, seed, kmeans)
+    found = cluster(latents[kept], ipc, km_expand, seed, kmeans)
     nearest = torch.from_numpy(kept)[found.nearest]
     return replace(found, nearest=nearest, centroids=latents[nearest] if prototype == "medoid" else found.centroids)
 

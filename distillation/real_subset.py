@@ -39,7 +39,7 @@ def choose_real(args, accelerator) -> None:
     mine = my_unfinished(list(range(len(rows))), done, accelerator, costs)
     chosen = at_random(split, mine, args.ipc, size, args.seed, args.num_workers) if args.method == "random" else \
         by_latents(pipeline, split, mine, settings["size"], size, args)
-    for label, images in chosen:
+    for label, images, _ in chosen:
         for image, each in zip(images, rows[label], strict=True):
             write_image(folder, each["file_name"], to_pil(image, size))
         stop_if_asked()
@@ -59,27 +59,27 @@ def load_encoder(args, device) -> tuple:
                       "checkpoint": identity}
 
 
-def at_random(split: Split, labels: list[int], count: int, size_pixels: int, seed: int,
-              workers: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield (label, uint8 [count, 3, size, size]): images drawn without replacement, a function of (seed, class).
+def at_random(split: Split, labels: list[int], count: int, size_pixels: int, seed: int, workers: int,
+              fit: str = "centre") -> Iterator[tuple[int, Tensor, np.ndarray]]:
+    """Yield (label, uint8 [count, 3, size, size], their rows): images drawn without replacement, a function of (seed, class).
 
     If the split skips unreadable images, the next of the draw replace them. Raises InputError when there are too few.
     """
     for label in Progress(labels, desc="choose (random)", unit="class"):
         rows = split.rows_of(label)
         order = rows[random_order(len(rows), seed, label)]
-        images, taken = torch.empty(0, 3, size_pixels, size_pixels, dtype=torch.uint8), 0
+        images, found, taken = torch.empty(0, 3, size_pixels, size_pixels, dtype=torch.uint8), order[:0], 0
         while len(images) < count and taken < len(order):
             wanted = order[taken:taken + count - len(images)]
-            images = torch.cat([images, decode_readable(split, wanted, size_pixels, workers, "centre")[0]])
-            taken += len(wanted)
+            more, readable = decode_readable(split, wanted, size_pixels, workers, fit)
+            images, found, taken = torch.cat([images, more]), np.concatenate([found, readable]), taken + len(wanted)
         check_enough_readable(split, label, images, count)
-        yield label, images
+        yield label, images, found
 
 
 def by_latents(pipeline, split: Split, labels: list[int], encode_at_pixels: int, size_pixels: int,
-               args) -> Iterator[tuple[int, Tensor]]:
-    """Yield (label, uint8 [ipc, 3, size, size]): images chosen by the posterior means of their latents.
+               args) -> Iterator[tuple[int, Tensor, np.ndarray]]:
+    """Yield (label, uint8 [ipc, 3, size, size], their rows): images chosen by the posterior means of their latents.
 
     Raises InputError when there are too few.
     """
@@ -87,7 +87,8 @@ def by_latents(pipeline, split: Split, labels: list[int], encode_at_pixels: int,
     how = Encoding(args.seed, "mean", args.batch_size, args.num_workers)
     for label, latents, rows in encode_classes(pipeline, split, labels, encode_at_pixels, how):
         check_enough_readable(split, label, rows, args.ipc)
-        yield label, decode(split, rows[choose(latents, args.ipc)], size_pixels, args.num_workers, "centre")
+        chosen = rows[choose(latents, args.ipc)]
+        yield label, decode(split, chosen, size_pixels, args.num_workers, "centre"), chosen
 
 
 # which images

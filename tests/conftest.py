@@ -286,3 +286,10 @@ def student(made_once, image_data, distilled, soft_labels) -> Stage:
     flags = ["--train-dir", distilled.folder, "--fkd-path", soft_labels.folder, "--dataset", "folder", "--data_dir",
              image_data, "--model", "resnet18", "--epochs", 2, "--batch-size", 36, "--cos", "-T", 20, "--save-seconds", 0]
     return made_once("student", run_stage, "validate.train_FKD", flags, "--output-dir", "state.pt")
+
+
+@pytest.fixture(scope="session")
+def sre2l(made_once, teacher) -> Stage:
+    flags = ["--dataset", "folder", "--teacher", teacher.folder, "--ipc", 2, "--steps", 6, "--batch_size", 12,
+             "--save_seconds", 0]
+    return made_once("sre2l", run_stage, "distillation.sre2l", flags, "--save_init_image_path", "state-1.pt")

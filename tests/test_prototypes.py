@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, IPC, PER_CLASS, SIZE, manifest_in
-from scipy.stats import chisquare
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.neighbors import LocalOutlierFactor
 from test_bad_input import refused
@@ -15,6 +14,7 @@ from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode, load_split
 from distillation.encoding import Encoding, encode_classes
 from distillation.prototypes import cluster, find_prototypes, inliers, nearest_members, read_prototypes
+from matching.image_set import distilled_images
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 from scripts.randomness import generator_for
 
@@ -80,20 +80,20 @@ def test_medoids_are_the_members_nearest_to_the_centroids(kmeans):
     assert torch.equal(medoids.centroids, latents[medoids.nearest])
 
 
-def test_drawn_prototypes_are_latents_of_the_class():
-    latents = blobs(90)
-    found = find_prototypes(latents, 7, 1, 3, prototype="random")
-    assert torch.equal(found.centroids, latents[found.nearest]) and len(set(found.nearest.tolist())) == 7
-    squares = (latents[:, None] - found.centroids).flatten(2).pow(2).sum(2)
-    assert torch.equal(found.sizes, torch.bincount(squares.argmin(1), minlength=7)) and int(found.sizes.sum()) == 90
-    torch.testing.assert_close(found.inertia, squares.min(1).values.sum(), rtol=1e-3, atol=1e-2)
-    assert find_prototypes(latents, 7, 1, 4, prototype="random").nearest.tolist() != found.nearest.tolist()
-    counts = torch.zeros(90)
-    for seed in range(400):
-        counts[find_prototypes(latents, 9, 1, seed, prototype="random").nearest] += 1
-    assert chisquare(counts.numpy()).pvalue > 1e-3
-    without = find_prototypes(torch.cat([latents, latents[:1] + 40]), 90, 1, 0, prototype="random", outliers="lof")
-    assert 90 not in without.nearest
+def test_random_prototypes_are_latents_of_the_images_that_random_draws(here, checkpoint, pipeline, tmp_path):
+    data = ("--ipc", 3, "--seed", 5, "--diffusion_checkpoints_path", checkpoint)    # of digits
+    answer = here("distillation.gen_prototype", *data, "--prototype", "random", "--latent", "mean", "--batch_size", 2,
+                  "--save_prototype_path", tmp_path)
+    assert answer.code == 0, answer.err
+    assert here("distillation.gen_syn_image", *data, "--method", "random", "--save_init_image_path", tmp_path).code == 0
+    _, found, _ = read_prototypes(tmp_path / "digits-ipc3-kmexpand1-random")
+    images = distilled_images(tmp_path / "digits_random_ipc3")
+    assert images.images.shape[-1] == SIZE == pipeline.size_pixels
+    for label in (0, 7):
+        expected = pipeline(images.images[images.labels == label])
+        torch.testing.assert_close(found[label].centroids, expected, atol=1e-5, rtol=1e-4)
+        assert found[label].sizes.tolist() == [1, 1, 1]
+    assert refused(here("distillation.gen_prototype", *data, "--prototype", "random", "--outliers", "lof"), "--outliers lof")
 
 
 def test_outliers_are_those_of_scikit_learn():

@@ -1,0 +1,169 @@
+"""SRe2L: images optimised from noise until a frozen teacher recognises them and its BatchNorm statistics match.
+
+    python -m distillation.sre2l --teacher runs/digits/teacher --dataset digits --ipc 10 --save_init_image_path runs/distilled
+
+"Squeeze" is the teacher's training, "recover" this command, "relabel" matching.generate_soft_label (Yin et al. 2023, arXiv
+2306.13092). Writes `<save_init_image_path>/<dataset>_sre2l_ipc<IPC>`, a distilled set as gen_syn_image does. The teacher is
+train_teacher's, or for ImageNet torchvision's (--weights). The same command resumes, also in the middle of a batch.
+"""
+
+import time
+from pathlib import Path
+
+from scripts.cli import DATASETS, InputError, Parser, check_range, run, validation_of
+
+DECIDING = ("dataset", "ipc", "steps", "batch_size", "learning_rate", "bn_weight", "min_scale_crops", "flip", "seed",
+            "image_format")
+
+
+def parse_args():
+    parser = Parser(__doc__)
+    parser.add_argument("--dataset", default="digits", choices=DATASETS, help="data set of the teacher, for names")
+    parser.add_argument("--teacher", default=None, help="folder of matching.train_teacher; it needs BatchNorm")
+    parser.add_argument("-a", "--arch", default="resnet18", help="with --weights: torchvision's network")
+    parser.add_argument("--weights", default=None, help="torchvision's weights for ImageNet, such as IMAGENET1K_V1")
+    parser.add_argument("--ipc", default=10, type=int, help="images per class")
+    parser.add_argument("--save_init_image_path", default="runs/distilled", help="the set becomes a folder below it")
+    parser.add_argument("--steps", default=1000, type=int, help="optimiser steps of a batch (SRe2L on ImageNet-1K: 4000)")
+    parser.add_argument("--batch_size", default=100, type=int, help="images optimised together; their statistics are matched")
+    parser.add_argument("-lr", "--learning-rate", default=0.25, type=float, help="of Adam, cosine to zero; normalised pixels")
+    parser.add_argument("--bn_weight", default=0.01, type=float, help="weight of the BatchNorm loss beside cross-entropy")
+    parser.add_argument("--min-scale-crops", default=0.08, type=float, help="smallest area of a random crop, as a fraction")
+    parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
+    parser.add_argument("--seed", default=0, type=int, help="seed of noise and crops")
+    parser.add_argument("--image_format", default="png", choices=("png", "webp"), help="both are lossless")
+    parser.add_argument("--save_seconds", default=60, type=float, help="seconds between resume points")
+    args = parser.parse_args()
+    for flag, high in (("ipc", 1e6), ("steps", 1e9), ("batch_size", 1e6)):
+        check_range(f"--{flag}", getattr(args, flag), 1, high)
+    for flag, high in (("learning_rate", 1000), ("bn_weight", 1e6), ("min_scale_crops", 1), ("flip", 1)):
+        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1e-4 if flag == "min_scale_crops" else 0, high)
+    if (args.teacher is None) == (args.weights is None):
+        raise InputError("--teacher or --weights: expected one of them, found " + ("both" if args.teacher else "none"))
+    return args
+
+
+def main(args):
+    from distillation.distilled_set import complete, row, write_image
+    from distillation.images import to_pil
+    from scripts.parallel import all_done, begin_together, my_unfinished, new_accelerator
+    from scripts.randomness import seed_for
+
+    accelerator = new_accelerator()
+    teacher, classes, size, identity, held_out = load_teacher(args)
+    teacher = teacher.to(accelerator.device).requires_grad_(False)
+    statistics = StatisticsLoss(teacher, args.teacher or args.arch)
+    folder = Path(args.save_init_image_path) / f"{args.dataset}_sre2l_ipc{args.ipc}"
+    config = {"method": "sre2l", **{name: getattr(args, name) for name in DECIDING}, "teacher": identity, "image_size": size,
+              **validation_of(held_out)}
+    if begin_together(folder, "distilled", config, accelerator):
+        accelerator.print(f"{folder}: complete, nothing to do")
+        return
+    rows = [row(label, entry["name"], index, 0, seed_for(args.seed, "sre2l", label, index), 1 / args.ipc, args.image_format)
+            for index in range(args.ipc) for label, entry in enumerate(classes)]
+    batches = [(number, rows[first:first + args.batch_size]) for number, first in
+               enumerate(range(0, len(rows), args.batch_size))]
+
+    def done(batch) -> bool:
+        return all((folder / each["file_name"]).exists() for each in batch[1])
+    started = time.perf_counter()
+    for number, batch in my_unfinished(batches, done, accelerator):
+        images = recover(teacher, statistics, batch, size, args, folder / f"state-{number}.pt")
+        for image, each in zip(images, batch, strict=True):
+            write_image(folder, each["file_name"], to_pil(image))
+    if all_done(accelerator):
+        for state in folder.glob("state-*.pt"):
+            state.unlink()
+        complete(folder, classes, config, rows, {"recover": time.perf_counter() - started})
+
+
+def load_teacher(args) -> tuple:
+    """The network, its classes, its input size in pixels, what identifies it, and the training images it never saw."""
+    from distillation.datasets import by_wnid
+    from scripts.artefact import identity
+    from scripts.networks import build, load_model
+    if args.teacher:
+        network, manifest = load_model(args.teacher, "teacher")
+        config = manifest["config"]
+        return network, manifest["classes"], config["input_size"], identity(args.teacher), config.get("validation", 0)
+    names = by_wnid("imagenet")
+    classes = [{"name": wnid, "prompt": name} for wnid, name in names.items()]
+    return build(args.arch, len(names), weights=args.weights).eval(), classes, 224, f"{args.arch} {args.weights}", 0
+
+
+class StatisticsLoss:
+    """The sum over BatchNorm layers of ||mean - running mean||_2 + ||variance - running variance||_2, of the last forward pass.
+
+    Source: Yin et al. 2020, arXiv 1912.08795, eq. 4.
+    """
+
+    def __init__(self, network, name: str):
+        """Raises InputError for a network without BatchNorm."""
+        from torch import nn
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+        if not layers:
+            raise InputError(f"{name}: expected a teacher with BatchNorm, whose statistics are matched, found none")
+        self.parts: list = []
+        for layer in layers:
+            layer.register_forward_pre_hook(self.add)
+
+    def add(self, layer, inputs) -> None:
+        """The hook of a layer."""
+        features, = inputs
+        variance, mean = features.var((0, 2, 3), correction=0), features.mean((0, 2, 3))
+        self.parts.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())
+
+    def take(self):
+        """The sum [] of the last forward pass."""
+        parts, self.parts = self.parts, []
+        return sum(parts)
+
+
+def recover(teacher, statistics: StatisticsLoss, rows: list[dict], size: int, args, state_path: Path):
+    """Images uint8 [B, 3, size, size] of `rows`; prints both losses of the noise and of the images."""
+    import torch
+    import torch.nn.functional as F
+
+    from scripts.networks import normalise
+    from scripts.randomness import generator_for
+    from scripts.training import Loop, cosine
+    device = next(teacher.parameters()).device
+    low, high = (normalise(torch.full((1, 3, 1, 1), value)).to(device) for value in (0.0, 1.0))
+    noise = torch.stack([torch.randn(3, size, size, generator=generator_for(args.seed, "sre2l", each["label"],
+                                                                            each["prototype"])) for each in rows]).to(device)
+    labels = torch.tensor([each["label"] for each in rows], device=device)
+    module = torch.nn.ParameterDict({"pixels": noise.clone()})
+
+    def losses(images):
+        return F.cross_entropy(teacher(images), labels), statistics.take()
+    loop = Loop(module, torch.optim.Adam(module.parameters(), args.learning_rate, betas=(0.5, 0.9)), args.steps,
+                lambda step: cosine(step, args.steps), state_path, name="recover", images_per_step=len(rows),
+                save_seconds=args.save_seconds)
+    for step in loop:
+        views = random_view(module["pixels"], size, args, (state_path.stem, step))
+        classification, matching = losses(views)
+        loop.backward(classification + args.bn_weight * matching)
+        loop.step()
+        with torch.no_grad():
+            module["pixels"].clamp_(low, high)
+
+    with torch.no_grad():
+        before, after = (tuple(float(loss) for loss in losses(images)) for images in (noise, module["pixels"]))
+        print("cross-entropy {:.3f} -> {:.3f}, BatchNorm {:.2f} -> {:.2f}".format(*(
+            value for pair in zip(before, after, strict=True) for value in pair)))
+        return ((module["pixels"] - low) / (high - low) * 255).round().to(torch.uint8).cpu()
+
+
+def random_view(images, size: int, args, place: tuple):
+    """A random resized crop, flipped or not, one for all `images` [B, 3, H, W], as a function of (seed, place)."""
+    import torch
+    from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResizedCrop
+
+    from scripts.randomness import seed_for
+    with torch.random.fork_rng(devices=[]):     # torchvision's draws take no generator
+        torch.manual_seed(seed_for(args.seed, "sre2l-view", *place))
+        return Compose([RandomResizedCrop(size, (args.min_scale_crops, 1)), RandomHorizontalFlip(args.flip)])(images)
+
+
+if __name__ == "__main__":
+    run(parse_args, main, "save_init_image_path")

@@ -1,0 +1,57 @@
+"""The comparators of D4M, SRe2L and MTT: their losses worked by hand, their commands, and that other stages take their sets."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import rows_of
+from test_bad_input import refused
+from torch import nn
+
+from distillation.sre2l import StatisticsLoss
+from matching.image_set import distilled_images
+
+
+def test_the_loss_of_batchnorm_is_the_distance_to_its_statistics():
+    network = nn.Sequential(nn.BatchNorm2d(2), nn.ReLU(), nn.BatchNorm2d(2)).eval()
+    network[0].running_mean, network[0].running_var = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    loss = StatisticsLoss(network, "two layers")
+    images = torch.tensor([[[[0.0, 2.0]], [[1.0, 1.0]]], [[[4.0, 6.0]], [[5.0, 5.0]]]])     # [2, 2, 1, 2]
+    outputs = network(images)
+    first = np.hypot(3 - 1, 3 - 2) + np.hypot(5 - 3, 4 - 4)        # means 3 and 3, variances 5 and 4
+    flat = images.numpy().transpose(1, 0, 2, 3).reshape(2, 4)
+    hidden = np.maximum((flat - [[1], [2]]) / np.sqrt([[3 + 1e-5], [4 + 1e-5]]), 0)
+    second = np.linalg.norm(hidden.mean(1)) + np.linalg.norm(hidden.var(1) - 1)
+    assert loss.take().item() == pytest.approx(first + second, rel=1e-5) and outputs.shape == images.shape
+    assert loss.take() == 0     # nothing since the last forward pass
+
+
+def test_sre2l_writes_a_distilled_set_that_soft_labels_take(here, teacher, sre2l, tmp_path):
+    rows, config = rows_of(sre2l.folder), json.loads((sre2l.folder / "manifest.json").read_text())["config"]
+    assert len(rows) == 24 and config["method"] == "sre2l" and sre2l.folder.name == "folder_sre2l_ipc2"
+    images = distilled_images(sre2l.folder)
+    assert images.labels.bincount().tolist() == [2] * 12 and images.images.float().std() > 20
+    answer = here("matching.generate_soft_label", "--data", sre2l.folder, "--teacher", teacher.folder, "--epochs", 1,
+                  "--input-size", 32, "--batch-size", 12, "--fkd-path", tmp_path / "labels")
+    assert answer.code == 0, answer.err
+    card = (sre2l.folder / "README.md").read_text()
+    assert "BatchNorm" in card and "2306.13092" in card
+
+
+def test_sre2l_lowers_both_losses(here, teacher, tmp_path):
+    answer = here("distillation.sre2l", "--dataset", "folder", "--teacher", teacher.folder, "--ipc", 1, "--steps", 40,
+                  "--min-scale-crops", 1, "--flip", 0, "--save_init_image_path", tmp_path)
+    assert answer.code == 0, answer.err
+    (line,) = [line for line in answer.out.splitlines() if line.startswith("cross-entropy")]
+    values = [float(word.strip(",")) for word in line.split() if word[0].isdigit()]
+    assert values[1] < values[0] / 2 and values[3] < values[2]
+
+
+def test_what_sre2l_cannot_use_is_refused(here, teacher, tmp_path):
+    for flags, words in ((("--steps", 0), "--steps"), ((), "--teacher or --weights"),
+                         (("--teacher", tmp_path / "none"), "expected a finished folder of kind teacher")):
+        answer = here("distillation.sre2l", "--save_init_image_path", tmp_path / "out", *flags)
+        assert refused(answer, words) and not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="expected a teacher with BatchNorm"):
+        StatisticsLoss(nn.Conv2d(3, 3, 1), "plain")
