@@ -1,7 +1,7 @@
 #!/bin/sh
-# SRe2L's images, a comparator of D4M: optimised from noise under the teacher of matching/train_teacher.sh (WEIGHTS=IMAGENET1K_V1:
-# torchvision's). With METHOD=sre2l the later stages take them. SRe2L's own values for ImageNet-1K are 4,000 steps, rate 0.25 and
-# weight 0.01 (arXiv 2306.13092). Digits, 100 images, 1,000 steps: 100,000 passes of the teacher, about 20 minutes of one CPU core.
+# SRe2L's images, a comparator of D4M: optimised from noise under the teacher of matching/train_teacher.sh, or torchvision's
+# (WEIGHTS=IMAGENET1K_V1). With METHOD=sre2l the later stages take them. SRe2L's own values for ImageNet-1K: 4,000 steps, rate
+# 0.25, weight 0.01 (arXiv 2306.13092). Digits: 100 images in 1,000 steps (100,000 passes of the teacher), 20 minutes of a core.
 set -eu
 cd "$(dirname "$0")/.."
 METHOD=sre2l

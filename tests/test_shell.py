@@ -136,11 +136,15 @@ def test_every_stage_reads_what_the_one_before_writes(asked, dataset, changed):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_other_stages_have_commands_too(asked, dataset):
-    (streams,), (ldm,) = (asked(stage, "--seed", "5", DATASET=dataset, COMPARISON="")
-                          for stage in ("continual/continual", "distillation/train_ldm"))
+    (streams,), (ldm,), (recovered,) = (asked(stage, "--seed", "5", DATASET=dataset, COMPARISON="") for stage in (
+        "continual/continual", "distillation/train_ldm", "distillation/sre2l"))
     (images,) = asked("distillation/gen_syn_image", DATASET=dataset)
     assert streams.distilled == f"{images.save_init_image_path}/{distilled_name(images, images.ipc)}"
     assert streams.seed == [5] and ldm.seed == 5
+    (student,) = asked("validate/train_FKD", DATASET=dataset, METHOD="sre2l", LABELS="hard", IPC="3")
+    assert student.train_dir == f"{recovered.save_init_image_path}/{dataset}_sre2l_ipc3"
+    (teacher,) = asked("matching/train_teacher", DATASET=dataset, TEACHER_ARCH="resnet18")
+    assert (recovered.teacher, recovered.weights) in ((teacher.output_dir, None), (None, "IMAGENET1K_V1"))
     assert (ldm.init is None) == (dataset in ("digits", "fashion_mnist", "cifar10"))
     crossed = asked("validate/cross_architecture", DATASET=dataset, SEED="4")
     assert len({one.output_dir for one in crossed}) == STUDENTS
