@@ -17,6 +17,8 @@ METHODS = {    # name of the images, and how they were made
               "A baseline for D4M."),
     "sre2l": ("SRe2L images", "Each image was optimised from noise until a trained teacher recognised its class and the "
               "statistics of the teacher's BatchNorm layers matched (SRe2L, arXiv 2306.13092)."),
+    "mtt": ("MTT images", "The images began as random real ones and were optimised so that a network trained on them moves as "
+            "networks trained on all real images do (trajectory matching, arXiv 2203.11932)."),
     "random": ("Random real images", "Each image is a real one, drawn at random from the training split and not changed but "
                "for its size. A baseline for D4M; nothing here is synthetic."),
     "herding": ("Herded real images", "Each image is a real one of the training split, not changed but for its size: those "

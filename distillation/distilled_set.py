@@ -34,10 +34,12 @@ def write_image(folder: Path, file_name: str, image: Image.Image) -> None:
         image.save(partial, format="WEBP" if lossless else "PNG", **lossless)
 
 
-def complete(folder: Path, classes: list[dict], config: dict, rows: list[dict], seconds: dict) -> None:
-    """Write result.json, `metadata.jsonl`, the card and the manifest."""
+def complete(folder: Path, classes: list[dict], config: dict, rows: list[dict], seconds: dict,
+             facts: dict | None = None) -> None:
+    """Write result.json, with `facts` among its metrics, `metadata.jsonl`, the card and the manifest."""
     spent = sum(seconds.values())
-    write_result(folder, "distilled", config, {"images": len(rows), "images_per_second": len(rows) / spent}, seconds)
+    metrics = {"images": len(rows), "images_per_second": len(rows) / spent, **(facts or {})}
+    write_result(folder, "distilled", config, metrics, seconds)
     finish_distilled(folder, classes, config, rows)
     print(f"{folder}: {len(rows)} images in {spent:.1f} s")
 

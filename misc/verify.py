@@ -205,9 +205,17 @@ def accuracies(name: str, result) -> Problems:
                     if type(each) not in (int, float) or not 0 <= each <= 1)
 
 
+def experts(folder: Path, manifest: dict) -> Problems:
+    """Weights of MTT's experts that are not finite."""
+    from scripts.networks import weight_problems
+    for name in manifest["files"]:
+        if name.endswith(".safetensors"):
+            yield from (f"{name}: {problem}" for problem in weight_problems(artefact.read_tensors(folder / name)))
+
+
 CONTENT: dict[str, Callable[[Path, dict], Problems]] = {
     "prototypes": prototypes, "distilled": distilled, "teacher": model, "student": model, "soft_labels": soft_labels,
-    "ldm": checkpoint, "continual": continual, "start": continual}
+    "ldm": checkpoint, "experts": experts, "continual": continual, "start": continual}
 
 
 if __name__ == "__main__":

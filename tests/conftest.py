@@ -293,3 +293,20 @@ def sre2l(made_once, teacher) -> Stage:
     flags = ["--dataset", "folder", "--teacher", teacher.folder, "--ipc", 2, "--steps", 6, "--batch_size", 12,
              "--save_seconds", 0]
     return made_once("sre2l", run_stage, "distillation.sre2l", flags, "--save_init_image_path", "state-1.pt")
+
+
+@pytest.fixture(scope="session")
+def mtt(made_once, image_data, tmp_path_factory) -> Stage:
+    flags = ["--dataset", "folder", "--data_dir", image_data, "--arch", "convnet_d2_w8", "--ipc", 2, "--experts", 2,
+             "--expert_epochs", 3, "--last_start", 1, "--expert_batch", 32, "--iterations", 6, "--student_steps", 3,
+             "--student_batch", 10, "--images_lr", 10, "--save_seconds", 0]
+    return made_once("mtt", with_experts, flags)
+
+
+def with_experts(root: Path, flags: list) -> Stage:
+    """The experts, then the images of mtt."""
+    flags = [*map(str, flags), "--experts_path", str(root / "experts")]
+    first = start("distillation.mtt", *flags, "--save_init_image_path", root / "first")
+    _, err = first.communicate()
+    assert first.returncode == 0, err
+    return run_stage(root, "distillation.mtt", flags, "--save_init_image_path", "state.pt")

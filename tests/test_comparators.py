@@ -9,6 +9,7 @@ from conftest import rows_of
 from test_bad_input import refused
 from torch import nn
 
+from distillation.mtt import trajectory_loss
 from distillation.sre2l import StatisticsLoss
 from matching.image_set import distilled_images
 
@@ -55,3 +56,45 @@ def test_what_sre2l_cannot_use_is_refused(here, teacher, tmp_path):
         assert refused(answer, words) and not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="expected a teacher with BatchNorm"):
         StatisticsLoss(nn.Conv2d(3, 3, 1), "plain")
+
+
+def test_a_step_of_trajectory_matching_worked_by_hand():
+    images, labels, rate = torch.tensor([[1.0, 2.0], [0.0, -1.0]], requires_grad=True), torch.tensor([0, 1]), torch.tensor(0.5)
+    start, target = {"weight": torch.tensor([[0.1, 0.2], [0.3, -0.4]])}, {"weight": torch.tensor([[0.5, 0.0], [0.0, 0.5]])}
+    linear = nn.Linear(2, 2, bias=False)
+    loss = trajectory_loss(linear, {"weight": start["weight"].clone()}, target, [(images, labels)], rate)
+
+    def by_hand(images: np.ndarray) -> float:
+        w, goal = start["weight"].numpy().astype(float), target["weight"].numpy()
+        exponentials = np.exp(images @ w.T)
+        errors = exponentials / exponentials.sum(1, keepdims=True) - np.eye(2)[labels]
+        moved = w - 0.5 * errors.T @ images / 2         # the gradient of the mean cross-entropy
+        return ((moved - goal) ** 2).sum() / ((w - goal) ** 2).sum()
+    flat = images.detach().numpy().astype(float)
+    assert loss.item() == pytest.approx(by_hand(flat), rel=1e-5)
+    loss.backward()
+    for place in np.ndindex(2, 2):      # the gradient through the student's step, by central differences
+        shift = np.zeros((2, 2))
+        shift[place] = 1e-5
+        assert images.grad[place].item() == pytest.approx((by_hand(flat + shift) - by_hand(flat - shift)) / 2e-5, abs=1e-4)
+    two = [(images.detach(), labels)] * 2
+    assert trajectory_loss(linear, {"weight": target["weight"] + 1e-3}, target, [], rate).item() == 1
+    assert trajectory_loss(linear, {"weight": start["weight"].clone()}, target, two, rate * 0).item() == pytest.approx(1)
+
+
+def test_mtt_brings_the_student_nearer_to_the_expert(here, image_data, mtt, tmp_path):
+    flags = [flag for flag in mtt.flags if flag != "--save_seconds"][:-3]
+    answer = here("distillation.mtt", *flags, "--iterations", 60, "--images_lr", 300, "--experts_path",
+                  mtt.folder.parents[1] / "experts", "--save_init_image_path", tmp_path)
+    assert answer.code == 0, answer.err
+    metrics = json.loads((tmp_path / "folder_mtt_ipc2" / "result.json").read_text())["metrics"]
+    assert metrics["last_loss"] < metrics["first_loss"] and metrics["last_loss"] < 1
+    assert len(rows_of(mtt.folder)) == 24 and "trajectory matching" in (mtt.folder / "README.md").read_text()
+    assert here("misc.verify", mtt.folder, mtt.folder.parents[1] / "experts").code == 0
+
+
+def test_what_mtt_cannot_use_is_refused(here, tmp_path):
+    for flags, words in ((("--last_start", 19), "--last_start plus --expert_epochs_ahead"),
+                         (("--arch", "resnet18"), "BatchNorm")):
+        answer = here("distillation.mtt", "--experts_path", tmp_path / "e", "--save_init_image_path", tmp_path / "out", *flags)
+        assert refused(answer, words) and not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ from test_bad_input import refused
 from scripts.artefact import atomic_path
 from scripts.cli import ROOT
 
-STAGES = ["prototypes", "distilled", "teacher", "soft_labels", "student", "sre2l"]
+STAGES = ["prototypes", "distilled", "teacher", "soft_labels", "student", "sre2l", "mtt"]
 HOLD = "import sys, time; from pathlib import Path; from scripts.artefact import lock; lock(Path(sys.argv[1])); print(); " \
        "sys.stdout.flush(); time.sleep(60)"
 
