@@ -3,15 +3,16 @@
     python -m misc.show_distilled runs/digits/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1 \\
         --prototype_path runs/digits/prototypes/digits-ipc10-kmexpand1
 
-Writes classes.png and, with the training images, neighbours.png, latents.png and result.json. All training images of the
-classes shown are encoded, one class in memory at a time.
+Writes classes.png, with --beside other sets beside.png (a row for each set, a column for each class) and, with the training
+images, neighbours.png, latents.png and result.json. All training images of the classes shown are encoded, one class in memory
+at a time.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 
-from distillation.card import unique_names
+from distillation.card import METHODS, unique_names
 from misc.judge import PIXELS, quantiles, small
 from misc.report.figures import draw_grid, new_figure, plain_name, save
 from scripts.artefact import code_version, identity, package_versions, read_manifest, write_json
@@ -42,6 +43,7 @@ def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("distilled", metavar="DIR", help="distilled set: a folder of gen_syn_image, or one of the original's")
     parser.add_argument("--prototype_path", help="the set's prototypes: folder, or the original's JSON file")
+    parser.add_argument("--beside", nargs="+", default=[], metavar="DIR", help="other distilled sets of the same classes")
     add_dataset_flags(parser)
     parser.set_defaults(dataset=None, data_dir=None)    # the distilled set has the name of its data set, not its folder
     add_checkpoint_flags(parser)
@@ -68,6 +70,8 @@ def main(args):
     output = Path(args.output_dir or f"runs/show/{folder.resolve().name}")
     output.mkdir(parents=True, exist_ok=True)
     show_classes(output / "classes.png", distilled, shown, args.images)
+    if args.beside:
+        show_beside(output / "beside.png", [folder, *map(Path, args.beside)], distilled.classes, shown)
     if split is None:
         print("left out: neighbours.png and latents.png; they need the training images (--data_dir and --dataset)")
         return
@@ -219,6 +223,20 @@ def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
     caption = f"{distilled.name}: {len(shown)} of {len(names)} classes, {each} images each."
     draw_grid(path, [""] * columns, grid, caption=caption)
     print(f"{path}: {caption}")
+
+
+def show_beside(path: Path, folders: list[Path], classes: list[dict], shown: list[int]) -> None:
+    """The first image of each class, a row for each set. Raises InputError for a set of other classes."""
+    from distillation.distilled_set import check_class_names
+    names, rows = unique_names(classes), {}
+    for folder in folders:
+        images, _, config = read_set(folder)
+        check_class_names(str(folder), images.classes, str(folders[0]), classes)
+        made = METHODS.get(config.get("method"), (folder.name,))[0]
+        row = [next((images.read(row) for row in images.rows_of(label)), None) for label in shown]
+        rows[made if made not in rows else folder.name] = row
+    draw_grid(path, [names[label] for label in shown], rows)
+    print(f"{path}: {' above '.join(rows)}")
 
 
 def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], views: list) -> None:

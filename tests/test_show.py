@@ -147,6 +147,18 @@ def test_the_result_names_every_images_nearest_training_image(shown, distilled, 
     assert f"minimum {quantiles['images of the set']['minimum']:.3f}" in shown[0].out
 
 
+def test_another_set_is_shown_below(show, distilled, random_set, tmp_path):
+    answer = show(distilled.folder, "--beside", random_set, "--classes", "ant", "koi", "eel", data=False)
+    assert answer.code == 0 and "D4M images above Random real images" in answer.out, answer.err
+    lines = panels(tmp_path / "shown" / "beside.png")
+    for folder, line in zip((distilled.folder, random_set), lines, strict=True):
+        rows = rows_of(folder)
+        found = [recognise(panel, [pixels(folder / entry["file_name"]) for entry in rows]) for panel in line]
+        firsts = [next(place for place, entry in enumerate(rows) if entry["label"] == label)
+                  for label in sorted(map(CLASSES.index, ("ant", "koi", "eel")))]
+        assert found == firsts
+
+
 def test_copies_are_exposed(show, random_set, image_data, tmp_path):
     assert show(random_set, "--classes", "koi", "eel").code == 0
     result = json.loads((tmp_path / "shown" / "result.json").read_text())
