@@ -35,8 +35,9 @@ SEED=${SEED:-0}                          # of every other stage
 WORKERS=${WORKERS:-8}                    # threads of each process that read and write images
 NEGATIVE_PROMPT=${NEGATIVE_PROMPT-cartoon, anime, painting} DENOISE_BATCH=${DENOISE_BATCH:-16} LABEL_BATCH=${LABEL_BATCH:-256}
 IMAGE_SIZE=${IMAGE_SIZE:-}               # pixels of the saved images; empty: as made, at most 224
-METHOD=${METHOD:-d4m}                    # or prototype, noise, random, herding, kcenter, sre2l (sre2l.sh)
+METHOD=${METHOD:-d4m}                    # or prototype, noise, random, herding, kcenter, sre2l (sre2l.sh), mtt (mtt.sh)
 SRE2L_STEPS=${SRE2L_STEPS:-1000} SRE2L_BATCH=${SRE2L_BATCH:-100}        # of sre2l.sh: optimiser steps, images at once
+EXPERTS=${EXPERTS:-10} EXPERT_EPOCHS=${EXPERT_EPOCHS:-20} MTT_ITERATIONS=${MTT_ITERATIONS:-1000}       # of mtt.sh
 KM_EXPAND=${KM_EXPAND:-}                 # mini-batches of k-means: km_expand x ipc latents; empty: at least 1,024
 WEIGHTS=${WEIGHTS-}                      # torchvision's weights of TEACHER_ARCH; empty: the teacher in the folder TEACHER
 TEMPERATURE=${TEMPERATURE:-}             # of soft labels; empty: the protocol's

@@ -136,8 +136,9 @@ def test_every_stage_reads_what_the_one_before_writes(asked, dataset, changed):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_other_stages_have_commands_too(asked, dataset):
-    (streams,), (ldm,), (recovered,) = (asked(stage, "--seed", "5", DATASET=dataset, COMPARISON="") for stage in (
-        "continual/continual", "distillation/train_ldm", "distillation/sre2l"))
+    (streams,), (ldm,), (recovered,), (matched,) = (asked(stage, "--seed", "5", DATASET=dataset, COMPARISON="") for stage in (
+        "continual/continual", "distillation/train_ldm", "distillation/sre2l", "distillation/mtt"))
+    assert matched.seed == 5 and matched.save_init_image_path == recovered.save_init_image_path
     (images,) = asked("distillation/gen_syn_image", DATASET=dataset)
     assert streams.distilled == f"{images.save_init_image_path}/{distilled_name(images, images.ipc)}"
     assert streams.seed == [5] and ldm.seed == 5
