@@ -1,6 +1,6 @@
 """SRe2L: images optimised from noise until a frozen teacher recognises them and its BatchNorm statistics match.
 
-    python -m distillation.sre2l --teacher runs/digits/teacher --dataset digits --ipc 10 --save_init_image_path runs/distilled
+    python -m distillation.sre2l --teacher runs/digits/teacher --ipc 10 --save_init_image_path runs/distilled
 
 "Squeeze" is the teacher's training, "recover" this command, "relabel" matching.generate_soft_label (Yin et al. 2023, arXiv
 2306.13092). Writes `<save_init_image_path>/<dataset>_sre2l_ipc<IPC>`, a distilled set as gen_syn_image does. The teacher is
@@ -10,15 +10,13 @@ train_teacher's, or for ImageNet torchvision's (--weights). The same command res
 import time
 from pathlib import Path
 
-from scripts.cli import DATASETS, InputError, Parser, check_range, run, validation_of
+from scripts.cli import InputError, Parser, check_range, run, validation_of
 
-DECIDING = ("dataset", "ipc", "steps", "batch_size", "learning_rate", "bn_weight", "min_scale_crops", "flip", "seed",
-            "image_format")
+DECIDING = ("ipc", "steps", "batch_size", "learning_rate", "bn_weight", "min_scale_crops", "flip", "seed")
 
 
 def parse_args():
     parser = Parser(__doc__)
-    parser.add_argument("--dataset", default="digits", choices=DATASETS, help="data set of the teacher, for names")
     parser.add_argument("--teacher", default=None, help="folder of matching.train_teacher; it needs BatchNorm")
     parser.add_argument("-a", "--arch", default="resnet18", help="with --weights: torchvision's network")
     parser.add_argument("--weights", default=None, help="torchvision's weights for ImageNet, such as IMAGENET1K_V1")
@@ -31,13 +29,11 @@ def parse_args():
     parser.add_argument("--min-scale-crops", default=0.08, type=float, help="smallest area of a random crop, as a fraction")
     parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
     parser.add_argument("--seed", default=0, type=int, help="seed of noise and crops")
-    parser.add_argument("--image_format", default="png", choices=("png", "webp"), help="both are lossless")
     parser.add_argument("--save_seconds", default=60, type=float, help="seconds between resume points")
     args = parser.parse_args()
-    for flag, high in (("ipc", 1e6), ("steps", 1e9), ("batch_size", 1e6)):
-        check_range(f"--{flag}", getattr(args, flag), 1, high)
-    for flag, high in (("learning_rate", 1000), ("bn_weight", 1e6), ("min_scale_crops", 1), ("flip", 1)):
-        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 1e-4 if flag == "min_scale_crops" else 0, high)
+    for flag, low, high in (("ipc", 1, 1e6), ("steps", 1, 1e9), ("batch_size", 1, 1e6), ("learning_rate", 0, 1000),
+                            ("bn_weight", 0, 1e6), ("min_scale_crops", 1e-4, 1), ("flip", 0, 1)):
+        check_range(f"--{flag}", getattr(args, flag), low, high)
     if (args.teacher is None) == (args.weights is None):
         raise InputError("--teacher or --weights: expected one of them, found " + ("both" if args.teacher else "none"))
     return args
@@ -50,25 +46,21 @@ def main(args):
     from scripts.randomness import seed_for
 
     accelerator = new_accelerator()
-    teacher, classes, size, identity, held_out = load_teacher(args)
+    teacher, classes, facts = load_teacher(args)
     teacher = teacher.to(accelerator.device).requires_grad_(False)
     statistics = StatisticsLoss(teacher, args.teacher or args.arch)
-    folder = Path(args.save_init_image_path) / f"{args.dataset}_sre2l_ipc{args.ipc}"
-    config = {"method": "sre2l", **{name: getattr(args, name) for name in DECIDING}, "teacher": identity, "image_size": size,
-              **validation_of(held_out)}
+    folder = Path(args.save_init_image_path) / f"{facts['dataset']}_sre2l_ipc{args.ipc}"
+    config = {"method": "sre2l", **{name: getattr(args, name) for name in DECIDING}, **facts}
     if begin_together(folder, "distilled", config, accelerator):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
-    rows = [row(label, entry["name"], index, 0, seed_for(args.seed, "sre2l", label, index), 1 / args.ipc, args.image_format)
+    rows = [row(label, entry["name"], index, 0, seed_for(args.seed, "sre2l", label, index), 1 / args.ipc)
             for index in range(args.ipc) for label, entry in enumerate(classes)]
-    batches = [(number, rows[first:first + args.batch_size]) for number, first in
-               enumerate(range(0, len(rows), args.batch_size))]
-
-    def done(batch) -> bool:
-        return all((folder / each["file_name"]).exists() for each in batch[1])
     started = time.perf_counter()
-    for number, batch in my_unfinished(batches, done, accelerator):
-        images = recover(teacher, statistics, batch, size, args, folder / f"state-{number}.pt")
+    for first in my_unfinished(list(range(0, len(rows), args.batch_size)), lambda first: all(
+            (folder / each["file_name"]).exists() for each in rows[first:first + args.batch_size]), accelerator):
+        batch = rows[first:first + args.batch_size]
+        images = recover(teacher, statistics, batch, facts["image_size"], args, folder / f"state-{first}.pt")
         for image, each in zip(images, batch, strict=True):
             write_image(folder, each["file_name"], to_pil(image))
     if all_done(accelerator):
@@ -78,17 +70,20 @@ def main(args):
 
 
 def load_teacher(args) -> tuple:
-    """The network, its classes, its input size in pixels, what identifies it, and the training images it never saw."""
+    """The network, its classes, and what the set's configuration says of it; the data set is the teacher's."""
     from distillation.datasets import by_wnid
     from scripts.artefact import identity
     from scripts.networks import build, load_model
     if args.teacher:
         network, manifest = load_model(args.teacher, "teacher")
         config = manifest["config"]
-        return network, manifest["classes"], config["input_size"], identity(args.teacher), config.get("validation", 0)
+        return network, manifest["classes"], {
+            "dataset": config.get("dataset", "folder"), "image_size": config["input_size"], "teacher": identity(args.teacher),
+            **validation_of(config.get("validation", 0))}
     names = by_wnid("imagenet")
     classes = [{"name": wnid, "prompt": name} for wnid, name in names.items()]
-    return build(args.arch, len(names), weights=args.weights).eval(), classes, 224, f"{args.arch} {args.weights}", 0
+    return build(args.arch, len(names), weights=args.weights).eval(), classes, {
+        "dataset": "imagenet", "image_size": 224, "teacher": f"{args.arch} {args.weights}"}
 
 
 class StatisticsLoss:
@@ -136,21 +131,20 @@ def recover(teacher, statistics: StatisticsLoss, rows: list[dict], size: int, ar
 
     def losses(images):
         return F.cross_entropy(teacher(images), labels), statistics.take()
+
     loop = Loop(module, torch.optim.Adam(module.parameters(), args.learning_rate, betas=(0.5, 0.9)), args.steps,
                 lambda step: cosine(step, args.steps), state_path, name="recover", images_per_step=len(rows),
                 save_seconds=args.save_seconds)
     for step in loop:
-        views = random_view(module["pixels"], size, args, (state_path.stem, step))
-        classification, matching = losses(views)
+        classification, matching = losses(random_view(module["pixels"], size, args, (state_path.stem, step)))
         loop.backward(classification + args.bn_weight * matching)
         loop.step()
         with torch.no_grad():
             module["pixels"].clamp_(low, high)
 
     with torch.no_grad():
-        before, after = (tuple(float(loss) for loss in losses(images)) for images in (noise, module["pixels"]))
-        print("cross-entropy {:.3f} -> {:.3f}, BatchNorm {:.2f} -> {:.2f}".format(*(
-            value for pair in zip(before, after, strict=True) for value in pair)))
+        before, after = ([loss.item() for loss in losses(images)] for images in (noise, module["pixels"]))
+        print(f"cross-entropy {before[0]:.3f} -> {after[0]:.3f}, BatchNorm {before[1]:.2f} -> {after[1]:.2f}")
         return ((module["pixels"] - low) / (high - low) * 255).round().to(torch.uint8).cpu()
 
 

@@ -9,6 +9,6 @@ METHOD=sre2l
 if [ -n "$WEIGHTS" ]; then set -- --arch "$TEACHER_ARCH" --weights "$WEIGHTS" "$@"; else set -- --teacher "$TEACHER" "$@"; fi
 
 $LAUNCH -m distillation.sre2l \
-    --dataset "$DATASET" --ipc "$IPC" --steps "$SRE2L_STEPS" --batch_size "$SRE2L_BATCH" \
+    --ipc "$IPC" --steps "$SRE2L_STEPS" --batch_size "$SRE2L_BATCH" \
     --min-scale-crops "$MIN_SCALE" --flip "$FLIP" --seed "$SEED" --save_init_image_path "$RUN/distilled" \
     "$@"

@@ -290,9 +290,9 @@ def student(made_once, image_data, distilled, soft_labels) -> Stage:
 
 @pytest.fixture(scope="session")
 def sre2l(made_once, teacher) -> Stage:
-    flags = ["--dataset", "folder", "--teacher", teacher.folder, "--ipc", 2, "--steps", 6, "--batch_size", 12,
+    flags = ["--teacher", teacher.folder, "--ipc", 2, "--steps", 6, "--batch_size", 12,
              "--save_seconds", 0]
-    return made_once("sre2l", run_stage, "distillation.sre2l", flags, "--save_init_image_path", "state-1.pt")
+    return made_once("sre2l", run_stage, "distillation.sre2l", flags, "--save_init_image_path", "state-12.pt")
 
 
 @pytest.fixture(scope="session")

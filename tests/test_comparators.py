@@ -41,7 +41,7 @@ def test_sre2l_writes_a_distilled_set_that_soft_labels_take(here, teacher, sre2l
 
 
 def test_sre2l_lowers_both_losses(here, teacher, tmp_path):
-    answer = here("distillation.sre2l", "--dataset", "folder", "--teacher", teacher.folder, "--ipc", 1, "--steps", 40,
+    answer = here("distillation.sre2l", "--teacher", teacher.folder, "--ipc", 1, "--steps", 40,
                   "--min-scale-crops", 1, "--flip", 0, "--save_init_image_path", tmp_path)
     assert answer.code == 0, answer.err
     (line,) = [line for line in answer.out.splitlines() if line.startswith("cross-entropy")]
