@@ -27,6 +27,7 @@ METHODS = {    # name of the images, and how they were made
                 "those that leave no image of their class far away in the latent space. A baseline for D4M; nothing is "
                 "synthetic."),
 }
+OTHERS = ("sre2l", "mtt")     # methods of others
 UNKNOWN = ("Distilled images", "")
 MODE_GUIDED = ("Mode-guided images", "Each image is drawn from noise under its class's prompt and pulled towards a prototype, "
                "a k-means centroid of its class's latents, during the first steps (mode guidance, arXiv 2505.18963).")
@@ -56,7 +57,7 @@ def card(classes: list[dict], config: dict, rows: list[dict], labels: dict | Non
     below = "images/" if labels else ""
     made, how = MODE_GUIDED if config.get("guidance") == "mode" else METHODS.get(config.get("method"), UNKNOWN)
     source = SOURCES.get(config.get("dataset"), "a data set")
-    title = f"{made} of {source}"
+    title, whose = f"{made} of {source}", "A comparator of D4M" if config.get("method") in OTHERS else "The method is D4M's"
     size = f" of {config['image_size']} x {config['image_size']} pixels" if "image_size" in config else ""
     return "\n".join([
         *front_matter(f"{title}: {len(rows)} images, {len(classes)} classes", classes, rows, below), "",
@@ -73,7 +74,7 @@ def card(classes: list[dict], config: dict, rows: list[dict], labels: dict | Non
         *configuration_table("How it was made", config),
         *(soft_label_section(labels) if labels else []),
         "## Licence", f"That of the source data set ({source}), from which these images are derived.", "",
-        "## Citation", "D4M (CVPR 2024, [arXiv 2407.15138](https://arxiv.org/abs/2407.15138)):", "```bibtex",
+        "## Citation", f"{whose} (CVPR 2024, [arXiv 2407.15138](https://arxiv.org/abs/2407.15138)):", "```bibtex",
         CITATION, "```", ""])
 
 

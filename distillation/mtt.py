@@ -82,7 +82,7 @@ def main(args):
         raise InputError(f"--arch: expected a network without BatchNorm, such as convnet_d3_w128, found {args.arch}")
     experts, folder = Path(args.experts_path), Path(args.save_init_image_path) / f"{args.dataset}_mtt_ipc{args.ipc}"
     shared = {**{name: getattr(args, name) for name in OF_EXPERTS}, "data": split.identity(), **validation_of(args.validation)}
-    if begin(experts, "experts", shared):
+    if begin(experts, "experts", shared, wait=True):     # sets of other sizes may train them at this moment
         print(f"{experts}: complete, nothing to do")
     else:
         train_experts(experts, shared, *decode_all(split, args.size, args.num_workers), args, accelerator.device)

@@ -19,6 +19,7 @@ ARM = re.compile(r"seed(?P<seed>\d+)/students/(?P<arm>real|[a-z0-9.-]+?)(-ipc(?P
 ARM_NAMES = {"weights": "the same at 0.3, loss weighted by cluster size", "medoid": "the same at 0.3, from medoids",
              "lof": "the same at 0.3, outliers removed before k-means", "filter": "the same at 0.7, best of 4 by the teacher",
              "mode": "mode guidance, scale 0.1 for 10 of 20 steps",
+             "sre2l": "SRe2L images (from noise, by a teacher)", "mtt": "MTT images, small settings",
              "prototype": "decoded prototypes (strength 0)", "noise": "images from pure noise", "random": "random real images",
              "herding": "real images by herding", "kcenter": "real images by k-center",
              "real": "real training split, whatever the IPC"}

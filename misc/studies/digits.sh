@@ -12,7 +12,7 @@ STUDY=${STUDY:-runs/study-digits}
 
 SEEDS=${SEEDS:-0 1 2} IPCS=${IPCS:-10 1 2 5} TEACHER=$STUDY/teacher
 STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} STRENGTH=0.3      # the best of the sweep, for weights, medoids and lof
-ARMS=${ARMS:-d4m weights medoid lof mode filter prototype random herding kcenter noise real}
+ARMS=${ARMS:-d4m weights medoid lof mode filter prototype random herding kcenter noise sre2l mtt real}
 
 labels() {                       # arm, epochs, flags that name the images ...
     name=$1 epochs=$2; shift 2
@@ -63,6 +63,15 @@ commands() {
                     arm filter "${D4M}0.7${END}_filter4" ;;
                 prototype) digits_images --prototype_path "$START" --method prototype
                     arm prototype "digits_prototype_ipc$IPC" ;;
+                sre2l) [ "$IPC" = 1 ] || [ "$IPC" = 10 ] || continue        # the comparators take the longest
+                    echo "distillation.sre2l --teacher $TEACHER --ipc $IPC --steps 1000 --min-scale-crops 0.6 --flip 0" \
+                        "--seed $SEED --save_init_image_path $P/distilled"
+                    arm sre2l "digits_sre2l_ipc$IPC" ;;
+                mtt) [ "$IPC" = 1 ] || [ "$IPC" = 10 ] || continue          # in small settings, for a CPU
+                    echo "distillation.mtt --dataset digits --arch convnet_d3_w32 --ipc $IPC --experts 5 --expert_epochs 15" \
+                        "--iterations 500 --student_steps 10 --student_batch 50 --seed $SEED --experts_path $P/experts" \
+                        "--save_init_image_path $P/distilled"
+                    arm mtt "digits_mtt_ipc$IPC" ;;
                 random | herding | kcenter | noise) digits_images --method "$ARM"
                     arm "$ARM" "digits_${ARM}_ipc$IPC" ;;
                 esac
