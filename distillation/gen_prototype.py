@@ -174,7 +174,9 @@ def complete(folder: Path, split, config: dict, pipeline, seconds: dict) -> None
     left_out = [int(split.rows_of(label)[index]) for label, file in enumerate(files)
                 for index in read_tensors(folder / file)["skipped"]]
     skipped = split.describe_bad(left_out)
-    counts = {"classes": len(files), "prototypes": len(files) * config["ipc"], "images": len(split.labels) - len(left_out)}
+    made = len(files) * config["ipc"]
+    encoded = made if config["prototype"] == "random" else len(split.labels) - len(left_out)
+    counts = {"classes": len(files), "prototypes": made, "images": encoded}
     write_result(folder, "prototypes", config, counts, seconds)
     finish(folder, "prototypes", split.classes, config, files, counts=counts, skipped=skipped,
            latent_shape=list(pipeline.latent_shape(config["size"])), autoencoder=pipeline.autoencoder)

@@ -87,6 +87,8 @@ def test_random_prototypes_are_latents_of_the_images_that_random_draws(here, che
     assert answer.code == 0, answer.err
     assert here("distillation.gen_syn_image", *data, "--method", "random", "--save_init_image_path", tmp_path).code == 0
     _, found, _ = read_prototypes(tmp_path / "digits-ipc3-kmexpand1-random")
+    assert "30 prototypes of 30 images" in answer.out
+    assert here("misc.verify", tmp_path / "digits-ipc3-kmexpand1-random").code == 0
     images = distilled_images(tmp_path / "digits_random_ipc3")
     assert images.images.shape[-1] == SIZE == pipeline.size_pixels
     for label in (0, 7):
