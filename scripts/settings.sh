@@ -70,6 +70,6 @@ TEACHER=${TEACHER:-$RUN/teacher$by}
 SOFT_LABELS=${SOFT_LABELS:-$RUN/soft-labels/$images$by}
 STUDENT=${STUDENT:-$RUN/students/$images$by-$MODEL${PROTOCOL:+-$PROTOCOL}-$LABELS-seed$SEED}
 RANDOM_REAL=${RANDOM_REAL-}              # for continual.sh; empty: drawn by the seed, as many images as distilled
-OUTPUT_DIR=${OUTPUT_DIR:-runs/continual-$DATASET}       # of continual.sh
+OUTPUT_DIR=${OUTPUT_DIR:-$RUN/continual-ipc$IPC}        # of continual.sh
 COMPARISON=${COMPARISON-$OUTPUT_DIR/comparison}         # empty: no comparison
 LDM=${LDM:-$RUN/$DATASET-ldm}            # of train_ldm.sh

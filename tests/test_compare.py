@@ -27,7 +27,7 @@ from misc.report.statistics import (
     saved,
     summaries,
 )
-from misc.report.tables import cell, interval_cell
+from misc.report.tables import cell, interval_cell, paired_section
 from scripts.artefact import write_json, write_result
 from scripts.cli import ROOT, InputError
 
@@ -88,6 +88,11 @@ def test_costs_are_fractions_of_the_longest_real_run_of_the_seed():
     assert row["real"]["1.00: FLOPs (%)"] == "100.0 (100.0 to 100.0)"
     assert row["distilled, IPC 10"]["0.95: FLOPs (%)"].startswith("35.4 (")     # sqrt(0.25 x 0.5)
     assert row["distilled, IPC 10"]["1.00: time (%)"] == "never" and row["real"]["Best ACC (%)"] == "90.0"
+
+
+def test_one_arm_alone_has_nothing_to_compare():
+    section = paired_section(rows_of({"alone": content(stream="distilled")}))
+    assert section.says.endswith("fair comparison. Nothing to compare.") and section.rows == ()
 
 
 # statistics

@@ -142,6 +142,7 @@ def test_the_other_stages_have_commands_too(asked, dataset):
     (images,) = asked("distillation/gen_syn_image", DATASET=dataset)
     assert streams.distilled == f"{images.save_init_image_path}/{distilled_name(images, images.ipc)}"
     assert streams.seed == [5] and ldm.seed == 5
+    assert streams.output_dir == f"{images.save_init_image_path.removesuffix('distilled')}continual-ipc{images.ipc}"
     (student,) = asked("validate/train_FKD", DATASET=dataset, METHOD="sre2l", LABELS="hard", IPC="3")
     assert student.train_dir == f"{recovered.save_init_image_path}/{dataset}_sre2l_ipc3"
     (teacher,) = asked("matching/train_teacher", DATASET=dataset, TEACHER_ARCH="resnet18")

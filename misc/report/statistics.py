@@ -222,7 +222,7 @@ def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, 
         by_value: dict[str, list[str]] = {}
         for arm, values in arms.items():
             by_value.setdefault(" or ".join(sorted(map(str, values))), []).append(arm)
-        if set(by_value) == {"not stated"}:
+        if set(by_value) <= {"not stated"}:
             continue
         if len(by_value) == 1:
             equal.append(f"{label} {next(iter(by_value))}")
