@@ -354,8 +354,10 @@ def students_by_name(results: Results) -> list[Section]:
     for run in results.of_kind("student"):
         name = re.sub(r"\bseed\d+/|-seed\d+$", "", run.name).replace("students/", "")
         groups.setdefault((name,), []).append(run)
-    numbers = measure(groups, {**STUDENT, "images": "metrics.train_images"})
-    return [Section("Students", "Accuracy on the real test images, mean ± standard deviation over seeds.",
+    numbers, held_out = measure(groups, {**STUDENT, "images": "metrics.train_images"}), {
+        run.config.get("validation", 0) for runs in groups.values() for run in runs}
+    tested = "the real test images" if held_out == {0} else f"{max(held_out, default=0):,} training images that were held out"
+    return [Section("Students", f"Accuracy on {tested}, mean ± standard deviation over seeds.",
                     ("Run", "Accuracy (%)", "Images", "Steps", "Training (s)", "Seeds (n)"),
                     tuple((name, cell(one, "accuracy", 100), cell(one, "images", digits=0), cell(one, "steps", digits=0),
                            cell(one, "seconds"), str(one["n"])) for (name,), one in numbers.items()))] if numbers else []
@@ -494,7 +496,9 @@ TABLES = {"headline": ("digits.jsonl cifar10_small.jsonl continual_digits_resnet
              for name, make in (COMPARISON | COST).items()}, "starts": ("continual_digits_starts.jsonl", starts),
           **{f"{name}-cifar10": ("cifar10_small.jsonl", make) for name, make in (
               ("parts", parts), ("targets", targets), ("students", students_by_name), *COMPARISON.items())},
-          "arms-cifar10": ("cifar10_arms.jsonl", students_by_name)}
+          "arms-cifar10": ("cifar10_arms.jsonl", students_by_name),
+          "autoencoder-fashion": ("fashion_mnist_autoencoder.jsonl", students_by_name),
+          "choice-fashion": ("fashion_mnist_choice.jsonl", students_by_name)}
 
 
 def fill(text: str, table_of) -> str:
