@@ -135,3 +135,20 @@ def test_an_entry_point_says_its_command_and_does_nothing_on_import(module):
     assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     called = [node for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
     assert called == [], "a call at the top of the module"
+
+
+PAGES = [ROOT / "README.md", *(path for folder in STAGES for path in sorted((ROOT / folder).rglob("*.md")))]
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        name, _, place = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not place or place in map(anchor, re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)), link
