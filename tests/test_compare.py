@@ -4,6 +4,7 @@ import json
 import math
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,9 @@ def test_costs_are_fractions_of_the_longest_real_run_of_the_seed():
     assert row["real"]["1.00: FLOPs (%)"] == "100.0 (100.0 to 100.0)"
     assert row["distilled, IPC 10"]["0.95: FLOPs (%)"].startswith("35.4 (")     # sqrt(0.25 x 0.5)
     assert row["distilled, IPC 10"]["1.00: time (%)"] == "never" and row["real"]["Best ACC (%)"] == "90.0"
+    other = replace(runs[0], config={**runs[0].config, "seed": 7, "recipe.lr": 0.5})
+    with pytest.raises(InputError, match="expected one setting in the row er, real, found other recipe.lr"):
+        curves_of(Results([*runs, other]))
 
 
 def test_one_arm_alone_has_nothing_to_compare():

@@ -5,7 +5,7 @@ import statistics
 from itertools import pairwise
 from pathlib import Path
 
-from misc.report.results import METHODS, Results, Run
+from misc.report.results import METHODS, Results, Run, check_one_setting
 from misc.report.statistics import interval
 from misc.report.tables import NONE, Section, interval_cell
 
@@ -16,14 +16,17 @@ Curves = dict[tuple, dict[tuple, Curve]]            # by (network, method, buffe
 
 
 def curves_of(results: Results) -> Curves:
-    """Continual runs sorted into curves; IPC 0 is all real images."""
+    """Continual runs sorted into curves; IPC 0 is all real images. Raises InputError where a point would mix settings."""
     found: Curves = {}
     for run in results.of_kind("continual"):
-        stream, classes = run.config["stream"], len(run.metrics["confusion"])
+        stream, classes = run.config["stream"], len(run.need("metrics.confusion"))
         ipc = 0 if stream == "real" else run.metrics["stream_images"] // classes
         curves = found.setdefault((run.config["arch"], run.config["method"], run.config["buffer_size"]), {})
         curve = curves.setdefault((stream, ipc, run.config["labels"]), {})
-        curve.setdefault(run.metrics["steps"], {})[run.config["seed"]] = run
+        row = curve.setdefault(run.metrics["steps"], {})
+        for other in row.values():
+            check_one_setting(f"{run.config['method']}, {source_name((stream, ipc, run.config['labels']))}", other, run)
+        row.setdefault(run.config["seed"], run)
     order = ("real", "random", "distilled")
     return {key: {source: dict(sorted(curve.items())) for source, curve in
                   sorted(curves.items(), key=lambda one: (one[0][1], one[0][2], order.index(one[0][0])))}
