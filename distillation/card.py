@@ -55,7 +55,7 @@ def card(classes: list[dict], config: dict, rows: list[dict], labels: dict | Non
     `labels`: the manifest of soft labels in `soft_labels/`; the images are in `images/` then.
     """
     below = "images/" if labels else ""
-    made, how = MODE_GUIDED if config.get("guidance") == "mode" else METHODS.get(config.get("method"), UNKNOWN)
+    made, how = made_how(config)
     source = SOURCES.get(config.get("dataset"), "a data set")
     title, whose = f"{made} of {source}", "A comparator of D4M" if config.get("method") in OTHERS else "The method is D4M's"
     size = f" of {config['image_size']} x {config['image_size']} pixels" if "image_size" in config else ""
@@ -76,6 +76,11 @@ def card(classes: list[dict], config: dict, rows: list[dict], labels: dict | Non
         "## Licence", f"That of the source data set ({source}), from which these images are derived.", "",
         "## Citation", f"{whose} (CVPR 2024, [arXiv 2407.15138](https://arxiv.org/abs/2407.15138)):", "```bibtex",
         CITATION, "```", ""])
+
+
+def made_how(config: dict) -> tuple[str, str]:
+    """The name of a set's images, and how they were made."""
+    return MODE_GUIDED if config.get("guidance") == "mode" else METHODS.get(config.get("method"), UNKNOWN)
 
 
 def front_matter(pretty_name: str, classes: list[dict], rows: list[dict], below: str) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
@@ -135,6 +136,11 @@ def fit_image(image: Image.Image, size_pixels: int, fit: str) -> Image.Image:
     left, top = ((length - side) / 2 for length in image.size)
     # cut and resize in one call, so that an image far longer than wide is never enlarged in memory
     return image.resize(square, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float [B, 3, H, W] in [0, 1] -> uint8 on the CPU, rounded."""
+    return (images.float() * 255).round().to(torch.uint8).cpu()
 
 
 def to_pil(image: Tensor, size_pixels: int | None = None) -> Image.Image:

@@ -145,16 +145,16 @@ def match(folder: Path, config: dict, experts: Path, split, args, device) -> Non
     import torch
 
     from distillation.distilled_set import complete, row, write_image
-    from distillation.images import to_pil
+    from distillation.images import to_pil, to_uint8
     from distillation.real_subset import at_random
     from scripts.artefact import read_tensors
-    from scripts.networks import normalise
+    from scripts.networks import normalise, normalised_range
     from scripts.randomness import generator_for, seed_for
     from scripts.training import Loop
     chosen = torch.cat([images for _, images, _ in at_random(split, list(range(len(split.classes))), args.ipc, args.size,
                                                              args.seed, args.num_workers)])
     labels = torch.arange(len(split.classes), device=device).repeat_interleave(args.ipc)
-    low, high = (normalise(torch.full((1, 3, 1, 1), value)).to(device) for value in (0.0, 1.0))
+    low, high = normalised_range(device)
     learnt = torch.nn.ParameterDict({"pixels": normalise(chosen.float() / 255).to(device),
                                      "rate": torch.tensor(args.student_lr, device=device)})
     network = network_of(args, len(split.classes), 0).to(device)
@@ -180,7 +180,7 @@ def match(folder: Path, config: dict, experts: Path, split, args, device) -> Non
             learnt["pixels"].clamp_(low, high)  # what a file can hold
             learnt["rate"].clamp_(min=1e-6)
 
-    pictures = ((learnt["pixels"].detach() - low) / (high - low) * 255).round().to(torch.uint8).cpu()
+    pictures = to_uint8((learnt["pixels"].detach() - low) / (high - low))
     rows = [row(label, entry["name"], index, 0, seed_for(args.seed, "mtt", label, index), 1 / args.ipc, args.image_format)
             for label, entry in enumerate(split.classes) for index in range(args.ipc)]
     for picture, each in zip(pictures, rows, strict=True):

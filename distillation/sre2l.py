@@ -56,12 +56,14 @@ def main(args):
         return
     rows = [row(label, entry["name"], index, 0, seed_for(args.seed, "sre2l", label, index), 1 / args.ipc)
             for index in range(args.ipc) for label, entry in enumerate(classes)]
+    batches = {first: rows[first:first + args.batch_size] for first in range(0, len(rows), args.batch_size)}
+
+    def done(first: int) -> bool:
+        return all((folder / each["file_name"]).exists() for each in batches[first])
     started = time.perf_counter()
-    for first in my_unfinished(list(range(0, len(rows), args.batch_size)), lambda first: all(
-            (folder / each["file_name"]).exists() for each in rows[first:first + args.batch_size]), accelerator):
-        batch = rows[first:first + args.batch_size]
-        images = recover(teacher, statistics, batch, facts["image_size"], args, folder / f"state-{first}.pt")
-        for image, each in zip(images, batch, strict=True):
+    for first in my_unfinished(list(batches), done, accelerator):
+        images = recover(teacher, statistics, batches[first], facts["image_size"], args, folder / f"state-{first}.pt")
+        for image, each in zip(images, batches[first], strict=True):
             write_image(folder, each["file_name"], to_pil(image))
     if all_done(accelerator):
         for state in folder.glob("state-*.pt"):
@@ -119,11 +121,12 @@ def recover(teacher, statistics: StatisticsLoss, rows: list[dict], size: int, ar
     import torch
     import torch.nn.functional as F
 
-    from scripts.networks import normalise
+    from distillation.images import to_uint8
+    from scripts.networks import normalised_range
     from scripts.randomness import generator_for
     from scripts.training import Loop, cosine
     device = next(teacher.parameters()).device
-    low, high = (normalise(torch.full((1, 3, 1, 1), value)).to(device) for value in (0.0, 1.0))
+    low, high = normalised_range(device)
     noise = torch.stack([torch.randn(3, size, size, generator=generator_for(args.seed, "sre2l", each["label"],
                                                                             each["prototype"])) for each in rows]).to(device)
     labels = torch.tensor([each["label"] for each in rows], device=device)
@@ -145,7 +148,7 @@ def recover(teacher, statistics: StatisticsLoss, rows: list[dict], size: int, ar
     with torch.no_grad():
         before, after = ([loss.item() for loss in losses(images)] for images in (noise, module["pixels"]))
         print(f"cross-entropy {before[0]:.3f} -> {after[0]:.3f}, BatchNorm {before[1]:.2f} -> {after[1]:.2f}")
-        return ((module["pixels"] - low) / (high - low) * 255).round().to(torch.uint8).cpu()
+        return to_uint8((module["pixels"] - low) / (high - low))
 
 
 def random_view(images, size: int, args, place: tuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 from distillation.checkpoints import converted
 from distillation.distilled_set import row, write_image
 from distillation.guidance import ModeGuidedScheduler
-from distillation.images import to_pil
+from distillation.images import to_pil, to_uint8
 from distillation.prototypes import Prototypes
 from scripts.cli import InputError
 from scripts.parallel import new_pool
@@ -48,11 +48,6 @@ def synthesize(pipeline, latents: Tensor, prompts: Tensor, negative: Tensor, pla
                       strength=strength, guidance_scale=how.guidance_scale, num_inference_steps=how.num_inference_steps,
                       generator=generators, names=names)
     return to_uint8(images)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Float [B, 3, H, W] in [0, 1] -> uint8 on the CPU, rounded."""
-    return (images.float() * 255).round().to(torch.uint8).cpu()
 
 
 def latent_shape(pipeline) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 
-from distillation.card import METHODS, unique_names
+from distillation.card import made_how, unique_names
 from misc.judge import PIXELS, quantiles, small
 from misc.report.figures import draw_grid, new_figure, plain_name, save
 from scripts.artefact import code_version, identity, package_versions, read_manifest, write_json
@@ -232,7 +232,7 @@ def show_beside(path: Path, folders: list[Path], classes: list[dict], shown: lis
     for folder in folders:
         images, _, config = read_set(folder)
         check_class_names(str(folder), images.classes, str(folders[0]), classes)
-        made = METHODS.get(config.get("method"), (folder.name,))[0]
+        made = made_how(config)[0] if "method" in config else folder.name
         row = [next((images.read(row) for row in images.rows_of(label)), None) for label in shown]
         rows[made if made not in rows else folder.name] = row
     draw_grid(path, [names[label] for label in shown], rows)
@@ -274,7 +274,7 @@ def heaviest(view, rows: list[dict]) -> list[int]:
 def group_cells(view, place: int, pipeline, split, distilled) -> list[tuple]:
     """An image and its neighbours, each with the line below it."""
     from distillation.datasets import decode
-    from distillation.synthesis import to_pil, to_uint8
+    from distillation.images import to_pil, to_uint8
     from scripts.pipeline_stable_diffusion_latents2img import decode_latents
     image = distilled.read(view.images[place])
 

@@ -251,6 +251,12 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).float().mean().item()
 
 
+def normalised_range(device) -> tuple[Tensor, Tensor]:
+    """The normalised values [1, 3, 1, 1] of a pixel of 0 and of 1."""
+    low, high = (normalise(torch.full((1, 3, 1, 1), value)).to(device) for value in (0.0, 1.0))
+    return low, high
+
+
 def normalise(images: Tensor) -> Tensor:
     """Normalise float images [B, 3, H, W] in [0, 1] by ImageNet's mean and standard deviation."""
     mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))

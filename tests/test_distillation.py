@@ -15,9 +15,9 @@ from sklearn.cluster import KMeans
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode, load_split
 from distillation.distilled_set import read_distilled, row
+from distillation.images import to_uint8
 from distillation.ldm import byte_level_tokenizer, tokenize
 from distillation.prototypes import cluster, read_prototypes
-from distillation.synthesis import to_uint8
 from scripts.artefact import identity
 from scripts.cli import InputError
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, IPC, PER_CLASS, REPEATS, SIZE, new_checkpoint, rows_of
+from conftest import CLASSES, IPC, PER_CLASS, REPEATS, SIZE, edit, new_checkpoint, rows_of
 from diffusers import AutoencoderKL
 from PIL import Image
 from scipy import ndimage
@@ -157,6 +157,13 @@ def test_another_set_is_shown_below(show, distilled, random_set, tmp_path):
         firsts = [next(place for place, entry in enumerate(rows) if entry["label"] == label)
                   for label in sorted(map(CLASSES.index, ("ant", "koi", "eel")))]
         assert found == firsts
+
+
+def test_a_mode_guided_set_is_named_so(show, distilled, copied):
+    guided = copied("distilled")
+    edit(guided, lambda manifest: manifest["config"].update(guidance="mode"))
+    answer = show(distilled.folder, "--beside", guided, "--classes", "ant", data=False)
+    assert answer.code == 0 and "D4M images above Mode-guided images" in answer.out, answer.err
 
 
 def test_copies_are_exposed(show, random_set, image_data, tmp_path):

@@ -354,9 +354,9 @@ def students_by_name(results: Results) -> list[Section]:
     for run in results.of_kind("student"):
         name = re.sub(r"\bseed\d+/|-seed\d+$", "", run.name).replace("students/", "")
         groups.setdefault((name,), []).append(run)
-    numbers, held_out = measure(groups, {**STUDENT, "images": "metrics.train_images"}), {
-        run.config.get("validation", 0) for runs in groups.values() for run in runs}
-    tested = "the real test images" if held_out == {0} else f"{max(held_out, default=0):,} training images that were held out"
+    numbers = measure(groups, {**STUDENT, "images": "metrics.train_images"})
+    held_out = max((run.config.get("validation", 0) for run in results.of_kind("student")), default=0)
+    tested = f"{held_out:,} training images that were held out" if held_out else "the real test images"
     return [Section("Students", f"Accuracy on {tested}, mean ± standard deviation over seeds.",
                     ("Run", "Accuracy (%)", "Images", "Steps", "Training (s)", "Seeds (n)"),
                     tuple((name, cell(one, "accuracy", 100), cell(one, "images", digits=0), cell(one, "steps", digits=0),
