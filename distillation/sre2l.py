@@ -48,7 +48,7 @@ def main(args):
     accelerator = new_accelerator()
     teacher, classes, facts = load_teacher(args)
     teacher = teacher.to(accelerator.device).requires_grad_(False)
-    statistics = StatisticsLoss(teacher, args.teacher or args.arch)
+    layers = hook_statistics(teacher, args.teacher or args.arch)
     folder = Path(args.save_init_image_path) / f"{facts['dataset']}_sre2l_ipc{args.ipc}"
     config = {"method": "sre2l", **{name: getattr(args, name) for name in DECIDING}, **facts}
     if begin_together(folder, "distilled", config, accelerator):
@@ -57,18 +57,19 @@ def main(args):
     rows = [row(label, entry["name"], index, 0, seed_for(args.seed, "sre2l", label, index), 1 / args.ipc)
             for index in range(args.ipc) for label, entry in enumerate(classes)]
     batches = {first: rows[first:first + args.batch_size] for first in range(0, len(rows), args.batch_size)}
-
-    def done(first: int) -> bool:
-        return all((folder / each["file_name"]).exists() for each in batches[first])
     started = time.perf_counter()
-    for first in my_unfinished(list(batches), done, accelerator):
-        images = recover(teacher, statistics, batches[first], facts["image_size"], args, folder / f"state-{first}.pt")
+    for first in my_unfinished(list(batches), lambda first: all((folder / each["file_name"]).exists() for each in
+                                                                batches[first]), accelerator):
+        noise = draw_noise(batches[first], facts["image_size"], args.seed)
+        images = recover(teacher, layers, noise, batches[first], args, folder / f"state-{first}.pt")
         for image, each in zip(images, batches[first], strict=True):
             write_image(folder, each["file_name"], to_pil(image))
     if all_done(accelerator):
         for state in folder.glob("state-*.pt"):
             state.unlink()
-        complete(folder, classes, config, rows, {"recover": time.perf_counter() - started})
+        seconds = time.perf_counter() - started
+        found = measure(teacher, layers, list(batches.values()), folder, facts["image_size"], args.seed)
+        complete(folder, classes, config, rows, {"recover": seconds}, found)
 
 
 def load_teacher(args) -> tuple:
@@ -88,67 +89,83 @@ def load_teacher(args) -> tuple:
         "dataset": "imagenet", "image_size": 224, "teacher": f"{args.arch} {args.weights}"}
 
 
-class StatisticsLoss:
-    """The sum over BatchNorm layers of ||mean - running mean||_2 + ||variance - running variance||_2, of the last forward pass.
+def hook_statistics(network, name: str) -> list:
+    """A list that gets the BatchNorm loss [] of each such layer in a forward pass.
 
-    Source: Yin et al. 2020, arXiv 1912.08795, eq. 4.
+    It is ||mean - running mean||_2 + ||variance - running variance||_2 (Yin et al. 2020, arXiv 1912.08795, eq. 4). Raises
+    InputError for a network without BatchNorm.
     """
+    from torch import nn
+    layers, found = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)], []
+    if not layers:
+        raise InputError(f"{name}: expected a teacher with BatchNorm, whose statistics are matched, found none")
 
-    def __init__(self, network, name: str):
-        """Raises InputError for a network without BatchNorm."""
-        from torch import nn
-        layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-        if not layers:
-            raise InputError(f"{name}: expected a teacher with BatchNorm, whose statistics are matched, found none")
-        self.parts: list = []
-        for layer in layers:
-            layer.register_forward_pre_hook(self.add)
-
-    def add(self, layer, inputs) -> None:
-        """The hook of a layer."""
-        features, = inputs
-        variance, mean = features.var((0, 2, 3), correction=0), features.mean((0, 2, 3))
-        self.parts.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())
-
-    def take(self):
-        """The sum [] of the last forward pass."""
-        parts, self.parts = self.parts, []
-        return sum(parts)
+    def add(layer, inputs) -> None:
+        variance, mean = inputs[0].var((0, 2, 3), correction=0), inputs[0].mean((0, 2, 3))
+        found.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())
+    for layer in layers:
+        layer.register_forward_pre_hook(add)
+    return found
 
 
-def recover(teacher, statistics: StatisticsLoss, rows: list[dict], size: int, args, state_path: Path):
-    """Images uint8 [B, 3, size, size] of `rows`; prints both losses of the noise and of the images."""
+def losses(teacher, layers: list, images, rows: list[dict]) -> tuple:
+    """Cross-entropy [] and summed BatchNorm loss [] of normalised images [B, 3, H, W]."""
     import torch
     import torch.nn.functional as F
+    layers.clear()
+    labels = torch.tensor([each["label"] for each in rows], device=images.device)
+    return F.cross_entropy(teacher(images), labels), sum(layers)
+
+
+def draw_noise(rows: list[dict], size: int, seed: int):
+    """The first, normalised images [B, 3, size, size]."""
+    import torch
+
+    from scripts.randomness import generator_for
+    return torch.stack([torch.randn(3, size, size, generator=generator_for(seed, "sre2l", each["label"], each["prototype"]))
+                        for each in rows])
+
+
+def recover(teacher, layers: list, noise, rows: list[dict], args, state_path: Path):
+    """Images uint8 [B, 3, H, W] optimised from normalised `noise` of that shape."""
+    import torch
 
     from distillation.images import to_uint8
     from scripts.networks import normalised_range
-    from scripts.randomness import generator_for
     from scripts.training import Loop, cosine
     device = next(teacher.parameters()).device
     low, high = normalised_range(device)
-    noise = torch.stack([torch.randn(3, size, size, generator=generator_for(args.seed, "sre2l", each["label"],
-                                                                            each["prototype"])) for each in rows]).to(device)
-    labels = torch.tensor([each["label"] for each in rows], device=device)
-    module = torch.nn.ParameterDict({"pixels": noise.clone()})
-
-    def losses(images):
-        return F.cross_entropy(teacher(images), labels), statistics.take()
-
+    module = torch.nn.ParameterDict({"pixels": noise.to(device)})
     loop = Loop(module, torch.optim.Adam(module.parameters(), args.learning_rate, betas=(0.5, 0.9)), args.steps,
                 lambda step: cosine(step, args.steps), state_path, name="recover", images_per_step=len(rows),
                 save_seconds=args.save_seconds)
     for step in loop:
-        classification, matching = losses(random_view(module["pixels"], size, args, (state_path.stem, step)))
+        view = random_view(module["pixels"], noise.shape[-1], args, (state_path.stem, step))
+        classification, matching = losses(teacher, layers, view, rows)
         loop.backward(classification + args.bn_weight * matching)
         loop.step()
         with torch.no_grad():
             module["pixels"].clamp_(low, high)
+    return to_uint8((module["pixels"].detach() - low) / (high - low))
 
-    with torch.no_grad():
-        before, after = ([loss.item() for loss in losses(images)] for images in (noise, module["pixels"]))
-        print(f"cross-entropy {before[0]:.3f} -> {after[0]:.3f}, BatchNorm {before[1]:.2f} -> {after[1]:.2f}")
-        return to_uint8((module["pixels"] - low) / (high - low))
+
+def measure(teacher, layers: list, batches: list[list[dict]], folder: Path, size: int, seed: int) -> dict[str, float]:
+    """Both losses of the noise and of the images as they were written, means over batches."""
+    import torch
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    from distillation.images import open_image
+    from scripts.networks import normalise
+    device, found = next(teacher.parameters()).device, []
+    with torch.inference_mode():
+        for rows in batches:
+            images = torch.stack([pil_to_tensor(open_image(folder / each["file_name"])) for each in rows]).float() / 255
+            found.append([loss for each in (draw_noise(rows, size, seed), normalise(images))
+                          for loss in losses(teacher, layers, each.to(device), rows)])
+    names = ("first_cross_entropy", "first_batch_norm", "last_cross_entropy", "last_batch_norm")
+    means = dict(zip(names, torch.tensor(found).mean(0).tolist(), strict=True))
+    print(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items()))
+    return means
 
 
 def random_view(images, size: int, args, place: tuple):
