@@ -8,6 +8,7 @@
     python -m misc.benchmark start
     python -m misc.benchmark scale
     python -m misc.benchmark memory
+    python -m misc.benchmark methods
 
 Variants take turns in one run, so other work on the machine slows all of them. Compare the ratios; the result file has every
 timing. `python -m misc.report tables` writes the tables of misc/benchmark.md from the result files.
@@ -64,6 +65,10 @@ ROWS = {
                                   aim)
                for name, aim in (("gen_prototype", "below 1.10"), ("gen_syn_image", "below 1.10"), ("train_teacher", ""),
                                  ("train_continual", ""))},
+    "methods": {f"{name}{unit}_{ipc}": (f"{title}, IPC {ipc}, {shown} an image", "D4M" if name != "d4m" else "", "")
+                for ipc in (1, 10) for unit, shown in (("", "seconds"), ("_flops", "GFLOP"))
+                for name, title in (("d4m", "D4M, with encoding and k-means"), ("sre2l", "SRe2L, given the teacher"),
+                                    ("mtt", "MTT, with its experts"))},
     "clustering": {f"inertia_{ipc}_{expand}": (f"Inertia on digits, IPC {ipc}, --km_expand {expand}", "without --km_expand", "")
                    for ipc in (10, 50) for expand in (1, 2, 5, 10)},
     "matching": {
@@ -669,6 +674,54 @@ def steps(scratch: Path, device, repetitions: int, batch_size: int, size: int, t
     yield "pixels", {"here": 1e3 * others / (tasks * count)}
 
 
+# methods
+
+def methods(scratch: Path, device, repetitions: int, ipcs: tuple[int, ...] = (1, 10),
+            part: int = 50) -> Iterator[tuple[str, dict]]:
+    """Images of digits in the settings of the digits study; SRe2L and MTT take 1 / `part` of their steps, one expert of 5."""
+    from torch.utils.flop_counter import FlopCounterMode
+    augmentation = ("--min-scale-crops", 0.6, "--flip", 0)
+    teacher, _ = stage(scratch, "matching.train_teacher", "--output-dir", "--dataset", "digits", "--input-size", 32, "--epochs",
+                       1, *augmentation)
+
+    def counted(work: Callable[[], object]) -> float:
+        with FlopCounterMode(display=False) as counter:
+            work()
+        return counter.get_total_flops() / 1e9
+
+    def d4m(ipc: int) -> float:
+        prototypes, first = stage(scratch, "distillation.gen_prototype", "--save_prototype_path", "--ipc", ipc, "--kmeans",
+                                  "full")
+        _, second = stage(scratch, "distillation.gen_syn_image", "--save_init_image_path", *DIGITS, "--strength", 0.3, "--ipc",
+                          ipc, "--prototype_path", prototypes)
+        return sum(first.values()) + sum(second.values())
+
+    def sre2l(ipc: int) -> float:
+        return part * stage(scratch, "distillation.sre2l", "--save_init_image_path", "--teacher", teacher, "--ipc", ipc,
+                            "--steps", 1000 // part, *augmentation)[1]["recover"]
+
+    def match(ipc: int, experts: Path) -> float:
+        return part * stage(scratch, "distillation.mtt", "--save_init_image_path", "--arch", "convnet_d3_w32", "--ipc", ipc,
+                            "--experts", 1, "--expert_epochs", 15, "--iterations", 500 // part, "--student_steps", 10,
+                            "--student_batch", 50, "--experts_path", experts)[1]["match"]
+
+    def mtt(ipc: int) -> float:
+        experts = Path(tempfile.mkdtemp(dir=scratch))
+        return match(ipc, experts) + 5 * read_json(experts / "result.json")["seconds"]["train"]
+    for ipc in ipcs:
+        ways = {name: partial(work, ipc) for name, work in (("d4m", d4m), ("sre2l", sre2l), ("mtt", mtt))}
+        experts = scratch / f"experts-{ipc}"
+        both, second = (counted(partial(match, ipc, experts)) for _ in range(2))    # they are there the second time
+        operations = {"d4m": counted(ways["d4m"]), "sre2l": part * counted(ways["sre2l"]),
+                      "mtt": 5 * (both - second) + part * second}
+        seconds = interleaved(ways, repetitions, f"methods, IPC {ipc}")
+        for name, spent in seconds.items():
+            row = slower({"here": [one / ipc / 10 for one in spent], "other": [one / ipc / 10 for one in seconds["d4m"]]})
+            yield f"{name}_{ipc}", row
+            yield f"{name}_flops_{ipc}", {"here": operations[name] / ipc / 10, "other": operations["d4m"] / ipc / 10,
+                                          "ratio": operations[name] / operations["d4m"]}
+
+
 # start
 
 def starts(scratch: Path, device, repetitions: int, wanted: tuple = tuple(ROWS["start"])) -> Iterator[tuple[str, dict]]:
@@ -697,6 +750,7 @@ SECTIONS = {"distillation": {"synthesis": synthesis, "encoding": encoding,
             "clustering": {"inertia": clustering},
             "matching": {"views": views, "networks": networks, "training": training},
             "continual": {"steps": steps},
+            "methods": {"methods": methods},
             "start": {"starts": starts}}
 
 
