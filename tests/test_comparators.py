@@ -12,6 +12,8 @@ from torch import nn
 from distillation.mtt import trajectory_loss
 from distillation.sre2l import hook_statistics
 from matching.image_set import distilled_images
+from misc.report.results import read_results
+from misc.report.tables import streams
 
 
 def test_the_loss_of_batchnorm_is_the_distance_to_its_statistics():
@@ -46,6 +48,18 @@ def test_sre2l_lowers_both_losses(here, teacher, tmp_path):
     found = json.loads(next(tmp_path.glob("*/result.json")).read_text())["metrics"]
     assert found["last_cross_entropy"] < found["first_cross_entropy"] / 2
     assert found["last_batch_norm"] < found["first_batch_norm"]
+
+
+def test_streams_of_a_comparator_have_a_row(here, image_data, sre2l, tmp_path):
+    answer = here("continual.train_continual", "--dataset", "folder", "--data_dir", image_data, "--size", 32, "--method", "er",
+                  "--stream", "distilled", "--distilled", sre2l.folder, "--tasks", 3, "--steps", 1, "--buffer-size", 12,
+                  "--output-dir", tmp_path / "seed0" / "streams" / "sre2l-ipc1")
+    assert answer.code == 0, answer.err
+    section, = streams(read_results(tmp_path))
+    (row,) = section.rows
+    acc = json.loads(next(tmp_path.rglob("result.json")).read_text())["class_il"]["acc"]
+    assert row == ("ER", "SRe2L images (from noise, by a teacher)", f"{100 * acc:.1f}", "not run", "not run", "not run", "1")
+    assert "tasks 3" in section.says
 
 
 def test_what_sre2l_cannot_use_is_refused(here, teacher, tmp_path):

@@ -40,6 +40,10 @@ COLUMNS = {"acc": ("ACC, Class-IL (%)", 100, 1), "task_il_acc": ("ACC, Task-IL (
 SHORT_COLUMNS = ("acc", "task_il_acc", "forgetting", "steps", "train_seconds", "time_saved", "flops_saved", "acc_kept")
 SLOW_SEEDS = f"`n slow`: n seeds took more than {stats.SLOW} times their row's median, so something else ran at the time."
 PAIRED_COLUMNS = {name: (COLUMNS[name][0].replace("%", "points"), COLUMNS[name][1]) for name in stats.PAIRED}
+STREAM = re.compile(r"seed\d+/streams/(?P<arm>\w+)-ipc(?P<ipc>\d+)/(?P<method>\w+)-distilled(?P<soft>-soft)?-seed\d+$")
+OPTIMISED = re.compile(r"seed\d+/distilled/digits_(?P<arm>sre2l|mtt)_ipc(?P<ipc>\d+)$")
+LOSSES = {"sre2l": {"cross_entropy": "Cross-entropy of the teacher", "batch_norm": "Distance to its BatchNorm statistics"},
+          "mtt": {"loss": "Matching loss"}}
 START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
 STARTS = {"random": "random", "task1": "the first task's expert", "distilled": "pre-trained on the distilled set"}
 PROTOCOLS, PROTOCOL_ARMS = ("d4m", "rded"), {"distilled": "D4M images", "random": "random real images"}
@@ -256,6 +260,34 @@ def starts(results: Results) -> list[Section]:
               "ACC of the start alone (%)", "Scale chosen", "n")
     return [Section("Common starts", f"Mean ± standard deviation over seeds (n). {equal_and_not(streams, 0, stats.SETTINGS)} "
                     "Not equal besides: the start, and whether the head is refitted.", header, tuple(rows))]
+
+
+def streams(results: Results) -> list[Section]:
+    """Continual learning on the sets of a study: a row per method and way to make images, a column per IPC and labels."""
+    groups = grouped(results, STREAM, "continual", "method", "arm", "ipc", "soft")
+    numbers, rows = measure(groups, {"acc": "metrics.acc"}), []
+    for method, arm in dict.fromkeys(key[:2] for key in groups):
+        cells = [numbers.get((method, arm, ipc, soft)) for soft in (None, "-soft") for ipc in ("1", "10")]
+        name = ARM_NAMES.get(arm) or f"D4M images, strength {DIGITS_STRENGTH}"
+        rows.append((METHODS[method], name, *(cell(one, "acc", 100) for one in cells), counts(cells)))
+    equal = setting(sum(groups.values(), []), "arch", "tasks", "recipe.batch_size", "buffer_size")
+    return [Section("Streams", "ACC (Class-IL) on the real test digits in percent, mean ± standard deviation over seeds. "
+                    + (f"Equal: {equal}." if rows else "Not run."),
+                    ("Method", "Images", *(f"IPC {ipc}, {labels}" for labels in ("hard", "soft") for ipc in (1, 10)),
+                     "Seeds (n)"), tuple(rows))]
+
+
+def losses(results: Results) -> list[Section]:
+    """What SRe2L and MTT minimised, before and after."""
+    rows = []
+    for (arm, ipc), runs in grouped(results, OPTIMISED, "distilled", "arm", "ipc").items():
+        for name, title in LOSSES[arm].items():
+            one, = measure({(): runs}, {part: f"metrics.{part}_{name}" for part in ("first", "last")}).values()
+            rows.append((ARM_NAMES[arm], ipc, title, *(cell(one, part, digits=3) for part in ("first", "last")), str(one["n"])))
+    return [Section("Losses", "Mean ± standard deviation over seeds. SRe2L: of the noise and of the images as written, without "
+                    "crops. MTT: over the first and the last 5 % of the iterations; below 1 the student ends nearer to the "
+                    "expert than it started." if rows else "Not run.",
+                    ("Images", "IPC", "Loss", "Before", "After", "Seeds (n)"), tuple(rows))]
 
 
 def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict[tuple, list[Run]]:
@@ -491,6 +523,7 @@ TABLES = {"headline": ("digits.jsonl cifar10_small.jsonl continual_digits_resnet
           "protocols": ("matching_digits.jsonl", protocols), "protocols-cifar10": ("matching_cifar10.jsonl", protocols),
           "storage": ("matching_digits.jsonl", storage),
           "faults": ("faults.json", faults),
+          "streams": ("digits.jsonl", streams), "losses": ("digits.jsonl", losses),
           "continual": ("continual_digits_resnet18.jsonl", continual),
           **{f"{name}-{network}": (f"continual_digits_{network}.jsonl", make) for network in ("resnet18", "resnet50")
              for name, make in (COMPARISON | COST).items()}, "starts": ("continual_digits_starts.jsonl", starts),

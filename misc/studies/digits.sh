@@ -1,8 +1,10 @@
 #!/bin/sh
 # The digits tables: accuracy of ResNet-18 students at IPC 1, 2, 5, 10, trained on images made in every way of this repository,
 # on as many real images, and on the real training split, with hard and soft labels; one teacher, the same number of steps.
-# About 340 students; 80 minutes on 2 CPU cores. The same command resumes; SEEDS, IPCS and ARMS run a part of it. Then:
-# python -m misc.report collect runs/study-digits misc/results/digits.jsonl --kind teacher student \
+# Then ER and Task Arithmetic on the images of COMPARED at IPC 1 and 10, in 5 tasks of 2 classes.
+# About 340 students, 80 minutes on 2 CPU cores, without SRe2L and MTT; the two take as long again. The same command resumes;
+# SEEDS, IPCS, ARMS and COMPARED (empty: none) run a part of it. Then:
+# python -m misc.report collect runs/study-digits misc/results/digits.jsonl --kind teacher student continual distilled \
 #     --command "sh misc/studies/digits.sh"
 # python -m misc.report tables
 set -eu
@@ -13,6 +15,7 @@ STUDY=${STUDY:-runs/study-digits}
 SEEDS=${SEEDS:-0 1 2} IPCS=${IPCS:-10 1 2 5} TEACHER=$STUDY/teacher
 STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} STRENGTH=0.3      # the best of the sweep, for weights, medoids and lof
 ARMS=${ARMS:-d4m weights medoid lof mode filter prototype random herding kcenter noise sre2l mtt real}
+COMPARED=${COMPARED-d4m random sre2l mtt}       # continual learning needs sets that are there
 
 labels() {                       # arm, epochs, flags that name the images ...
     name=$1 epochs=$2; shift 2
@@ -88,5 +91,24 @@ commands() {
     done
 }
 
+streams() {                      # steps, memory and learning as in misc/studies/continual.sh
+    for SEED in $SEEDS; do
+        P=$STUDY/seed$SEED
+        for IPC in 1 10; do
+            for ARM in $COMPARED; do
+                FOLDER=digits_${ARM}_ipc$IPC
+                [ "$ARM" != d4m ] || FOLDER=digits_ipc${IPC}_${IPC}_s${STRENGTH}_g2.0_kmexpand1
+                for LABELS in "hard" "soft --teacher $TEACHER"; do
+                    echo "continual.train_continual --dataset digits --method er task_arithmetic --stream distilled --tasks 5" \
+                        "--distilled $P/distilled/$FOLDER --steps 14 --batch-size 16 --replay-batch-size 48 --buffer-size 100" \
+                        "--seed $((SEED + 20)) --labels $LABELS --output-dir $P/streams/$ARM-ipc$IPC"
+                done
+            done
+        done
+        echo
+    done
+}
+
 digits_teacher
 batch commands
+batch streams
