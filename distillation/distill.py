@@ -10,7 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
-from distillation.gen_prototype import add_prototype_flags, check_prototype_flags, prototypes_of
+from distillation.gen_prototype import add_prototype_flags, check_prototype_flags, prototypes_of, seconds_of
 from distillation.gen_prototype import configuration as prototypes_configuration
 from distillation.gen_syn_image import (
     add_synthesis_flags,
@@ -28,12 +28,13 @@ def parse_args():
     add_dataset_flags(parser)
     add_prototype_flags(parser)
     add_synthesis_flags(parser)
+    parser.add_argument("--ipc", default=10, type=int, help="prototypes per class")
     parser.add_argument("--seed", default=0, type=int, help="seed of latents, clustering and noise")
     parser.add_argument("--batch_size", default=50, type=int, help="images encoded, and denoised, at once")
     parser.add_argument("--save_init_image_path", default="distilled", help="folder that gets one folder per run")
     parser.set_defaults(method="d4m")
     args = parser.parse_args()
-    check_prototype_flags(args)
+    check_prototype_flags(args, [args.ipc])
     check_synthesis_flags(args)
     return args
 
@@ -55,7 +56,7 @@ def main(args):
     size, images_per_class = size_to_encode(encoder, args.size), args.ipc * (args.repeats or 1)
     check_latent_shape(pipeline, encoder.latent_shape(size), size, args.diffusion_checkpoints_path)
     teacher = load_filter(args, split.classes, images_per_class, accelerator.device)
-    source = prototypes_configuration(args, split, size)
+    source = prototypes_configuration(args, args.ipc, split, size)
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
     config = configuration(args, args.image_size or min(size, 224), source, images_per_class)
     if begin_together(folder, "distilled", config, accelerator):
@@ -64,12 +65,13 @@ def main(args):
         accelerator.print(f"{folder}: complete, nothing to do")
         return
 
-    seconds = {"encode": 0.0, "wait": 0.0, "cluster": 0.0, "make": 0.0}
+    seconds = {"encode": 0.0, "wait": 0.0, f"cluster-{args.ipc}": 0.0, "make": 0.0}
     maker = ImageMaker(pipeline, split.classes, folder, config, teacher, args.num_workers)
     distil(encoder, maker, split, size, args, accelerator, seconds)
     if all_done(accelerator):
         rows = [row for label in range(len(split.classes)) for row in read_json(part_file(folder, label))]
-        complete(folder, split.classes, config, rows, {name: seconds[name] for name in ("encode", "cluster", "make")})
+        spent = seconds_of(args.ipc, seconds)
+        complete(folder, split.classes, config, rows, {name: spent[name] for name in ("encode", "cluster", "make")})
         clear_parts(folder)
 
 
@@ -85,8 +87,9 @@ def distil(encoder, maker, split, size: int, args, accelerator, seconds: dict) -
     mine = my_unfinished(groups, lambda group: all(part_file(maker.folder, label).exists() for label in group), accelerator,
                          costs=[cost(group, split, args) for group in groups])
     group_ending_at, found = {group[-1]: group for group in mine}, {}
-    for label, prototypes in prototypes_of(encoder, split, [label for group in mine for label in group], size, args, seconds):
-        found[label] = prototypes
+    for label, prototypes in prototypes_of(encoder, split, [label for group in mine for label in group], size, args, [args.ipc],
+                                           seconds):
+        found[label] = prototypes[args.ipc]
         if label in group_ending_at:
             started = time.perf_counter()
             for made, rows in make_group(maker, group_ending_at[label], found, args).items():

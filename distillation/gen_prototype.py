@@ -31,13 +31,15 @@ def parse_args():
     parser = Parser(__doc__)
     add_dataset_flags(parser)
     add_prototype_flags(parser)
+    parser.add_argument("--ipc", default=[10], nargs="+", type=int,
+                        help="prototypes (images) per class; several numbers give a folder each and share the encoding")
     parser.add_argument("--seed", default=0, type=int, help="seed of latents and clustering")
     parser.add_argument("--batch_size", default=64, type=int, help="images encoded at once")
     parser.add_argument("--format", default="safetensors", choices=("safetensors", "json"),
                         help="json: also the original's single file, <save_prototype_path>/<dataset>-ipc<N>-kmexpand<M>.json")
     parser.add_argument("--save_prototype_path", default="prototypes", help="folder that gets one folder per run")
     args = parser.parse_args()
-    check_prototype_flags(args)
+    check_prototype_flags(args, args.ipc)
     return args
 
 
@@ -52,7 +54,6 @@ def add_prototype_flags(parser) -> None:
     add_checkpoint_flags(parser)
     parser.add_argument("--latent", default="sample", choices=("sample", "mean"), help="of the posterior")
     # clustering
-    parser.add_argument("--ipc", default=10, type=int, help="prototypes (images) per class")
     parser.add_argument("--km_expand", default=None, type=int,
                         help="k-means batch = km_expand * ipc latents (default: 1, and at least 1,024 latents)")
     parser.add_argument("--kmeans", default="minibatch", choices=("minibatch", "full"), help="scikit-learn's estimator")
@@ -63,11 +64,13 @@ def add_prototype_flags(parser) -> None:
                         help="lof: drop a tenth of each class before clustering, by local outlier factor")
 
 
-def check_prototype_flags(args) -> None:
+def check_prototype_flags(args, ipcs: list[int]) -> None:
     """Raise InputError for numbers out of range and flags that do not fit together."""
     if args.prototype == "random" and args.outliers != "none":
         raise InputError(f"--outliers {args.outliers} needs --prototype centroid or medoid (got random)")
-    for flag, low in (("ipc", 1), ("km_expand", 1), ("batch_size", 1), ("num_workers", 0), ("size", 8)):
+    for ipc in ipcs:
+        check_range("--ipc", ipc, 1)
+    for flag, low in (("km_expand", 1), ("batch_size", 1), ("num_workers", 0), ("size", 8)):
         if getattr(args, flag) is not None:
             check_range(f"--{flag}", getattr(args, flag), low)
 
@@ -82,38 +85,52 @@ def main(args):
 
     accelerator = new_accelerator()
     split = load_split(split="train", **dataset_flags(args))
-    check_enough_images(split, args.ipc)
+    check_enough_images(split, max(args.ipc))
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, accelerator.device, args.dtype,
                              args.revision)
-    size = size_to_encode(pipeline, args.size)
-    name = folder_name(args.dataset, args.ipc, args.km_expand, args.prototype, args.outliers)
-    folder = Path(args.save_prototype_path) / name
-    config = configuration(args, split, size)
+    size, folders, configs = size_to_encode(pipeline, args.size), {}, {}
+    for ipc in dict.fromkeys(args.ipc):
+        folder = Path(args.save_prototype_path) / folder_name(args.dataset, ipc, args.km_expand, args.prototype, args.outliers)
+        config = configuration(args, ipc, split, size)
+        if begin_together(folder, "prototypes", config, accelerator):
+            accelerator.print(f"{folder}: complete, nothing to do")
+        else:
+            folders[ipc], configs[ipc] = folder, config
 
-    if begin_together(folder, "prototypes", config, accelerator):
-        accelerator.print(f"{folder}: complete, nothing to do")
-    else:
-        seconds: dict[str, float] = {}
-        labels = list(range(len(split.classes)))
-        files = [folder / class_file(label, split.classes[label]["name"]) for label in labels]
-        done = sum(file.exists() for file in files)
-        if done and accelerator.is_main_process:
-            print(f"{folder}: {done} of {len(files)} classes are there already")
-        mine = my_unfinished(labels, lambda label: files[label].exists(), accelerator,
-                             costs=[len(split.rows_of(label)) for label in labels])
-        for label, found in prototypes_of(pipeline, split, mine, size, args, seconds):
-            write_class(folder, label, split.classes[label]["name"], found)
-            stop_if_asked()
-        if all_done(accelerator):
-            complete(folder, split, config, pipeline, seconds)
-    if args.format == "json" and accelerator.is_main_process:
-        write_originals_file(folder)
+    def files(label: int) -> dict[int, Path]:
+        return {ipc: folder / class_file(label, split.classes[label]["name"]) for ipc, folder in folders.items()}
+    labels, seconds = list(range(len(split.classes))) if folders else [], {}
+    done = sum(file.exists() for label in labels for file in files(label).values())
+    if done and accelerator.is_main_process:
+        print(f"{', '.join(map(str, folders.values()))}: {done} of {len(labels) * len(folders)} classes are there already")
+    mine = my_unfinished(labels, lambda label: all(file.exists() for file in files(label).values()), accelerator,
+                         costs=[len(split.rows_of(label)) for label in labels])
+    for label, found in prototypes_of(pipeline, split, mine, size, args, list(folders), seconds):
+        for ipc, folder in folders.items():
+            write_class(folder, label, split.classes[label]["name"], found[ipc])
+        stop_if_asked()
+    if all_done(accelerator):
+        for ipc, folder in folders.items():
+            complete(folder, split, configs[ipc], pipeline, seconds_of(ipc, seconds))
+        for ipc in args.ipc if args.format == "json" else ():
+            write_originals_file(Path(args.save_prototype_path) / folder_name(args.dataset, ipc, args.km_expand, args.prototype,
+                                                                              args.outliers))
 
 
-def prototypes_of(pipeline, split, labels: list[int], size: int, args, seconds: dict):
-    """Yield (label, Prototypes) for each of `labels`: encode the class, then cluster it. Adds to `seconds`."""
+def seconds_of(ipc: int, seconds: dict) -> dict:
+    """Seconds of one set of prototypes: the encoding, which all sets share, and its own clustering."""
+    own = {"cluster": seconds[f"cluster-{ipc}"]} if f"cluster-{ipc}" in seconds else {}
+    return {**{part: spent for part, spent in seconds.items() if not part.startswith("cluster-")}, **own}
+
+
+def prototypes_of(pipeline, split, labels: list[int], size: int, args, ipcs: list[int], seconds: dict):
+    """Yield (label, {IPC: Prototypes}) for each of `labels`: encode the class, then cluster it for each of `ipcs`.
+
+    Adds to `seconds`: "encode", its part "wait", and "cluster-<IPC>".
+    """
     if args.prototype == "random":
-        yield from drawn_prototypes(pipeline, split, labels, size, args, seconds)
+        for label in labels:
+            yield label, {ipc: drawn_prototypes(pipeline, split, label, size, args, ipc, seconds) for ipc in ipcs}
         return
     from distillation.datasets import check_enough_readable
     from distillation.encoding import Encoding, encode_classes
@@ -121,16 +138,18 @@ def prototypes_of(pipeline, split, labels: list[int], size: int, args, seconds: 
     from scripts.randomness import seed_for
     how = Encoding(args.seed, args.latent, args.batch_size, args.num_workers, args.resize)
     for label, latents, rows in encode_classes(pipeline, split, labels, size, how, seconds):
-        started = time.perf_counter()
-        check_enough_readable(split, label, rows, args.ipc)
-        found = find_prototypes(latents, args.ipc, args.km_expand, seed_for(args.seed, "kmeans", label), kmeans=args.kmeans,
-                                prototype=args.prototype, outliers=args.outliers)
-        seconds["cluster"] = seconds.get("cluster", 0.0) + time.perf_counter() - started
-        yield label, found.over(split.rows_of(label), rows)
+        check_enough_readable(split, label, rows, max(ipcs))
+        found = {}
+        for ipc in ipcs:
+            started = time.perf_counter()
+            found[ipc] = find_prototypes(latents, ipc, args.km_expand, seed_for(args.seed, "kmeans", label), kmeans=args.kmeans,
+                                         prototype=args.prototype, outliers=args.outliers).over(split.rows_of(label), rows)
+            seconds[f"cluster-{ipc}"] = seconds.get(f"cluster-{ipc}", 0.0) + time.perf_counter() - started
+        yield label, found
 
 
-def drawn_prototypes(pipeline, split, labels: list[int], size: int, args, seconds: dict):
-    """The same for latents of the images that gen_syn_image --method random draws, in its order; no other image is encoded."""
+def drawn_prototypes(pipeline, split, label: int, size: int, args, ipc: int, seconds: dict):
+    """Prototypes of the images that gen_syn_image --method random draws, in its order; no other image is encoded."""
     import numpy as np
     import torch
 
@@ -138,18 +157,18 @@ def drawn_prototypes(pipeline, split, labels: list[int], size: int, args, second
     from distillation.real_subset import at_random
     from scripts.randomness import generator_for
     started = time.perf_counter()
-    for label, images, rows in at_random(split, labels, args.ipc, size, args.seed, args.num_workers, args.resize):
-        noise = torch.randn(len(images), *pipeline.latent_shape(size), generator=generator_for(args.seed, "latent", label))
-        places = torch.from_numpy(np.searchsorted(split.rows_of(label), rows))
-        names = [f"class {split.classes[label]['name']}, image {place}" for place in places]
-        parts = [slice(first, first + args.batch_size) for first in range(0, len(images), args.batch_size)]
-        latents = torch.cat([pipeline(images[part], noise[part] if args.latent == "sample" else None, names[part]).cpu()
-                             for part in parts])
-        seconds["encode"] = time.perf_counter() - started
-        yield label, Prototypes(latents, torch.ones(len(images), dtype=torch.long), torch.tensor(0.0), places, places[:0])
+    (_, images, rows), = at_random(split, [label], ipc, size, args.seed, args.num_workers, args.resize)
+    noise = torch.randn(len(images), *pipeline.latent_shape(size), generator=generator_for(args.seed, "latent", label))
+    places = torch.from_numpy(np.searchsorted(split.rows_of(label), rows))
+    names = [f"class {split.classes[label]['name']}, image {place}" for place in places]
+    parts = [slice(first, first + args.batch_size) for first in range(0, len(images), args.batch_size)]
+    latents = torch.cat([pipeline(images[part], noise[part] if args.latent == "sample" else None, names[part]).cpu()
+                         for part in parts])
+    seconds["encode"] = seconds.get("encode", 0.0) + time.perf_counter() - started
+    return Prototypes(latents, torch.ones(len(images), dtype=torch.long), torch.tensor(0.0), places, places[:0])
 
 
-def configuration(args, split, size: int) -> dict:
+def configuration(args, ipc: int, split, size: int) -> dict:
     """Everything that decides the prototypes; no paths."""
     from distillation.checkpoints import checkpoint_identity
     from distillation.prototypes import LEAST_BATCH
@@ -157,9 +176,9 @@ def configuration(args, split, size: int) -> dict:
     names = ("dataset", "ipc", "km_expand", "kmeans", "prototype", "outliers", "latent", "dtype", "resize", "batch_size",
              "seed")
     clustered = args.kmeans == "minibatch" and args.prototype != "random"
-    least = clustered and args.km_expand is not None and args.km_expand * args.ipc < LEAST_BATCH
-    return {**{name: getattr(args, name) for name in names}, "km_expand": args.km_expand or 1,
-            **({"kmeans_batch": args.km_expand * args.ipc} if least else {}), "size": size, "data": split.identity(),
+    least = clustered and args.km_expand is not None and args.km_expand * ipc < LEAST_BATCH
+    return {**{name: getattr(args, name) for name in names}, "ipc": ipc, "km_expand": args.km_expand or 1,
+            **({"kmeans_batch": args.km_expand * ipc} if least else {}), "size": size, "data": split.identity(),
             **validation_of(args.validation),
             **({"drawn": "as --method random"} if args.prototype == "random" else {}),  # earlier folders have other images
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts,

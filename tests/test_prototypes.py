@@ -1,6 +1,7 @@
 """Prototypes in full: k-means against scikit-learn's own, medoids, outliers, the original's JSON file, resolutions."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -37,6 +38,25 @@ def gen_prototype(here, prototypes, tmp_path):
     def call(*flags, name=f"folder-ipc{IPC}-kmexpand1"):
         return here(prototypes.module, *prototypes.flags, *flags, prototypes.output_flag, tmp_path), tmp_path / name
     return call
+
+
+@pytest.mark.parametrize("prototype", ["centroid", "random"])
+def test_several_numbers_of_prototypes_share_the_encoding(gen_prototype, tmp_path, prototype):
+    ending = "" if prototype == "centroid" else "-random"
+    how, names = ("--prototype", prototype), [f"folder-ipc{ipc}-kmexpand1{ending}" for ipc in (1, 3)]
+    alone = {}
+    for ipc, name in zip((1, 3), names, strict=True):
+        answer, folder = gen_prototype(*how, "--ipc", ipc, name=name)
+        assert answer.code == 0, answer.err
+        alone[name] = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+        shutil.rmtree(folder)
+    answer, _ = gen_prototype(*how, "--ipc", 1, 3)
+    assert answer.code == 0 and answer.out.count(" prototypes of ") == 2, answer.err
+    for name in names:
+        assert {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.safetensors")} == alone[name]
+    shutil.rmtree(tmp_path / names[0])
+    answer, _ = gen_prototype(*how, "--ipc", 3, 1)      # the other one alone
+    assert answer.code == 0 and answer.out.count(" prototypes of ") == 1 and (tmp_path / names[0] / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("order", [0, 1])

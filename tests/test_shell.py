@@ -120,9 +120,10 @@ def test_every_stage_reads_what_the_one_before_writes(asked, dataset, changed):
     assert {one.dataset for one in (centroids, images, teacher, labels, student)} == {dataset}
     assert len({one.data_dir for one in (centroids, images, teacher, labels, student)}) == 1
     assert centroids.diffusion_checkpoints_path == images.diffusion_checkpoints_path
-    named = prototypes.folder_name(dataset, centroids.ipc, centroids.km_expand)
+    ipc, = centroids.ipc
+    named = prototypes.folder_name(dataset, ipc, centroids.km_expand)
     assert images.prototype_path == f"{centroids.save_prototype_path}/{named}"
-    made = f"{images.save_init_image_path}/{distilled_name(images, centroids.ipc)}"
+    made = f"{images.save_init_image_path}/{distilled_name(images, ipc)}"
     assert made == labels.data == student.train_dir and labels.epochs == student.epochs
     assert labels.fkd_path == student.fkd_path and f"ipc{images.ipc}-" in student.output_dir
     assert labels.teacher == (None if dataset == "imagenet" else teacher.output_dir) and labels.weights == "IMAGENET1K_V1"

@@ -20,7 +20,7 @@ PARTS=${PARTS:-teachers sets students continual} CHOOSE=${CHOOSE:-} VALIDATION=$
 SEEDS=${SEEDS:-0 1 2 3 4} IPCS=${IPCS:-1 10 50} KINDS=${KINDS:-convnet_d3_w128-hard resnet18-soft}   # network, labels
 STRENGTH_1=${STRENGTH_1:-0.5} STRENGTH_10=${STRENGTH_10:-0.5} STRENGTH_50=${STRENGTH_50:-0.5}
 STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} ARMS=${ARMS:-distilled prototype noise mode herding kcenter random autoencoder}
-NETWORKS=${NETWORKS:-convnet_d3_w128 resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-20} STEPS=${STEPS:-50}
+NETWORKS=${NETWORKS:-convnet_d3_w128 resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-20} STEPS=${STEPS:-20}
 METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic} LEARNERS=${LEARNERS:-resnet18} MEMORIES=${MEMORIES:-200 500}
 STREAM_IPCS=${STREAM_IPCS:-10 50 100} STREAM_LABELS=${STREAM_LABELS:-hard soft} EPOCH_STEPS=${EPOCH_STEPS:-375}    # of a task
 REAL_PARTS=${REAL_PARTS:-16 8 4 2 1} SMALL_PARTS=${SMALL_PARTS:-16 8 4 2}       # of an epoch: 16 is a sixteenth
@@ -38,9 +38,9 @@ teachers() {                     # the first one labels, the second is of anothe
     wait
 }
 
-prototypes() {                   # flags ...
-    echo "distillation.gen_prototype $SOURCE $HELD_OUT --diffusion_checkpoints_path $PRIOR --ipc $IPC --seed $SEED" \
-        "--save_prototype_path $P/prototypes $*"
+prototypes() {                   # flags ...: of all numbers of images, which share the encoding
+    echo "distillation.gen_prototype $SOURCE $HELD_OUT --diffusion_checkpoints_path $PRIOR --ipc $IPCS $STREAM_IPCS" \
+        "--seed $SEED --save_prototype_path $P/prototypes $*"
 }
 
 images() {                       # flags ...
@@ -62,7 +62,7 @@ arms() {                         # ways: a line for each: its name, the folder o
         distilled) for S in $(strengths); do
                 echo "distilled${CHOOSE:+-s$S} fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1 $S"
             done ;;
-        mode) echo "mode fashion_mnist_ipc${IPC}_${IPC}_mode0.1-25_g2.0_kmexpand1" ;;
+        mode) echo "mode fashion_mnist_ipc${IPC}_${IPC}_mode0.1-10_g2.0_kmexpand1" ;;
         autoencoder) echo "autoencoder fashion_mnist_prototype_ipc${IPC}_random" ;;     # random real images, encoded, decoded
         *) echo "$ARM fashion_mnist_${ARM}_ipc$IPC" ;;
         esac
@@ -71,22 +71,23 @@ arms() {                         # ways: a line for each: its name, the folder o
 
 sets() {
     for SEED in $SEEDS; do
+        P=$STUDY/seed$SEED
+        prototypes
+        case " $ARMS " in *" autoencoder "*) prototypes --prototype random ;; esac
         for IPC in $IPCS $STREAM_IPCS; do
-            P=$STUDY/seed$SEED START=$P/prototypes/fashion_mnist-ipc$IPC-kmexpand1
+            START=$P/prototypes/fashion_mnist-ipc$IPC-kmexpand1
             case " $IPCS " in *" $IPC "*) WAYS=$ARMS ;; *) WAYS="distilled random" ;; esac
-            prototypes
             arms "$WAYS" | while read -r ARM _ S; do
                 case $ARM in
                 distilled*) images --prototype_path "$START" --strength "$S" ;;
-                mode) images --prototype_path "$START" --guidance mode --mode_scale 0.1 --stop_t 25 ;;
+                mode) images --prototype_path "$START" --guidance mode --mode_scale 0.1 --stop_t 10 ;;
                 prototype) images --prototype_path "$START" --method prototype ;;
-                autoencoder) prototypes --prototype random
-                    images --prototype_path "$START-random" --method prototype ;;
+                autoencoder) images --prototype_path "$START-random" --method prototype ;;
                 *) images --method "$ARM" ;;
                 esac
             done
-            echo
         done
+        echo
     done
 }
 
