@@ -57,7 +57,7 @@ def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_fac
         "Samples from pure noise, one column per class:", "", "![samples](samples.png)", ""]))
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
                    if path.is_file() and path not in (folder / "config.json", folder / LOCK) and path.suffix != ".partial")
-    finish(folder, "ldm", split.classes, config, [name for name in files if not name.startswith("state")],
+    finish(folder, "ldm", split.classes, config, [name for name in files if not name.startswith(("state", "README"))],
            scaling_factor=scaling_factor, seconds={name: run["seconds"] for name, run in runs.items()})
 
 

@@ -186,7 +186,7 @@ def test_a_relative_path_means_the_folder_where_the_user_stands(asked, tmp_path)
 def test_the_original_names_are_imagenet(asked):
     for stage in CHAIN[:2]:
         (found,) = asked(f"{stage}_imgnt", "--seed", "4", IPC="50")
-        assert (found.dataset, found.seed, found.ipc) == ("imagenet", 4, 50)
+        assert (found.dataset, found.seed) == ("imagenet", 4) and found.ipc in ([50], 50)     # prototypes take several
 
 
 def test_an_unknown_data_set_is_refused_in_one_line():

@@ -37,7 +37,7 @@ def parse_args():
     gather.add_argument("--kind", nargs="+", default=None, help="only results of these kinds (student, continual, ...)")
     gather.add_argument("--command", dest="made_by", default="", help="command behind the results, for the report")
 
-    rewrite = commands.add_parser("tables", help="rewrite the marked tables of README.md and misc/*.md, and their figures")
+    rewrite = commands.add_parser("tables", help="rewrite the marked tables of README.md, misc/*.md and cards, and the figures")
     rewrite.add_argument("--root", default=".", help="folder with README.md and misc/")
 
     fair = commands.add_parser("compare", help="fair comparison of continual runs: tables, figures and every number")
@@ -91,7 +91,8 @@ def all_tables() -> dict:
             **{f"benchmark-{name}": (f"benchmark_{name}.json", benchmark.report)
                for name in benchmark.SECTIONS},
             **{f"judge{ending}": (f"judge_{name}.json", judge.report)
-               for ending, name in (("", "digits"), ("-cifar10", "cifar10"), ("-arms", "cifar10_arms"))}}
+               for ending, name in (("", "digits"), ("-cifar10", "cifar10"), ("-arms", "cifar10_arms"),
+                                    ("-fashion", "fashion"), ("-fashion-convnet", "fashion_convnet"))}}
 
 
 def collect(args):
@@ -105,9 +106,10 @@ def collect(args):
 
 
 def rewrite_tables(args):
-    """Rewrite the marked tables of every page, and the figures of misc/."""
+    """Rewrite the marked tables of every page and of the shipped checkpoints' cards, and the figures of misc/."""
     misc = Path(args.root) / "misc"
-    for path in [misc.parent / "README.md", *sorted(misc.glob("*.md"))]:
+    cards = misc.parent.glob("distillation/checkpoints/*/README.md")
+    for path in [misc.parent / "README.md", *sorted(misc.glob("*.md")), *sorted(cards)]:
         write_text(path, tables.fill(path.read_text(encoding="utf-8"), partial(table, misc=misc, page=path)))
         print(f"{path}: written")
     draw_figures(misc)

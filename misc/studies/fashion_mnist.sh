@@ -4,8 +4,7 @@
 # of all that is trained. CHOOSE=1 tests the students of every strength on these; without it the chosen strength and all other
 # ways are tested on the 10,000 test images. Then continual learning in 5 tasks of 2 classes, in runs of several lengths: on all
 # real images for 1/16 to 1 epoch, on random and D4M images for as many steps as 1/16 to 1/2 of it. PRIOR names the diffusion
-# model, made by
-# DATASET=fashion_mnist VALIDATION=5000 sh distillation/train_ldm.sh
+# model; the shipped one has not seen the 5,000 images either.
 # PARTS runs a part; the same command resumes. Not yet run in full: on two cores it needs days. Then:
 # python -m misc.report collect runs/study-fashion_mnist misc/results/fashion_mnist.jsonl --only 'seed*' 'teacher*' continual \
 #     --command "sh misc/studies/fashion_mnist.sh"
@@ -15,7 +14,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-STUDY=${STUDY:-runs/study-fashion_mnist} DATA=${DATA:-data} PRIOR=${PRIOR:-runs/fashion_mnist/fashion_mnist-ldm}
+STUDY=${STUDY:-runs/study-fashion_mnist} DATA=${DATA:-data} PRIOR=${PRIOR:-distillation/checkpoints/fashion-ldm}
 PARTS=${PARTS:-teachers sets students continual} CHOOSE=${CHOOSE:-} VALIDATION=${VALIDATION:-5000}
 SEEDS=${SEEDS:-0 1 2 3 4} IPCS=${IPCS:-1 10 50} KINDS=${KINDS:-convnet_d3_w128-hard resnet18-soft}   # network, labels
 STRENGTH_1=${STRENGTH_1:-0.5} STRENGTH_10=${STRENGTH_10:-0.5} STRENGTH_50=${STRENGTH_50:-0.5}
