@@ -28,6 +28,7 @@ REAL_PARTS=${REAL_PARTS:-16 8 4 2 1} SMALL_PARTS=${SMALL_PARTS:-16 8 4 2}       
 SOURCE="--dataset fashion_mnist --data_dir $DATA" HELD_OUT="--validation $VALIDATION" TEACHER=$STUDY/teacher-${NETWORKS%% *}
 OUT=$STUDY${CHOOSE:+/choice} TESTED="$SOURCE${CHOOSE:+ $HELD_OUT}"
 VIEWS="--input-size 32 --min-scale-crops 0.35 --flip 0.5"
+HARD_LABELS="--input-size 32 --min-scale-crops 1 --flip 0.5 --sgd -lr 0.01 --momentum 0.9 --weight-decay 5e-4"   # as DC, uncropped
 
 teachers() {                     # the first one labels, the second is of another architecture
     export DATA VALIDATION TEACHER_EPOCHS
@@ -90,9 +91,9 @@ sets() {
     done
 }
 
-students() {                     # 1,000, 1,000, 2,000 steps with hard labels at IPC 1, 10, 50; 400, 400, 1,000 with soft ones
+students() {                     # 300, 600, 1,500 steps with hard labels at IPC 1, 10, 50; 400, 400, 1,000 with soft ones
     for IPC in $IPCS; do
-        case $IPC in 1) HARD=1000 SOFT=400 ;; 10) HARD=500 SOFT=200 ;; *) HARD=200 SOFT=100 ;; esac
+        case $IPC in 1) HARD=300 SOFT=400 ;; 10) HARD=300 SOFT=200 ;; *) HARD=150 SOFT=100 ;; esac
         for SEED in $SEEDS; do
             P=$STUDY/seed$SEED
             arms "$ARMS" | while read -r ARM FOLDER _; do
@@ -102,7 +103,7 @@ students() {                     # 1,000, 1,000, 2,000 steps with hard labels at
                         echo "matching.generate_soft_label --data $P/distilled/$FOLDER --teacher $TEACHER --epochs $LAST" \
                             "$HELD_OUT --fkd-seed $((42 + SEED)) $VIEWS --mix-type cutmix --use-fp16" \
                             "--fkd-path $P/soft-labels/$ARM-ipc$IPC" ;;
-                    *) LAST=${EPOCHS:-$HARD} HOW="$VIEWS" ;;
+                    *) LAST=${EPOCHS:-$HARD} HOW="$HARD_LABELS" ;;
                     esac
                     echo "validate.train_FKD $TESTED --train-dir $P/distilled/$FOLDER --labels ${KIND##*-} --model ${KIND%-*}" \
                         "--epochs $LAST --batch-size 50 --cos --bf16 --seed $SEED" \
