@@ -28,7 +28,7 @@ REAL_PARTS=${REAL_PARTS:-16 8 4 2 1} SMALL_PARTS=${SMALL_PARTS:-16 8 4 2}       
 SOURCE="--dataset fashion_mnist --data_dir $DATA" HELD_OUT="--validation $VALIDATION" TEACHER=$STUDY/teacher-${NETWORKS%% *}
 OUT=$STUDY${CHOOSE:+/choice} TESTED="$SOURCE${CHOOSE:+ $HELD_OUT}"
 VIEWS="--input-size 32 --min-scale-crops 0.35 --flip 0.5"
-HARD_LABELS="--input-size 32 --min-scale-crops 1 --flip 0.5 --sgd -lr 0.01 --momentum 0.9 --weight-decay 5e-4"   # as DC, uncropped
+HARD_LABELS="--input-size 32 --min-scale-crops 1 --flip 0.5 --sgd -lr 0.01 --momentum 0.9 --weight-decay 5e-4"
 
 teachers() {                     # the first one labels, the second is of another architecture
     export DATA VALIDATION TEACHER_EPOCHS
