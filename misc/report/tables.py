@@ -531,6 +531,7 @@ TABLES = {"headline": ("digits.jsonl cifar10_small.jsonl continual_digits_resnet
               ("parts", parts), ("targets", targets), ("students", students_by_name), *COMPARISON.items())},
           "arms-cifar10": ("cifar10_arms.jsonl", students_by_name),
           "autoencoder-fashion": ("fashion_mnist_autoencoder.jsonl", students_by_name),
+          "recipes-fashion": ("fashion_mnist_recipes.jsonl", students_by_name),
           "choice-fashion": ("fashion_mnist_choice.jsonl", students_by_name)}
 
 
