@@ -228,13 +228,15 @@ def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
 def show_beside(path: Path, folders: list[Path], classes: list[dict], shown: list[int]) -> None:
     """The first image of each class, a row for each set. Raises InputError for a set of other classes."""
     from distillation.distilled_set import check_class_names
-    names, rows = unique_names(classes), {}
-    for folder in folders:
-        images, _, config = read_set(folder)
+    names, sets, rows = unique_names(classes), [read_set(folder) for folder in folders], {}
+    titles = [made_how(config)[0] if "method" in config else folder.name
+              for folder, (*_, config) in zip(folders, sets, strict=True)]
+    for folder, (images, _, config), title in zip(folders, sets, titles, strict=True):
         check_class_names(str(folder), images.classes, str(folders[0]), classes)
-        made = made_how(config)[0] if "method" in config else folder.name
-        row = [next((images.read(row) for row in images.rows_of(label)), None) for label in shown]
-        rows[made if made not in rows else folder.name] = row
+        if titles.count(title) > 1:
+            title = f"{title}, strength {config['strength']}" if "strength" in config else folder.name
+        rows[title if title not in rows else folder.name] = [
+            next((images.read(row) for row in images.rows_of(label)), None) for label in shown]
     draw_grid(path, [names[label] for label in shown], rows)
     print(f"{path}: {' above '.join(rows)}")
 

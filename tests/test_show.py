@@ -159,11 +159,14 @@ def test_another_set_is_shown_below(show, distilled, random_set, tmp_path):
         assert found == firsts
 
 
-def test_a_mode_guided_set_is_named_so(show, distilled, copied):
-    guided = copied("distilled")
-    edit(guided, lambda manifest: manifest["config"].update(guidance="mode"))
-    answer = show(distilled.folder, "--beside", guided, "--classes", "ant", data=False)
-    assert answer.code == 0 and "D4M images above Mode-guided images" in answer.out, answer.err
+@pytest.mark.parametrize(("changed", "named"), [
+    ({"guidance": "mode"}, "D4M images above Mode-guided images"),
+    ({"strength": 0.9}, "D4M images, strength 0.5 above D4M images, strength 0.9")])
+def test_a_row_is_named_by_what_differs(show, distilled, copied, changed, named):
+    other = copied("distilled")
+    edit(other, lambda manifest: manifest["config"].update(changed))
+    answer = show(distilled.folder, "--beside", other, "--classes", "ant", data=False)
+    assert answer.code == 0 and named in answer.out, answer.err
 
 
 def test_copies_are_exposed(show, random_set, image_data, tmp_path):
