@@ -88,14 +88,14 @@ def main(args):
     check_enough_images(split, max(args.ipc))
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, args.diffusion_checkpoints_path, accelerator.device, args.dtype,
                              args.revision)
-    size, folders, configs = size_to_encode(pipeline, args.size), {}, {}
-    for ipc in dict.fromkeys(args.ipc):
-        folder = Path(args.save_prototype_path) / folder_name(args.dataset, ipc, args.km_expand, args.prototype, args.outliers)
-        config = configuration(args, ipc, split, size)
-        if begin_together(folder, "prototypes", config, accelerator):
+    size, root = size_to_encode(pipeline, args.size), Path(args.save_prototype_path)
+    wanted = {ipc: root / folder_name(args.dataset, ipc, args.km_expand, args.prototype, args.outliers) for ipc in args.ipc}
+    configs, folders = {ipc: configuration(args, ipc, split, size) for ipc in wanted}, {}   # folders that are not complete
+    for ipc, folder in wanted.items():
+        if begin_together(folder, "prototypes", configs[ipc], accelerator):
             accelerator.print(f"{folder}: complete, nothing to do")
         else:
-            folders[ipc], configs[ipc] = folder, config
+            folders[ipc] = folder
 
     def files(label: int) -> dict[int, Path]:
         return {ipc: folder / class_file(label, split.classes[label]["name"]) for ipc, folder in folders.items()}
@@ -112,9 +112,8 @@ def main(args):
     if all_done(accelerator):
         for ipc, folder in folders.items():
             complete(folder, split, configs[ipc], pipeline, seconds_of(ipc, seconds))
-        for ipc in args.ipc if args.format == "json" else ():
-            write_originals_file(Path(args.save_prototype_path) / folder_name(args.dataset, ipc, args.km_expand, args.prototype,
-                                                                              args.outliers))
+        for folder in wanted.values() if args.format == "json" else ():
+            write_originals_file(folder)
 
 
 def seconds_of(ipc: int, seconds: dict) -> dict:
