@@ -17,7 +17,7 @@ cd "$(dirname "$0")/../.."
 STUDY=${STUDY:-runs/study-fashion_mnist} DATA=${DATA:-data} PRIOR=${PRIOR:-distillation/checkpoints/fashion-ldm}
 PARTS=${PARTS:-teachers sets students continual} CHOOSE=${CHOOSE:-} VALIDATION=${VALIDATION:-5000}
 SEEDS=${SEEDS:-0 1 2 3 4} IPCS=${IPCS:-1 10 50} KINDS=${KINDS:-convnet_d3_w128-hard resnet18-soft}   # network, labels
-STRENGTH_1=${STRENGTH_1:-0.5} STRENGTH_10=${STRENGTH_10:-0.5} STRENGTH_50=${STRENGTH_50:-0.5}
+STRENGTH_1=${STRENGTH_1:-0.7} STRENGTH_10=${STRENGTH_10:-0.7} STRENGTH_50=${STRENGTH_50:-0.7}
 STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} ARMS=${ARMS:-distilled prototype noise mode herding kcenter random autoencoder}
 NETWORKS=${NETWORKS:-convnet_d3_w128 resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-20} STEPS=${STEPS:-20}
 METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic} LEARNERS=${LEARNERS:-resnet18} MEMORIES=${MEMORIES:-200 500}
