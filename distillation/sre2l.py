@@ -108,12 +108,10 @@ def hook_statistics(network, name: str) -> list:
     return found
 
 
-def losses(teacher, layers: list, images, rows: list[dict]) -> tuple:
-    """Cross-entropy [] and summed BatchNorm loss [] of normalised images [B, 3, H, W]."""
-    import torch
+def losses(teacher, layers: list, images, labels) -> tuple:
+    """Cross-entropy [] and summed BatchNorm loss [] of normalised images [B, 3, H, W] with labels [B]."""
     import torch.nn.functional as F
     layers.clear()
-    labels = torch.tensor([each["label"] for each in rows], device=images.device)
     return F.cross_entropy(teacher(images), labels), sum(layers)
 
 
@@ -135,13 +133,14 @@ def recover(teacher, layers: list, noise, rows: list[dict], args, state_path: Pa
     from scripts.training import Loop, cosine
     device = next(teacher.parameters()).device
     low, high = normalised_range(device)
+    labels = torch.tensor([each["label"] for each in rows], device=device)
     module = torch.nn.ParameterDict({"pixels": noise.to(device)})
     loop = Loop(module, torch.optim.Adam(module.parameters(), args.learning_rate, betas=(0.5, 0.9)), args.steps,
                 lambda step: cosine(step, args.steps), state_path, name="recover", images_per_step=len(rows),
                 save_seconds=args.save_seconds)
     for step in loop:
         view = random_view(module["pixels"], noise.shape[-1], args, (state_path.stem, step))
-        classification, matching = losses(teacher, layers, view, rows)
+        classification, matching = losses(teacher, layers, view, labels)
         loop.backward(classification + args.bn_weight * matching)
         loop.step()
         with torch.no_grad():
@@ -160,8 +159,9 @@ def measure(teacher, layers: list, batches: list[list[dict]], folder: Path, size
     with torch.inference_mode():
         for rows in batches:
             images = torch.stack([pil_to_tensor(open_image(folder / each["file_name"])) for each in rows]).float() / 255
+            labels = torch.tensor([each["label"] for each in rows], device=device)
             found.append([loss for each in (draw_noise(rows, size, seed), normalise(images))
-                          for loss in losses(teacher, layers, each.to(device), rows)])
+                          for loss in losses(teacher, layers, each.to(device), labels)])
     names = ("first_cross_entropy", "first_batch_norm", "last_cross_entropy", "last_batch_norm")
     means = dict(zip(names, torch.tensor(found).mean(0).tolist(), strict=True))
     print(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items()))

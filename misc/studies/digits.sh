@@ -15,7 +15,7 @@ STUDY=${STUDY:-runs/study-digits}
 SEEDS=${SEEDS:-0 1 2} IPCS=${IPCS:-10 1 2 5} TEACHER=$STUDY/teacher
 STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} STRENGTH=0.3      # the best of the sweep, for weights, medoids and lof
 ARMS=${ARMS:-d4m weights medoid lof mode filter prototype random herding kcenter noise sre2l mtt real}
-COMPARED=${COMPARED-d4m random sre2l mtt}       # continual learning needs sets that are there
+COMPARED=${COMPARED-d4m random sre2l mtt}       # those of ARMS are streams of continual learning
 
 labels() {                       # arm, epochs, flags that name the images ...
     name=$1 epochs=$2; shift 2
@@ -95,7 +95,9 @@ streams() {                      # steps, memory and learning as in misc/studies
     for SEED in $SEEDS; do
         P=$STUDY/seed$SEED
         for IPC in 1 10; do
+            case " $IPCS " in *" $IPC "*) ;; *) continue ;; esac
             for ARM in $COMPARED; do
+                case " $ARMS " in *" $ARM "*) ;; *) continue ;; esac
                 FOLDER=digits_${ARM}_ipc$IPC
                 [ "$ARM" != d4m ] || FOLDER=digits_ipc${IPC}_${IPC}_s${STRENGTH}_g2.0_kmexpand1
                 for LABELS in "hard" "soft --teacher $TEACHER"; do
