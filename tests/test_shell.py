@@ -27,6 +27,7 @@ CHAIN = ("distillation/gen_prototype", "distillation/gen_syn_image", "matching/t
          "validate/train_FKD")
 MODULES = {"matching/matching": "matching.generate_soft_label"}
 STUDENTS = 6    # of cross_architecture.sh
+PHOTOGRAPHS = os.environ.get("PHOTOGRAPHS", "")     # some of ImageNet: train/<wnid>/* and val/<wnid>/*
 PRINTS = "#!/bin/sh\n[ $# = 1 ] || printf '%s\\n' BEGIN \"$@\"\n"     # set-up's check of the requirements is the one argument
 
 
@@ -249,3 +250,25 @@ def test_imagenet_from_end_to_end_with_values_given_once(here, tmp_path):
     student = run_folder / "students" / "distilled_s0.3_g2.0_kmexpand1-ipc2-resnet18-d4m-soft-seed0" / "result.json"
     found = json.loads(student.read_text())
     assert (found["config"]["dataset"], found["config"]["protocol"], found["metrics"]["train_images"]) == ("imagenet", "d4m", 4)
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS, reason="PHOTOGRAPHS names no folder with train/<wnid> and val/<wnid>")
+def test_photographs_from_prototypes_to_continual_learning(checkpoint, tmp_path):
+    """The scripts on a few real photographs of four classes at 64 pixels, with a diffusion model of random weights."""
+    for wnid in sorted(path.name for path in Path(PHOTOGRAPHS, "train").iterdir())[:4]:
+        for part, count in (("train", 6), ("val", 2)):
+            (tmp_path / "data" / part / wnid).mkdir(parents=True)
+            for path in sorted(Path(PHOTOGRAPHS, part, wnid).iterdir())[:count]:
+                (tmp_path / "data" / part / wnid / path.name).symlink_to(path.resolve())
+    settings = {"DATASET": "imagenet", "DATA": tmp_path / "data", "RUN": tmp_path / "run", "CHECKPOINT": checkpoint, "IPC": 2,
+                "SIZE": 64, "STEPS": 4, "INPUT_SIZE": 64, "WEIGHTS": "", "TEACHER_EPOCHS": 1, "TEACHER_BATCH": 4, "EPOCHS": 2,
+                "BATCH": 4, "BF16": "", "TASKS": 2, "TASK_EPOCHS": 1, "BATCH_SIZE": 4, "REPLAY_BATCH_SIZE": 4}
+    sets = [("distillation/gen_syn_image", {"METHOD": method}) for method in ("d4m", "random", "herding", "kcenter")]
+    for script, more in [("distillation/gen_prototype", {}), *sets, *[(stage, {}) for stage in CHAIN[2:]],
+                         ("continual/continual", {"METHODS": "er", "STREAMS": "real random distilled"})]:
+        done = shell(ROOT / f"{script}.sh", **settings, **more)
+        assert done.returncode == 0, f"{script}: {done.stderr[-2000:]}"
+    (student,) = (tmp_path / "run").glob("students/*/result.json")
+    metrics = json.loads(student.read_text())["metrics"]
+    assert (metrics["train_images"], metrics["test_images"]) == (8, 8)
+    assert len([*(tmp_path / "run").rglob("er-*/result.json")]) == 3
