@@ -12,9 +12,9 @@ from PIL import Image
 
 from distillation.distilled_set import finish_distilled, row, write_image
 from misc.report.page import html_section
-from misc.report.results import Run
+from misc.report.results import Results, Run
 from misc.report.statistics import kept, mean_std, saved
-from misc.report.tables import Section, cell, left_columns, markdown_table, plain_table
+from misc.report.tables import Section, cell, distilling, left_columns, markdown_table, plain_table
 from scripts.artefact import begin, write_json, write_result
 
 CLASSES = [{"name": "cat & dog", "prompt": "a cat"}, {"name": "<eel>", "prompt": "an eel"}]
@@ -214,6 +214,17 @@ def test_a_zero_on_real_images_is_not_divided_by():
     assert kept(own, real)["mean"] is None and saved(own, real)["mean"] == pytest.approx(-0.5)
     real = {0: Run("a", "continual", {"tasks": 1}, {"acc": 0.0}, {"train": 0.0})}
     assert saved(own, real)["mean"] is None
+
+
+def test_what_a_set_costs_by_hand():
+    runs = [Run(name, kind, {}, {}, seconds) for seed, encode in ((0, 150), (1, 170)) for name, kind, seconds in (
+        (f"seed{seed}/prototypes/fashion_mnist-ipc10-kmexpand1", "prototypes", {"wait": 10, "encode": encode, "cluster": 10}),
+        (f"seed{seed}/prototypes/fashion_mnist-ipc10-kmexpand1-random", "prototypes", {"wait": 1, "encode": 1, "cluster": 1}),
+        (f"seed{seed}/distilled/fashion_mnist_ipc10_10_s0.7_g2.0_kmexpand1", "distilled", {"synthesise": 20}),
+        (f"seed{seed}/distilled/fashion_mnist_random_ipc10", "distilled", {"synthesise": 1}))]
+    section, = distilling(Results(runs))
+    assert section.rows == (("10", "10.0 ± 0.0 (5 %)", "160.0 ± 14.1 (80 %)", "10.0 ± 0.0 (5 %)", "20.0 ± 0.0 (10 %)", "200",
+                             "2"),)
 
 
 def test_tables_as_text():

@@ -96,6 +96,8 @@ def least_costs(results: Results) -> list[Section]:
             rows.append((network, METHODS[method], str(memory), source_name(source), f"{100 * best:.1f}",
                          *(cost_cell(least_cost(curves, source, level, cost)) for level in LEVELS for cost in COSTS.values()),
                          f"{size:.2f}", str(max(map(len, curve.values())))))
+    if not rows:
+        return [Section("Least cost", "Not run.")]
     levels = ", ".join(f"{level:.2f}" for level in LEVELS)
     return [Section("Least cost", "The least training cost, in percent of that of the longest run on all real images, at which "
                     f"a source reaches {levels} of that run's accuracy (ACC, Class-IL) with the same seed: geometric mean "

@@ -42,6 +42,9 @@ SLOW_SEEDS = f"`n slow`: n seeds took more than {stats.SLOW} times their row's m
 PAIRED_COLUMNS = {name: (COLUMNS[name][0].replace("%", "points"), COLUMNS[name][1]) for name in stats.PAIRED}
 STREAM = re.compile(r"seed\d+/streams/(?P<arm>\w+)-ipc(?P<ipc>\d+)/(?P<method>\w+)-distilled(?P<soft>-soft)?-seed\d+$")
 OPTIMISED = re.compile(r"seed\d+/distilled/digits_(?P<arm>sre2l|mtt)_ipc(?P<ipc>\d+)$")
+PARTS_OF_A_SET = {re.compile(r"/prototypes/[a-z0-9_]+-ipc(?P<ipc>\d+)-kmexpand1$"): {
+    "wait": "Reading images", "encode": "Encoding them", "cluster": "k-means"},
+    re.compile(r"/distilled/[a-z0-9_]+_ipc(?P<ipc>\d+)_\d+_s[\d.]+_g"): {"synthesise": "Making images"}}
 LOSSES = {"sre2l": {"cross_entropy": "Cross-entropy of the teacher", "batch_norm": "Distance to its BatchNorm statistics"},
           "mtt": {"loss": "Matching loss"}}
 START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
@@ -290,6 +293,23 @@ def losses(results: Results) -> list[Section]:
                     ("Images", "IPC", "Loss", "Before", "After", "Seeds (n)"), tuple(rows))]
 
 
+def distilling(results: Results) -> list[Section]:
+    """Seconds of each part of making a D4M set, a row per IPC."""
+    found: dict[str, dict] = {}
+    for (pattern, names), kind in zip(PARTS_OF_A_SET.items(), ("prototypes", "distilled"), strict=True):
+        for (ipc,), one in measure(grouped(results, pattern, kind, "ipc"), {name: f"seconds.{name}" for name in names}).items():
+            found[ipc] = found.get(ipc, {}) | one
+    titles = {name: title for names in PARTS_OF_A_SET.values() for name, title in names.items()}
+    rows = []
+    for ipc, one in sorted(found.items(), key=lambda pair: int(pair[0])):
+        total = sum(one[name]["mean"] for name in titles)
+        rows.append((ipc, *(f"{cell(one, name)} ({100 * one[name]['mean'] / total:.0f} %)" for name in titles), f"{total:.0f}",
+                     str(one["n"])))
+    return [Section("Cost of a set", "Seconds, mean ± standard deviation over seeds, and the share of the whole. Not counted: "
+                    "the training of the diffusion model, and soft labels." if rows else "Not run.",
+                    ("IPC", *(f"{title} (s)" for title in titles.values()), "Together (s)", "Seeds (n)"), tuple(rows))]
+
+
 def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict[tuple, list[Run]]:
     """Runs of one kind whose names fit a pattern, by its groups `names`."""
     groups: dict[tuple, list[Run]] = {}
@@ -530,6 +550,7 @@ TABLES = {"headline": ("digits.jsonl cifar10_small.jsonl continual_digits_resnet
           **{f"{name}-cifar10": ("cifar10_small.jsonl", make) for name, make in (
               ("parts", parts), ("targets", targets), ("students", students_by_name), *COMPARISON.items())},
           "arms-cifar10": ("cifar10_arms.jsonl", students_by_name),
+          "distilling-fashion": ("fashion_mnist.jsonl", distilling),
           "autoencoder-fashion": ("fashion_mnist_autoencoder.jsonl", students_by_name),
           "recipes-fashion": ("fashion_mnist_recipes.jsonl", students_by_name),
           "choice-fashion": ("fashion_mnist_choice.jsonl", students_by_name)}
