@@ -182,6 +182,19 @@ def test_a_collected_file_gives_back_its_runs_and_a_page_with_their_command(tmp_
     assert answer.code == 2 and "with its header and all its runs" in answer.err
 
 
+def test_a_collected_file_takes_more_runs_and_the_last_of_one_name_counts(tmp_path, here):
+    for study, seed, accuracy in (("first", 0, 0.5), ("first", 1, 0.6), ("second", 1, 0.7), ("second", 2, 0.8)):
+        write_student(tmp_path / study, "distilled", "hard", seed, accuracy)
+    kept = tmp_path / "kept.jsonl"
+    assert here("misc.report.__main__", "collect", tmp_path / "first", kept, "--command", "sh my.sh").code == 0
+    assert here("misc.report.__main__", "collect", tmp_path / "second", kept, kept).code == 0
+    found = read_collected(kept)
+    assert {run.name[-1]: run.metrics["test_accuracy"] for run in found.runs} == {"0": 0.5, "1": 0.6, "2": 0.8}
+    assert found.command == "sh my.sh"
+    assert here("misc.report.__main__", "collect", kept, tmp_path / "second", kept).code == 0
+    assert {run.name[-1]: run.metrics["test_accuracy"] for run in read_collected(kept).runs} == {"0": 0.5, "1": 0.7, "2": 0.8}
+
+
 def test_runs_that_do_not_make_rows_are_named(tmp_path, here):
     one = read_collected(KEPT / "continual_digits_resnet50.jsonl").of_kind("continual")[0]
     other = replace(one, name="other", config={**one.config, "size": 64})

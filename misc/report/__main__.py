@@ -31,7 +31,8 @@ def parse_args():
     show.add_argument("--command", dest="made_by", default="", help="command behind a run, shown below its figures")
 
     gather = commands.add_parser("collect", help="the result files of a run or study as one file, a line a run")
-    gather.add_argument("folder", help="folder with result.json files at any depth")
+    gather.add_argument("folders", nargs="+", metavar="FOLDER", help="folders with result.json files at any depth, or "
+                        "collected files, for a study that ran in parts; of results of one name the last counts")
     gather.add_argument("collected", metavar="OUT.jsonl", help="file to write")
     gather.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="only these parts of the folder (seed*)")
     gather.add_argument("--kind", nargs="+", default=None, help="only results of these kinds (student, continual, ...)")
@@ -96,12 +97,13 @@ def all_tables() -> dict:
 
 
 def collect(args):
-    found = results.read_results(*existing([args.folder]))
-    runs = [run for run in found.runs if (args.kind is None or run.kind in args.kind)
-            and any(fnmatchcase(run.name.split("/")[0], pattern) for pattern in args.only)]
+    found = [results.read_results(path) for path in existing(args.folders)]
+    runs = {run.name: run for one in found for run in one.runs if (args.kind is None or run.kind in args.kind)
+            and any(fnmatchcase(run.name.split("/")[0], pattern) for pattern in args.only)}
     if not runs:
-        raise InputError(f"{args.folder}: expected folders with result.json, found none")
-    results.collect(replace(found, runs=runs, command=args.made_by), Path(args.collected))
+        raise InputError(f"{', '.join(args.folders)}: expected folders with result.json, found none")
+    seconds = {stage: took for one in found for stage, took in one.seconds.items()}
+    results.collect(results.Results([*runs.values()], args.made_by or found[-1].command, seconds), Path(args.collected))
     print(f"{args.collected}: {len(runs)} results")
 
 
