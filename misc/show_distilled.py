@@ -3,9 +3,9 @@
     python -m misc.show_distilled runs/digits/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1 \\
         --prototype_path runs/digits/prototypes/digits-ipc10-kmexpand1
 
-Writes classes.png, with --beside other sets beside.png (a row for each set, a column for each class) and, with the training
-images, neighbours.png, latents.png and result.json. All training images of the classes shown are encoded, one class in memory
-at a time.
+Writes classes.png, with --beside other sets beside.png (a row for each set, a column for each class; of one class its images)
+and, with the training images, neighbours.png, latents.png and result.json. All training images of the classes shown are
+encoded, one class in memory at a time.
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ def main(args):
     output.mkdir(parents=True, exist_ok=True)
     show_classes(output / "classes.png", distilled, shown, args.images)
     if args.beside:
-        show_beside(output / "beside.png", [folder, *map(Path, args.beside)], distilled.classes, shown)
+        show_beside(output / "beside.png", [folder, *map(Path, args.beside)], distilled.classes, shown, args.images)
     if split is None:
         print("left out: neighbours.png and latents.png; they need the training images (--data_dir and --dataset)")
         return
@@ -225,10 +225,14 @@ def show_classes(path: Path, distilled, shown: list[int], most: int) -> None:
     print(f"{path}: {caption}")
 
 
-def show_beside(path: Path, folders: list[Path], classes: list[dict], shown: list[int]) -> None:
-    """The first image of each class, a row for each set. Raises InputError for a set of other classes."""
+def show_beside(path: Path, folders: list[Path], classes: list[dict], shown: list[int], most: int) -> None:
+    """A row for each set: the first image of each class, or of one class the first `most` of any set.
+
+    Raises InputError for a set of other classes.
+    """
     from distillation.distilled_set import check_class_names
     names, sets, rows = unique_names(classes), [read_set(folder) for folder in folders], {}
+    each = min(most, max(len(images.rows_of(shown[0])) for images, *_ in sets)) if len(shown) == 1 else 1
     titles = [made_how(config)[0] if "method" in config else folder.name
               for folder, (*_, config) in zip(folders, sets, strict=True)]
     for folder, (images, _, config), title in zip(folders, sets, titles, strict=True):
@@ -236,8 +240,9 @@ def show_beside(path: Path, folders: list[Path], classes: list[dict], shown: lis
         if titles.count(title) > 1:
             title = f"{title}, strength {config['strength']}" if "strength" in config else folder.name
         rows[title if title not in rows else folder.name] = [
-            next((images.read(row) for row in images.rows_of(label)), None) for label in shown]
-    draw_grid(path, [names[label] for label in shown], rows)
+            None if row is None else images.read(row)
+            for label in shown for row in [*images.rows_of(label), *[None] * each][:each]]
+    draw_grid(path, [head for label in shown for head in (names[label], *[""] * (each - 1))], rows)
     print(f"{path}: {' above '.join(rows)}")
 
 

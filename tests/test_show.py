@@ -159,6 +159,16 @@ def test_another_set_is_shown_below(show, distilled, random_set, tmp_path):
         assert found == firsts
 
 
+def test_one_class_is_shown_by_its_images(show, distilled, random_set, tmp_path):
+    assert show(distilled.folder, "--beside", random_set, "--classes", "koi", data=False).code == 0
+    lines = panels(tmp_path / "shown" / "beside.png")
+    for folder, line in zip((distilled.folder, random_set), lines, strict=True):
+        rows = rows_of(folder)
+        own = [place for place, entry in enumerate(rows) if entry["label"] == CLASSES.index("koi")]
+        assert len(own) > 1
+        assert [recognise(panel, [pixels(folder / entry["file_name"]) for entry in rows]) for panel in line] == own
+
+
 @pytest.mark.parametrize(("changed", "named"), [
     ({"guidance": "mode"}, "D4M images above Mode-guided images"),
     ({"strength": 0.9}, "D4M images, strength 0.5 above D4M images, strength 0.9")])
