@@ -282,16 +282,18 @@ def streams(results: Results) -> list[Section]:
 
 
 def losses(results: Results) -> list[Section]:
-    """What SRe2L and MTT minimised, before and after."""
+    """What SRe2L and MTT minimised, before and after, and the seconds it took."""
     rows = []
     for (arm, ipc), runs in grouped(results, OPTIMISED, "distilled", "arm", "ipc").items():
         for name, title in LOSSES[arm].items():
-            one, = measure({(): runs}, {part: f"metrics.{part}_{name}" for part in ("first", "last")}).values()
-            rows.append((ARM_NAMES[arm], ipc, title, *(cell(one, part, digits=3) for part in ("first", "last")), str(one["n"])))
+            one, = measure({(): runs}, {"seconds": f"seconds.{'recover' if arm == 'sre2l' else 'match'}", **{
+                part: f"metrics.{part}_{name}" for part in ("first", "last")}}).values()
+            rows.append((ARM_NAMES[arm], ipc, title, *(cell(one, part, digits=3) for part in ("first", "last")),
+                         cell(one, "seconds", digits=0), str(one["n"])))
     return [Section("Losses", "Mean ± standard deviation over seeds. SRe2L: of the noise and of the images as written, without "
                     "crops. MTT: over the first and the last 5 % of the iterations; below 1 the student ends nearer to the "
-                    "expert than it started." if rows else "Not run.",
-                    ("Images", "IPC", "Loss", "Before", "After", "Seeds (n)"), tuple(rows))]
+                    "expert than it started; the seconds are without the experts." if rows else "Not run.",
+                    ("Images", "IPC", "Loss", "Before", "After", "The set took (s)", "Seeds (n)"), tuple(rows))]
 
 
 def distilling(results: Results) -> list[Section]:
