@@ -42,9 +42,10 @@ SLOW_SEEDS = f"`n slow`: n seeds took more than {stats.SLOW} times their row's m
 PAIRED_COLUMNS = {name: (COLUMNS[name][0].replace("%", "points"), COLUMNS[name][1]) for name in stats.PAIRED}
 STREAM = re.compile(r"seed\d+/streams/(?P<arm>\w+)-ipc(?P<ipc>\d+)/(?P<method>\w+)-distilled(?P<soft>-soft)?-seed\d+$")
 OPTIMISED = re.compile(r"seed\d+/distilled/digits_(?P<arm>sre2l|mtt)_ipc(?P<ipc>\d+)$")
-PARTS_OF_A_SET = {re.compile(r"/prototypes/[a-z0-9_]+-ipc(?P<ipc>\d+)-kmexpand1$"): {
-    "wait": "Reading images", "encode": "Encoding them", "cluster": "k-means"},
-    re.compile(r"/distilled/[a-z0-9_]+_ipc(?P<ipc>\d+)_\d+_s[\d.]+_g"): {"synthesise": "Making images"}}
+SET_RUNS = {"prototypes": re.compile(r"/prototypes/[a-z0-9_]+-ipc(?P<ipc>\d+)-kmexpand1$"),
+            "distilled": re.compile(r"/distilled/[a-z0-9_]+_ipc(?P<ipc>\d+)_\d+_s[\d.]+_g")}
+SET_SECONDS = {"prototypes": {"wait": "Reading images", "encode": "Encoding them", "cluster": "k-means"},
+               "distilled": {"synthesise": "Making images"}}
 LOSSES = {"sre2l": {"cross_entropy": "Cross-entropy of the teacher", "batch_norm": "Distance to its BatchNorm statistics"},
           "mtt": {"loss": "Matching loss"}}
 START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
@@ -299,12 +300,15 @@ def losses(results: Results) -> list[Section]:
 def distilling(results: Results) -> list[Section]:
     """Seconds of each part of making a D4M set, a row per IPC."""
     found: dict[str, dict] = {}
-    for (pattern, names), kind in zip(PARTS_OF_A_SET.items(), ("prototypes", "distilled"), strict=True):
-        for (ipc,), one in measure(grouped(results, pattern, kind, "ipc"), {name: f"seconds.{name}" for name in names}).items():
+    for kind, names in SET_SECONDS.items():
+        groups = grouped(results, SET_RUNS[kind], kind, "ipc")
+        for (ipc,), one in measure(groups, {name: f"seconds.{name}" for name in names}).items():
             found[ipc] = found.get(ipc, {}) | one
-    titles = {name: title for names in PARTS_OF_A_SET.values() for name, title in names.items()}
+    titles = SET_SECONDS["prototypes"] | SET_SECONDS["distilled"]
     rows = []
     for ipc, one in sorted(found.items(), key=lambda pair: int(pair[0])):
+        if not titles.keys() <= one.keys():     # its images are not made yet, or its prototypes not collected
+            continue
         total = sum(one[name]["mean"] for name in titles)
         rows.append((ipc, *(f"{cell(one, name)} ({100 * one[name]['mean'] / total:.0f} %)" for name in titles), f"{total:.0f}",
                      str(one["n"])))
