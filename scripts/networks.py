@@ -24,7 +24,7 @@ from scripts.parallel import has_batch_norm
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in torchvision's pretrained models
 WEIGHTS, STEMS, LARGEST_PIXELS = "model.safetensors", ("imagenet", "cifar"), 2 ** 14
-CONVNET = re.compile(r"convnet_d(?P<depth>[1-9])_w(?P<width>[1-9]\d{0,3})")
+CONVNET = re.compile(r"convnet_d(?P<depth>[1-9])_w(?P<width>[1-9]\d{0,3})(?P<norm>_bn)?")
 AUXILIARY = ("googlenet", "inception_v3")  # have a second output in training by default
 # around a state dict, as keys of the file or before every name: torch.compile's _orig_mod, DistributedDataParallel's module ...
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "_orig_mod", "online_model")
@@ -35,7 +35,7 @@ DEEPEST = 12  # wrappers; a damaged file may contain itself
 
 def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | None = None,
           size: int | None = None) -> nn.Module:
-    """torchvision's `arch`, or `convnet_d<depth>_w<width>`, with `num_classes` outputs.
+    """torchvision's `arch`, or `convnet_d<depth>_w<width>`, with `num_classes` outputs; `_bn` at its end: with batch norm.
 
     `stem="cifar"` replaces the 7x7 stride-2 convolution and the pooling of a ResNet by one 3x3 convolution (He et al. 2016,
     section 4.2). `weights` names torchvision's weights, such as IMAGENET1K_V1. `size` in pixels is for ConvNets and vision
@@ -44,7 +44,8 @@ def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | No
     if convnet := CONVNET.fullmatch(arch):
         if stem != "imagenet" or weights:
             raise InputError(f"{arch}: expected no --stem and no pretrained weights with a ConvNet, found {weights or stem}")
-        return new_convnet(num_classes, depth=int(convnet["depth"]), width=int(convnet["width"]), size=size)
+        return new_convnet(num_classes, depth=int(convnet["depth"]), width=int(convnet["width"]), size=size,
+                           batch_norm=bool(convnet["norm"]))
     if arch not in models.list_models(module=models):
         raise InputError(f"architecture: expected convnet_d3_w128 or one of torchvision's models (resnet18, ...), found {arch}")
     if weights:
@@ -85,18 +86,18 @@ def _check_positions(arch: str, weights: str | None, size: int | None) -> int:
     return size
 
 
-def new_convnet(num_classes: int, *, depth: int, width: int, size: int | None) -> nn.Sequential:
+def new_convnet(num_classes: int, *, depth: int, width: int, size: int | None, batch_norm: bool = False) -> nn.Sequential:
     """The ConvNet of data set condensation (Zhao et al. 2021, arXiv 2006.05929) for images of `size` pixels.
 
-    `depth` blocks of a 3x3 convolution with `width` filters, instance norm with scale and shift, ReLU and 2x2 average pooling,
-    then one linear layer. Raises InputError without a size, or if pooling leaves no pixel.
+    `depth` blocks of a 3x3 convolution with `width` filters, instance norm (or batch norm) with scale and shift, ReLU and 2x2
+    average pooling, then one linear layer. Raises InputError without a size, or if pooling leaves no pixel.
     """
     if size is None or size < 2 ** depth:
         raise InputError(f"convnet_d{depth}_w{width}: expected images of at least {2 ** depth} pixels, found {size}")
     layers = []
     for channels in (3, *[width] * (depth - 1)):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU(inplace=True),
-                   nn.AvgPool2d(2)]
+        norm = nn.BatchNorm2d(width) if batch_norm else nn.GroupNorm(width, width)
+        layers += [nn.Conv2d(channels, width, 3, padding=1), norm, nn.ReLU(inplace=True), nn.AvgPool2d(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (size // 2 ** depth) ** 2, num_classes))
 
 

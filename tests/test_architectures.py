@@ -37,10 +37,10 @@ def test_torchvisions_networks_have_as_many_parameters_as_torchvision_says(arch)
     assert arch != "resnet18" or count(network) - count(cifar) == 64 * 3 * (49 - 9)     # 27 weights a filter, not 147
 
 
-@pytest.mark.parametrize(("depth", "width", "size", "classes"), [(3, 128, 32, 10), (3, 128, 64, 200), (3, 128, 37, 10),
-                                                                 (4, 64, 64, 7)])
-def test_the_convnet_is_what_the_paper_describes(depth, width, size, classes):
-    network, images = seeded(f"convnet_d{depth}_w{width}", classes, "imagenet", 0, size), random_images(2, 3, size, size)
+@pytest.mark.parametrize(("depth", "width", "size", "classes", "norm"), [
+    (3, 128, 32, 10, ""), (3, 128, 64, 200, ""), (3, 128, 37, 10, ""), (4, 64, 64, 7, ""), (3, 128, 32, 10, "_bn")])
+def test_the_convnet_is_what_the_paper_describes(depth, width, size, classes, norm):
+    network, images = seeded(f"convnet_d{depth}_w{width}{norm}", classes, "imagenet", 0, size), random_images(2, 3, size, size)
     *blocks, head, bias_of_head = network.parameters()
     assert len(blocks) == 4 * depth and head.shape == (classes, width * (size >> depth) ** 2)
     seen = images
@@ -49,10 +49,12 @@ def test_the_convnet_is_what_the_paper_describes(depth, width, size, classes):
         assert len(kernel) == width
         scale.data.uniform_(0.5, 1.5)  # that do something
         shift.data.uniform_(-1, 1)
-        seen = F.instance_norm(F.conv2d(seen, kernel, bias, padding=1), weight=scale, bias=shift)
+        seen = F.conv2d(seen, kernel, bias, padding=1)
+        seen = F.batch_norm(seen, None, None, scale, shift, training=True) if norm else F.instance_norm(
+            seen, weight=scale, bias=shift)
         seen = F.avg_pool2d(seen.clamp(min=0), 2)
     torch.testing.assert_close(network(images), seen.flatten(1) @ head.T + bias_of_head, atol=1e-4, rtol=1e-4)
-    assert network.training and not list(network.buffers())     # in training an image does not change another's logits
+    assert network.training and bool(list(network.buffers())) == bool(norm)     # an image changes another's logits only then
 
 
 @pytest.mark.parametrize(("arch", "size"), [("mobilenet_v2", 32), ("efficientnet_b0", 64), ("swin_t", 64), ("vit_b_16", 32)])
