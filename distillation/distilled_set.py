@@ -35,11 +35,10 @@ def write_image(folder: Path, file_name: str, image: Image.Image) -> None:
 
 
 def complete(folder: Path, classes: list[dict], config: dict, rows: list[dict], seconds: dict,
-             facts: dict | None = None) -> None:
-    """Write result.json, with `facts` among its metrics, `metadata.jsonl`, the card and the manifest."""
+             facts: dict | None = None, added_up: bool = False) -> None:
+    """Write result.json (`added_up` as there), with `facts` among its metrics, `metadata.jsonl`, the card and the manifest."""
     spent = sum(seconds.values())
-    metrics = {"images": len(rows), "images_per_second": len(rows) / spent, **(facts or {})}
-    write_result(folder, "distilled", config, metrics, seconds)
+    write_result(folder, "distilled", config, {"images": len(rows), **(facts or {})}, seconds, added_up)
     finish_distilled(folder, classes, config, rows)
     print(f"{folder}: {len(rows)} images in {spent:.1f} s")
 

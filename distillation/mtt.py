@@ -190,7 +190,7 @@ def match(folder: Path, config: dict, experts: Path, split, args, device) -> Non
     print(f"matching loss {first:.3f} -> {last:.3f}, learning rate of the student {learnt['rate'].item():.4f}")
     state.unlink(missing_ok=True)
     complete(folder, split.classes, config, rows, {"match": loop.seconds},
-             {"first_loss": first, "last_loss": last, "student_learning_rate": learnt["rate"].item()})
+             {"first_loss": first, "last_loss": last, "student_learning_rate": learnt["rate"].item()}, added_up=True)
 
 
 def trajectory_loss(network, start: dict, target: dict, batches: list[tuple], rate):

@@ -154,7 +154,7 @@ def finish_model(folder: Path, kind: str, network: nn.Module, images: ImageSet |
     write_tensors(folder / WEIGHTS, network.state_dict())
     metrics = {"test_accuracy": top1, "test_images": len(test), "train_images": len(images), "steps": len(loop.losses),
                "last_loss": loop.losses[-1]}
-    write_result(folder, kind, config, metrics, {"train": loop.seconds})
+    write_result(folder, kind, config, metrics, {"train": loop.seconds}, added_up=True)
     finish(folder, kind, images.classes, config, [WEIGHTS], test_accuracy=top1, train_images=images.digest)
     (folder / STATE).unlink(missing_ok=True)
     print(f"{folder}: test accuracy {100 * top1:.1f} % ({len(images)} images, {len(loop.losses)} steps, {loop.seconds:.0f} s)")

@@ -301,7 +301,9 @@ def begin(folder: Path, kind: str, config: dict, wait: bool = False) -> bool:
             if (folder / "manifest.json").exists():
                 unlock(folder)
                 break
-            if not (folder / "config.json").exists() or not has_output(folder):
+            if (folder / "config.json").exists() and has_output(folder):
+                _continued.add(folder.absolute())
+            else:
                 write_json(folder / "config.json", {"kind": kind, "config": config})
             working()
             return False
@@ -313,6 +315,7 @@ def begin(folder: Path, kind: str, config: dict, wait: bool = False) -> bool:
     return True
 
 
+_continued: set[Path] = set()  # folders that an earlier process began
 _locks: dict[Path, int] = {}  # the open lock files of this process
 
 
@@ -404,11 +407,16 @@ def hardware() -> str:
     return f"{[*names, platform.processor() or platform.machine()][0]}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def write_result(folder: Path, kind: str, config: dict, metrics: dict, seconds: dict) -> None:
-    """Write `result.json`: what a run measured, and on what. It is not in the manifest, since times differ between runs."""
+def write_result(folder: Path, kind: str, config: dict, metrics: dict, seconds: dict, added_up: bool = False) -> None:
+    """Write `result.json`: what a run measured, and on what. It is not in the manifest, since times differ between runs.
+
+    The field `resumed` says that `seconds` are this process's alone, and that an earlier one began the folder.
+    `added_up`: they are those of all processes.
+    """
+    resumed = {"resumed": True} if Path(folder).absolute() in _continued and not added_up else {}
     write_json(Path(folder) / "result.json", {
         "kind": kind, "metrics": metrics, "config": config, "seconds": {name: round(s, 3) for name, s in seconds.items()},
-        "code": code_version(), "packages": package_versions(), "hardware": hardware(),
+        **resumed, "code": code_version(), "packages": package_versions(), "hardware": hardware(),
     })
 
 

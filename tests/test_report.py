@@ -223,7 +223,10 @@ def test_what_a_set_costs_by_hand():
         (f"seed{seed}/distilled/fashion_mnist_ipc10_10_s0.7_g2.0_kmexpand1", "distilled", {"synthesise": 20}),
         (f"seed{seed}/distilled/fashion_mnist_random_ipc10", "distilled", {"synthesise": 1}))]
     unfinished = Run("seed0/prototypes/fashion_mnist-ipc50-kmexpand1", "prototypes", {}, {}, runs[0].seconds)
-    section, = distilling(Results([*runs, unfinished]))
+    resumed = [Run(f"seed{seed}/{kind}/fashion_mnist{rest}", kind, {}, {}, {}) for seed, ipc in ((2, 10), (0, 1))
+               for kind, rest in (("prototypes", f"-ipc{ipc}-kmexpand1"),
+                                  ("distilled", f"_ipc{ipc}_{ipc}_s0.7_g2.0_kmexpand1"))]
+    section, = distilling(Results([*runs, unfinished, *resumed]))
     assert section.rows == (("10", "10.0 ± 0.0 (5 %)", "160.0 ± 14.1 (80 %)", "10.0 ± 0.0 (5 %)", "20.0 ± 0.0 (10 %)", "200",
                              "2"),)
 

@@ -19,6 +19,7 @@ import pytest
 from conftest import artefact, start
 from test_bad_input import refused
 
+from misc.report.results import read_run
 from scripts.artefact import atomic_path
 from scripts.cli import ROOT
 
@@ -121,6 +122,9 @@ def test_sigterm_ends_with_0_and_the_same_command_continues(request, here, tmp_p
     answer = here(*words)
     assert answer.code == 0 and (name != "teacher" or "continuing at step" in answer.out)
     assert same_artefact(stage, tmp_path)
+    one_go, resumed = (json.loads((folder / "result.json").read_text()) for folder in (stage.folder, artefact(tmp_path)))
+    assert "resumed" not in one_go and resumed.get("resumed", False) == (name == "distilled")    # the teacher's seconds add up
+    assert (read_run("of two processes", resumed).seconds == {}) == (name == "distilled")
 
 
 def test_a_second_job_is_refused_until_the_first_is_dead(here, prototypes, tmp_path):

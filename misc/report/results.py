@@ -93,7 +93,10 @@ Rows = dict[str, dict[Arm, dict[int, Run]]]    # by method, arm and seed
 
 
 def read_run(name: str, content) -> Run:
-    """A stage's result.json as a Run. Raises InputError where a field is missing that every result of its kind has."""
+    """A stage's result.json as a Run, without seconds where they are a part of its time.
+
+    Raises InputError where a field is missing that every result of its kind has.
+    """
     if not isinstance(content, dict) or "kind" not in content:
         raise InputError(f"{name}/result.json: expected the field kind, found none")
     config, metrics, seconds = (flat(content.get(part, {})) for part in ("config", "metrics", "seconds"))
@@ -102,6 +105,7 @@ def read_run(name: str, content) -> Run:
         config |= {key: found[key] for key in STREAM if key in found}
         metrics = {key: found[place] for key, place in CONTINUAL.items() if place in found}
         metrics |= {key: metrics[key].rpartition("which were ")[2] for key in ("memory",) if key in metrics}
+    seconds = {} if content.get("resumed") else seconds
     run = Run(name, content["kind"], config, metrics, seconds, {key: content[key] for key in MADE if key in content})
     for key in NEEDED if run.kind == "continual" else ():
         run.need(key)

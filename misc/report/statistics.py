@@ -23,15 +23,17 @@ MEMORY = {"the images that choose Task Arithmetic's scale and head": "metrics.me
 
 
 def mean_std(values: list[float]) -> dict[str, float | None]:
-    """Mean and sample standard deviation (ddof 1; None for a single value); both None where a value is None."""
-    if None in values:
+    """Mean and sample standard deviation (ddof 1; None for a single value); both None without values, or with a None."""
+    if not values or None in values:
         return {"mean": None, "std": None}
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def measure(groups: dict[tuple, list[Run]], fields: dict[str, str]) -> dict[tuple, dict]:
-    """By group the number of runs `n`, and mean and standard deviation of each field."""
-    return {key: {"n": len(runs), **{short: mean_std([run.need(long) for run in runs]) for short, long in fields.items()}}
+    """By group the number of runs `n`, and mean and standard deviation of each field; of seconds of those that have some."""
+    def numbers(runs: list[Run], field: str) -> dict:
+        return mean_std([run.need(field) for run in runs if run.seconds or not field.startswith("seconds.")])
+    return {key: {"n": len(runs), **{short: numbers(runs, field) for short, field in fields.items()}}
             for key, runs in groups.items()}
 
 
@@ -207,7 +209,8 @@ def mean_costs(runs: list[Run]) -> dict[str, float]:
     """Mean seconds by stage of making one D4M set, its teacher and its soft labels; empty without D4M sets."""
     found: dict[str, list[float]] = {}
     for run in runs:
-        if run.kind in ("prototypes", "distilled", "teacher", "soft_labels") and run.get("config.method", "d4m") == "d4m":
+        if run.seconds and run.kind in ("prototypes", "distilled", "teacher", "soft_labels") and \
+                run.get("config.method", "d4m") == "d4m":
             found.setdefault(run.kind, []).append(sum(run.seconds.values()))
     return {kind: statistics.fmean(seconds) for kind, seconds in found.items()} if "distilled" in found else {}
 

@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from misc.report import statistics as stats
@@ -301,7 +301,7 @@ def distilling(results: Results) -> list[Section]:
     """Seconds of each part of making a D4M set, a row per IPC."""
     found: dict[str, dict] = {}
     for kind, names in SET_SECONDS.items():
-        groups = grouped(results, SET_RUNS[kind], kind, "ipc")
+        groups = grouped(replace(results, runs=[run for run in results.runs if run.seconds]), SET_RUNS[kind], kind, "ipc")
         for (ipc,), one in measure(groups, {name: f"seconds.{name}" for name in names}).items():
             found[ipc] = found.get(ipc, {}) | one
     titles = SET_SECONDS["prototypes"] | SET_SECONDS["distilled"]
