@@ -19,10 +19,11 @@ STUDY=${STUDY:-runs/study-fashion_mnist} DATA=${DATA:-data} PRIOR=${PRIOR:-disti
 PARTS=${PARTS:-teachers sets students continual} CHOOSE=${CHOOSE:-} VALIDATION=${VALIDATION:-5000}
 SEEDS=${SEEDS:-0 1 2 3 4} IPCS=${IPCS:-1 10 50} KINDS=${KINDS:-convnet_d3_w128-hard resnet18-soft}   # network, labels
 STRENGTH_1=${STRENGTH_1:-0.7} STRENGTH_10=${STRENGTH_10:-0.7} STRENGTH_50=${STRENGTH_50:-0.7}
-STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} ARMS=${ARMS:-distilled prototype noise mode herding kcenter random autoencoder}
-NETWORKS=${NETWORKS:-convnet_d3_w128 resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-20} STEPS=${STEPS:-20}
+STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} ARMS=${ARMS:-distilled prototype noise mode herding kcenter random autoencoder sre2l mtt}
+SRE2L_STEPS=${SRE2L_STEPS:-1000} MTT_STEPS=${MTT_STEPS:-300}
+NETWORKS=${NETWORKS:-convnet_d3_w128_bn resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-20} STEPS=${STEPS:-20}
 METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic} LEARNERS=${LEARNERS:-resnet18} MEMORIES=${MEMORIES:-200 500}
-STREAM_IPCS=${STREAM_IPCS:-10 50 100} STREAM_LABELS=${STREAM_LABELS:-hard soft} EPOCH_STEPS=${EPOCH_STEPS:-375}    # of a task
+STREAM_IPCS=${STREAM_IPCS-10 50 100} STREAM_LABELS=${STREAM_LABELS:-hard soft} EPOCH_STEPS=${EPOCH_STEPS:-375}    # of a task
 REAL_PARTS=${REAL_PARTS:-16 8 4 2 1} SMALL_PARTS=${SMALL_PARTS:-16 8 4 2}       # of an epoch: 16 is a sixteenth
 . misc/studies/common.sh
 
@@ -84,6 +85,11 @@ sets() {
                 mode) images --prototype_path "$START" --guidance mode --mode_scale 0.1 --stop_t 10 ;;
                 prototype) images --prototype_path "$START" --method prototype ;;
                 autoencoder) images --prototype_path "$START-random" --method prototype ;;
+                sre2l) echo "distillation.sre2l --teacher $TEACHER --ipc $IPC --steps $SRE2L_STEPS --min-scale-crops 0.35 --flip 0.5" \
+                        "--seed $SEED --save_init_image_path $P/distilled" ;;
+                mtt) echo "distillation.mtt $SOURCE $HELD_OUT --arch convnet_d3_w32 --ipc $IPC --experts 3 --expert_epochs 4" \
+                        "--iterations $MTT_STEPS --student_steps 10 --last_start 2 --student_batch 50 --seed $SEED" \
+                        "--experts_path $P/experts --save_init_image_path $P/distilled" ;;
                 *) images --method "$ARM" ;;
                 esac
             done
