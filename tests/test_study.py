@@ -100,7 +100,7 @@ def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_
     made = {folder: {path.parent.name for path in folder.glob("seed0/students/*/result.json")} for folder in (run, validation)}
     assert made[validation] == {f"convnet_d2_w8-{labels}-{arm}-ipc1" for labels in ("hard", "soft")
                                 for arm in ("distilled-s0.5", "distilled-s0.9", "random")}
-    ways = ("distilled", "prototype", "noise", "mode", "herding", "kcenter", "random", "autoencoder", "sre2l", "mtt")
+    ways = ("distilled", "medoid", "prototype", "noise", "mode", "herding", "kcenter", "random", "autoencoder", "sre2l", "mtt")
     assert made[run] == {f"convnet_d2_w8-{labels}-{arm}-ipc1" for labels in ("hard", "soft") for arm in ways}
     for folder, held_out in ((validation, 20), (run, None)):
         for path in (folder / "seed0/students").glob("*/manifest.json"):

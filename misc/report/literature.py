@@ -18,10 +18,12 @@ from scripts.cli import InputError
 
 NETWORKS = {"convnet_d3_w128": "ConvNet-W128", "resnet18": "ResNet-18", "resnet50": "ResNet-50", "resnet101": "ResNet-101",
             "mobilenet_v2": "MobileNetV2", "efficientnet_b0": "EfficientNet-B0", "swin_t": "Swin-T", "vit_b_16": "ViT-B"}
-IMAGES = {"distilled": "D4M images", "prototype": "decoded prototypes", "noise": "images from noise",
-          "mode": "mode guidance", "autoencoder": "random real images, encoded and decoded", "random": "random real images",
-          "herding": "real images by herding", "kcenter": "real images by k-center", "real": "all real training images"}
-REAL = ("random", "herding", "kcenter", "real")
+IMAGES = {"distilled": "D4M images", "medoid": "D4M images from medoids", "prototype": "decoded prototypes",
+          "noise": "images from noise", "mode": "mode guidance", "autoencoder": "random real images, encoded and decoded",
+          "sre2l": "SRe2L images", "mtt": "MTT images", "random": "random real images", "herding": "real images by herding",
+          "kcenter": "real images by k-center", "real": "all real training images"}
+NO_PRIOR = {**dict.fromkeys(("random", "herding", "kcenter", "real"), "real images, no prior"),
+            "sre2l": "optimised from noise by a teacher", "mtt": "optimised from random real images, small settings"}
 STATED = re.compile(r"(?:(?<=[/_-])|^)(ipc\d+|label\d+|seed\d+|hard|soft|d4m|rded|protocols|tiny_imagenet|imagenet|cifar100?)"
                     r"(?=[/_-]|$)")     # words of a student's folder that do not name the source of its images
 CROSS_RUN = re.compile(r"seed\d+/students/cross/(?P<model>\w+)$")
@@ -73,7 +75,7 @@ class Study:
     def origin(self, images: str) -> str:
         """The prior of some images."""
         data = "data: digits; " if self.data == "digits" else ""
-        return "real images, no prior" if images in REAL else f"{data}prior: {self.prior}"
+        return NO_PRIOR.get(images) or f"{data}prior: {self.prior}"
 
     def to_run(self, network: str) -> str:
         """The command that runs the study for a network."""

@@ -19,7 +19,8 @@ STUDY=${STUDY:-runs/study-fashion_mnist} DATA=${DATA:-data} PRIOR=${PRIOR:-disti
 PARTS=${PARTS:-teachers sets students continual} CHOOSE=${CHOOSE:-} VALIDATION=${VALIDATION:-5000}
 SEEDS=${SEEDS:-0 1 2 3 4} IPCS=${IPCS:-1 10 50} KINDS=${KINDS:-convnet_d3_w128-hard resnet18-soft}   # network, labels
 STRENGTH_1=${STRENGTH_1:-0.7} STRENGTH_10=${STRENGTH_10:-0.7} STRENGTH_50=${STRENGTH_50:-0.7}
-STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} ARMS=${ARMS:-distilled prototype noise mode herding kcenter random autoencoder sre2l mtt}
+STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} MEDOID_STRENGTH=${MEDOID_STRENGTH:-0.3}
+ARMS=${ARMS:-distilled medoid prototype noise mode herding kcenter random autoencoder sre2l mtt}
 SRE2L_STEPS=${SRE2L_STEPS:-1000} MTT_STEPS=${MTT_STEPS:-300}
 NETWORKS=${NETWORKS:-convnet_d3_w64_bn resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10} STEPS=${STEPS:-20}
 METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic} LEARNERS=${LEARNERS:-resnet18} MEMORIES=${MEMORIES:-200 500}
@@ -64,6 +65,7 @@ arms() {                         # ways: a line for each: its name, the folder o
         distilled) for S in $(strengths); do
                 echo "distilled${CHOOSE:+-s$S} fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1 $S"
             done ;;
+        medoid) echo "medoid fashion_mnist_ipc${IPC}_${IPC}_s${MEDOID_STRENGTH}_g2.0_kmexpand1_medoid" ;;
         mode) echo "mode fashion_mnist_ipc${IPC}_${IPC}_mode0.1-10_g2.0_kmexpand1" ;;
         autoencoder) echo "autoencoder fashion_mnist_prototype_ipc${IPC}_random" ;;     # random real images, encoded, decoded
         *) echo "$ARM fashion_mnist_${ARM}_ipc$IPC" ;;
@@ -76,12 +78,14 @@ sets() {
         P=$STUDY/seed$SEED
         prototypes
         case " $ARMS " in *" autoencoder "*) prototypes --prototype random ;; esac
+        case " $ARMS " in *" medoid "*) prototypes --prototype medoid ;; esac
         for IPC in $IPCS $STREAM_IPCS; do
             START=$P/prototypes/fashion_mnist-ipc$IPC-kmexpand1
             case " $IPCS " in *" $IPC "*) WAYS=$ARMS ;; *) WAYS="distilled random" ;; esac
             arms "$WAYS" | while read -r ARM _ S; do
                 case $ARM in
                 distilled*) images --prototype_path "$START" --strength "$S" ;;
+                medoid) images --prototype_path "$START-medoid" --strength "$MEDOID_STRENGTH" ;;
                 mode) images --prototype_path "$START" --guidance mode --mode_scale 0.1 --stop_t 10 ;;
                 prototype) images --prototype_path "$START" --method prototype ;;
                 autoencoder) images --prototype_path "$START-random" --method prototype ;;
