@@ -180,6 +180,14 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 256,
     return means, stds
 
 
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, images: Tensor, means: Tensor, batch_size: int = 64) -> float:
+    """Mean peak signal-to-noise ratio (dB) of uint8 images [N, 3, H, W] decoded from their latents' means [N, C, h, w]."""
+    errors = [(vae.decode(part).sample.clamp(-1, 1) - to_signed(wanted)).div(2).square().mean((1, 2, 3))
+              for wanted, part in zip(images.split(batch_size), means.split(batch_size), strict=True)]
+    return float((-10 * torch.cat(errors).clamp(min=1e-10).log10()).mean())
+
+
 def images_at_once(size_pixels: int) -> int:
     """The autoencoder's batch size, such that memory does not grow with the resolution: 8 at 512 pixels."""
     return max(1, 2 ** 21 // size_pixels ** 2)

@@ -35,19 +35,24 @@ def write_checkpoint(folder: Path, **parts) -> None:
 
 
 def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_factor: float, samples: Image.Image) -> None:
-    """Write the picture of samples, the model card and the manifest. `runs`: the losses and seconds of each part."""
+    """Write the picture of samples, the model card and the manifest.
+
+    `runs`: losses and seconds of each part, and the PSNR of an autoencoder.
+    """
     with atomic_path(folder / "samples.png") as partial:
         samples.save(partial, format="PNG")
     rows = [f"| {name} | {len(run['losses'])} | {fmean(run['losses'][:20]):.4f} | {fmean(run['losses'][-200:]):.4f} "
             f"| {run['seconds']:.0f} |" for name, run in runs.items()]
     measured = "the source's" if "init" in config else "measured on the training split"
+    psnr = {"psnr": runs["autoencoder"]["psnr"]} if "autoencoder" in runs else {}
+    kept = [f"Training images decoded from the means of their latents: PSNR {psnr['psnr']:.2f} dB.", ""] if psnr else []
     write_text(folder / "README.md", "\n".join([
         f"# {folder.name}: a latent diffusion model of `{split.name}`",
         f"Stable Diffusion's format (safetensors); {origin(config)} the training split only: "
         f"{len(split.labels)} images of {len(split.classes)} classes at {config['size']} pixels.", "",
         "Command:", "```", "python -m distillation.train_ldm " + " ".join(sys.argv[1:]), "```", "",
         "| part | steps | loss, first 20 steps | loss, last 200 steps | seconds |", "|---|---|---|---|---|", *rows, "",
-        f"Latent scaling factor, {measured}: {scaling_factor:.4f}.", "",
+        *kept, f"Latent scaling factor, {measured}: {scaling_factor:.4f}.", "",
         "Prompts: " + ", ".join(entry["prompt"] for entry in split.classes[:COLUMNS])
         + (" ..." if len(split.classes) > COLUMNS else "") + ".", "",
         "Load it in single precision on a CPU (trained weights are stored in half):", "```python", "import torch",
@@ -58,7 +63,7 @@ def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_fac
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
                    if path.is_file() and path not in (folder / "config.json", folder / LOCK) and path.suffix != ".partial")
     finish(folder, "ldm", split.classes, config, [name for name in files if not name.startswith(("state", "README"))],
-           scaling_factor=scaling_factor, seconds={name: run["seconds"] for name, run in runs.items()})
+           scaling_factor=scaling_factor, seconds={name: run["seconds"] for name, run in runs.items()}, **psnr)
 
 
 def origin(config: dict) -> str:

@@ -17,6 +17,7 @@ from scripts.cli import DIGITS_LDM, InputError, Parser, add_dataset_flags, check
 FROM_SCRATCH = {"size": 32, "vae_channels": [16, 32, 32], "unet_channels": [64, 96], "text_width": 64,
                 "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3,
                 "latent_channels": None}  # None is 4, and not stored: configurations of earlier versions stay equal
+PSNR_IMAGES = 1000  # evenly over the training split
 FINE_TUNING = ("lora_rank", "train_text_encoder", "revision")
 DECIDING = ("dataset", "size", "seed", *list(FROM_SCRATCH)[1:], *FINE_TUNING[:2], "unet_steps", "batch_size", "unet_lr",
             "prompt_drop", "ema_decay", "bf16")  # the stored configuration; other flags are paths, or change memory use only
@@ -164,6 +165,8 @@ def train_from_scratch(split, device, args) -> tuple:
                         bf16=args.bf16)
     vae_run = ldm.train_vae(vae, images, args.kl_weight, recipe)
     means, stds = ldm.encode_moments(vae.eval(), images)
+    rows = torch.linspace(0, len(images) - 1, min(len(images), PSNR_IMAGES)).long()
+    vae_run["psnr"] = ldm.psnr(vae, images[rows.to(images.device)], means[rows.to(means.device)])
     vae.register_to_config(scaling_factor=1 / math.sqrt(float(means.var() + (stds ** 2).mean())))
 
     # UNet and text encoder on its latents

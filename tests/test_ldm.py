@@ -1,6 +1,7 @@
 """Training a checkpoint by its command line; killed once in the UNet's training and continued."""
 
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CLASSES, SIZE, manifest_in, new_checkpoint, run_stage
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 from test_bad_input import refused
 
@@ -66,12 +67,23 @@ def test_stock_diffusers_runs_the_folder_whose_weights_are_half_precision(traine
     assert [line for line in trained.err.splitlines() if line and "img/s" not in line and "?" not in line] == []
 
 
+def test_the_psnr_is_that_of_the_written_autoencoder(trained, image_data):
+    split = load_split("folder", image_data, "train")
+    images, vae = decode(split, range(len(split.labels)), SIZE), AutoencoderKL.from_pretrained(trained.folder / "vae").float()
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(to_signed(images)).latent_dist.mode()).sample
+    errors = (255 * (decoded.clamp(-1, 1) + 1) / 2 - images.float()).numpy().astype(float)
+    ratios = [10 * math.log10(255 ** 2 / (error ** 2).mean()) for error in errors]
+    assert manifest_in(trained.folder)["psnr"] == pytest.approx(sum(ratios) / len(ratios), abs=0.02) and len(ratios) == 168
+
+
 def test_the_card_names_data_command_and_seconds_and_the_manifest_every_file_but_it(trained):
     card = (trained.folder / "README.md").read_text()
     assert "`folder`" in card and "training split only: 168 images of 12 classes at 32 pixels" in card
     assert "python -m distillation.train_ldm --dataset folder" in card and "--unet_steps 6" in card
     assert "| autoencoder | 4 |" in card and "| unet | 6 |" in card and "seconds" in card
     manifest = manifest_in(trained.folder)
+    assert f"PSNR {manifest['psnr']:.2f} dB" in card
     assert [entry["name"] for entry in manifest["classes"]] == CLASSES
     there = {path.relative_to(trained.folder).as_posix() for path in trained.folder.rglob("*") if path.is_file()}
     assert there - set(manifest["files"]) == {"config.json", "manifest.json", "README.md"} and "samples.png" in there
