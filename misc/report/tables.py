@@ -41,9 +41,9 @@ SHORT_COLUMNS = ("acc", "task_il_acc", "forgetting", "steps", "train_seconds", "
 SLOW_SEEDS = f"`n slow`: n seeds took more than {stats.SLOW} times their row's median, so something else ran at the time."
 PAIRED_COLUMNS = {name: (COLUMNS[name][0].replace("%", "points"), COLUMNS[name][1]) for name in stats.PAIRED}
 STREAM = re.compile(r"seed\d+/streams/(?P<arm>\w+)-ipc(?P<ipc>\d+)/(?P<method>\w+)-distilled(?P<soft>-soft)?-seed\d+$")
-OPTIMISED = re.compile(r"seed\d+/distilled/digits_(?P<arm>sre2l|mtt)_ipc(?P<ipc>\d+)$")
+OPTIMISED = re.compile(r"seed\d+/distilled/[a-z0-9_]+_(?P<arm>sre2l|mtt)_ipc(?P<ipc>\d+)$")
 SET_RUNS = {"prototypes": re.compile(r"/prototypes/[a-z0-9_]+-ipc(?P<ipc>\d+)-kmexpand1$"),
-            "distilled": re.compile(r"/distilled/[a-z0-9_]+_ipc(?P<ipc>\d+)_\d+_s[\d.]+_g")}
+            "distilled": re.compile(r"/distilled/[a-z0-9_]+_ipc(?P<ipc>\d+)_\d+_s[\d.]+_g[\d.]+_kmexpand1$")}
 SET_SECONDS = {"prototypes": {"wait": "Reading images", "encode": "Encoding them", "cluster": "k-means"},
                "distilled": {"synthesise": "Making images"}}
 LOSSES = {"sre2l": {"cross_entropy": "Cross-entropy of the teacher", "batch_norm": "Distance to its BatchNorm statistics"},
@@ -560,7 +560,7 @@ TABLES = {"headline": ("digits.jsonl fashion_mnist.jsonl cifar10_small.jsonl con
           **{f"{name}-cifar10": ("cifar10_small.jsonl", make) for name, make in (
               ("parts", parts), ("targets", targets), ("students", students_by_name), *COMPARISON.items())},
           "arms-cifar10": ("cifar10_arms.jsonl", students_by_name),
-          "distilling-fashion": ("fashion_mnist.jsonl", distilling),
+          "losses-fashion": ("fashion_mnist.jsonl", losses), "distilling-fashion": ("fashion_mnist.jsonl", distilling),
           "autoencoder-fashion": ("fashion_mnist_autoencoder.jsonl", students_by_name),
           "recipes-fashion": ("fashion_mnist_recipes.jsonl", students_by_name),
           "choice-fashion": ("fashion_mnist_choice.jsonl", students_by_name)}
