@@ -54,7 +54,8 @@ PROTOCOLS, PROTOCOL_ARMS = ("d4m", "rded"), {"distilled": "D4M images", "random"
 PROTOCOL_RUN = re.compile(r"seed\d+/students/protocols/(?P<arm>\w+)-(?P<model>\w+)-(?P<protocol>\w+)-(?P<labels>hard|soft)$")
 STORAGE_RUN = re.compile(r"seed\d+/(students/storage/|soft-labels/storage-)(?P<kept>[\w.-]+)$")
 TARGET_RUN = re.compile(r"students/resnet18-(?P<arm>distilled|random)-ipc(?P<ipc>10|50)-soft-seed\d+$")
-FASHION_RUN = re.compile(r"seed\d+/students/convnet_d3_w128-hard-(?P<arm>distilled|random)-ipc(?P<ipc>\d+)$")
+FASHION_RUN = re.compile(r"seed\d+/students/(?P<kind>\w+-(hard|soft))-(?P<arm>distilled|random)-ipc(?P<ipc>\d+)$")
+FASHION_KINDS = {"convnet_d3_w128-hard": "hard labels, ConvNet-W128", "resnet18-soft": "soft labels"}
 ENOUGH = 0.7     # the aim of the CIFAR-10 study: accuracy of ResNet-18 with soft labels at IPC 50
 
 
@@ -505,9 +506,10 @@ def targets(results: Results) -> list[Section]:
 def headline(digits: Results, fashion: Results, cifar10: Results, streams: Results) -> list[Section]:
     """The main results in a few rows: distilled images beside random real ones and all real images."""
     own = student_numbers(digits)
-    found = measure(grouped(fashion, FASHION_RUN, "student", "arm", "ipc"), STUDENT)
-    rows = [(f"Fashion-MNIST, {ipc} image{'s' if ipc > 1 else ''} per class, hard labels, ConvNet-W128", "accuracy (%)",
-             *(cell(found.get((arm, str(ipc))), "accuracy", 100) for arm in ("distilled", "random")), NONE) for ipc in (1, 10)]
+    found = measure(grouped(fashion, FASHION_RUN, "student", "kind", "arm", "ipc"), STUDENT)
+    rows = [(f"Fashion-MNIST, {ipc} image{'s' if ipc > 1 else ''} per class, {how}", "accuracy (%)",
+             *(cell(found.get((kind, arm, str(ipc))), "accuracy", 100) for arm in ("distilled", "random")), NONE)
+            for kind, how in FASHION_KINDS.items() for ipc in (1, 10)]
     for kind in ("hard", "soft"):
         cells = (own.get((arm, 10 if arm != "real" else None, kind)) for arm in (f"d4m-s{DIGITS_STRENGTH}", "random", "real"))
         rows.append((f"Digits, 10 images per class, {kind} labels", "accuracy (%)",
