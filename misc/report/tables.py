@@ -156,9 +156,9 @@ def claim_section(rows: Rows) -> Section:
     header = ("Method", "Source", "Time saved (%)", "FLOPs saved (%)", "Steps saved (%)", "ACC kept (ratio)", "ACC of real (%)",
               "ACC of the start alone (%)", "ACC − random (points)", "ACC − same steps (points)", "n", "Claim")
     return Section("The claim", f"The claim: {LEAST_SAVED} of the training time saved at comparable accuracy. It "
-                   f"`{stats.HOLDS}` where three things are true of whole 95 % intervals (in brackets; Student's t over seeds): "
-                   f"time and FLOPs saved lie above {LEAST_SAVED}, ACC kept lies above {CLAIMED_KEPT}, and ACC is above that of "
-                   "random real images and of all real images at the same steps. "
+                   f"`{stats.HOLDS}` where three things are true of whole 95 % intervals (in brackets; Student's t over seeds):"
+                   f" time and FLOPs saved lie above {LEAST_SAVED}, ACC kept lies above {CLAIMED_KEPT}, and ACC is above that "
+                   "of random real images and of all real images at the same steps. "
                    f"`{stats.NUMBERS_ONLY}`: the first two are true; fewer steps alone then explain the saving. "
                    f"`{stats.FAILS}`: an interval of saved or kept lies wholly below. `{stats.NOT_SHOWN}`: neither. "
                    "A dash: on real images too the method knows only its last task, so there is no accuracy to keep. "
