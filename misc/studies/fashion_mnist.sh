@@ -65,7 +65,7 @@ arms() {                         # ways: a line for each: its name, the folder o
         distilled) for S in $(strengths); do
                 echo "distilled${CHOOSE:+-s$S} fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1 $S"
             done ;;
-        medoid) echo "medoid fashion_mnist_ipc${IPC}_${IPC}_s${MEDOID_STRENGTH}_g2.0_kmexpand1_medoid" ;;
+        medoid) echo "medoid${CHOOSE:+-s$MEDOID_STRENGTH} fashion_mnist_ipc${IPC}_${IPC}_s${MEDOID_STRENGTH}_g2.0_kmexpand1_medoid" ;;
         mode) echo "mode fashion_mnist_ipc${IPC}_${IPC}_mode0.1-10_g2.0_kmexpand1" ;;
         autoencoder) echo "autoencoder fashion_mnist_prototype_ipc${IPC}_random" ;;     # random real images, encoded, decoded
         *) echo "$ARM fashion_mnist_${ARM}_ipc$IPC" ;;
