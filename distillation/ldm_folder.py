@@ -15,7 +15,7 @@ from distillation.datasets import Split
 from distillation.images import to_pil
 from distillation.ldm import images_at_once
 from distillation.synthesis import Denoising, latent_shape, synthesize
-from scripts.artefact import DIVERGED, LOCK, atomic_path, check_finite, disk_errors, finish, write_text
+from scripts.artefact import DIVERGED, LOCK, atomic_path, check_finite, disk_errors, finish, write_result, write_text
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
 COLUMNS, WIDEST_PIXELS = 20, 2560  # of the picture of samples
@@ -35,7 +35,7 @@ def write_checkpoint(folder: Path, **parts) -> None:
 
 
 def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_factor: float, samples: Image.Image) -> None:
-    """Write the picture of samples, the model card and the manifest.
+    """Write the picture of samples, the model card, result.json and the manifest.
 
     `runs`: losses and seconds of each part, and the PSNR of an autoencoder.
     """
@@ -60,10 +60,12 @@ def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_fac
         f'pipeline = StableDiffusionPipeline.from_pretrained("{folder.as_posix()}", safety_checker=None).to(torch.float32)',
         "```", "",
         "Samples from pure noise, one column per class:", "", "![samples](samples.png)", ""]))
+    seconds = {name: run["seconds"] for name, run in runs.items()}
+    write_result(folder, "ldm", config, psnr, seconds, added_up=True)
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
                    if path.is_file() and path not in (folder / "config.json", folder / LOCK) and path.suffix != ".partial")
-    finish(folder, "ldm", split.classes, config, [name for name in files if not name.startswith(("state", "README"))],
-           scaling_factor=scaling_factor, seconds={name: run["seconds"] for name, run in runs.items()}, **psnr)
+    finish(folder, "ldm", split.classes, config, [name for name in files if not name.startswith(("state", "README", "result"))],
+           scaling_factor=scaling_factor, seconds=seconds, **psnr)
 
 
 def origin(config: dict) -> str:

@@ -67,6 +67,25 @@ def test_from_the_prior_to_the_tables(ten_classes, here, tmp_path):
     assert kept and {path: path.read_bytes() for path in kept} == kept
 
 
+def test_what_an_autoencoder_keeps(ten_classes, here, tmp_path):
+    run, misc = tmp_path / "run", tmp_path / "misc"
+    answer = study(ten_classes, run, PARTS="autoencoders", DESIGNS="6x16x16 3x8x8", DESIGN_STEPS="2", VALIDATION="20")
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    (misc / "results").mkdir(parents=True)
+    assert here("misc.report.__main__", "collect", run / "autoencoders", misc / "results" / "cifar10_autoencoders.jsonl",
+                "--kind", "ldm", "student").code == 0
+    (tmp_path / "README.md").write_text("<!-- table: autoencoders-cifar10 -->")
+    assert here("misc.report.__main__", "tables", "--root", tmp_path).code == 0
+    rows = re.findall(r"^\| (\w+) \| ([\d.–]+) \| ([\d.]+) \| 1 \|$", (tmp_path / "README.md").read_text(), re.MULTILINE)
+    assert [name for name, *_ in rows] == ["3x8x8", "6x16x16", "real"] and [psnr == "–" for _, psnr, _ in rows] == [0, 0, 1]
+    for name, psnr, accuracy in rows:
+        student = json.loads((run / f"autoencoders/students/convnet_d2_w8-{name}-ipc1-seed0/manifest.json").read_text())
+        assert student["config"]["validation"] == 20 and accuracy == f"{100 * student['test_accuracy']:.1f}"
+        if name != "real":
+            ldm = json.loads((run / "autoencoders" / name / "manifest.json").read_text())
+            assert ldm["config"]["latent_channels"] == int(name[0]) and psnr == f"{ldm['psnr']:.2f}"
+
+
 @pytest.mark.parametrize("changed", [{"SCALE": "medium"}, {"PARTS": "everything"}, {"PARTS": "arms", "ARMS": "strength"}])
 def test_bad_settings_are_named(ten_classes, tmp_path, changed):
     answer = study(ten_classes, tmp_path, **changed)

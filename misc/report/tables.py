@@ -56,6 +56,7 @@ STORAGE_RUN = re.compile(r"seed\d+/(students/storage/|soft-labels/storage-)(?P<k
 TARGET_RUN = re.compile(r"students/resnet18-(?P<arm>distilled|random)-ipc(?P<ipc>10|50)-soft-seed\d+$")
 FASHION_RUN = re.compile(r"seed\d+/students/(?P<kind>\w+-(hard|soft))-(?P<arm>distilled|random)-ipc(?P<ipc>\d+)$")
 FASHION_KINDS = {"convnet_d3_w128-hard": "hard labels, ConvNet-W128", "resnet18-soft": "soft labels"}
+DESIGN_RUN = re.compile(r"students/(?P<model>\w+)-(?P<design>[\dx]+|real)-ipc(?P<ipc>\d+)-seed\d+$")
 ENOUGH = 0.7     # the aim of the CIFAR-10 study: accuracy of ResNet-18 with soft labels at IPC 50
 
 
@@ -314,6 +315,20 @@ def distilling(results: Results) -> list[Section]:
                     ("IPC", *(f"{title} (s)" for title in titles.values()), "Together (s)", "Seeds (n)"), tuple(rows))]
 
 
+def autoencoders(results: Results) -> list[Section]:
+    """PSNR of each design, and accuracy of students of the same random real images, as they are and encoded and decoded."""
+    found = measure(grouped(results, DESIGN_RUN, "student", "design", "model", "ipc"), STUDENT)
+    columns = sorted({key[1:] for key in found}, key=lambda key: (key[0], int(key[1])))
+    psnr = {run.name: f"{run.need('metrics.psnr'):.2f}" for run in results.of_kind("ldm")}
+    rows = [(design, psnr.get(design, NONE), *(cell(found.get((design, *key)), "accuracy", 100) for key in columns),
+             counts(one for key, one in found.items() if key[0] == design))
+            for design in sorted({key[0] for key in found}, key=lambda name: (name == "real", name))]
+    return [Section("Autoencoders", "Latents of each autoencoder (channels x sides), its PSNR on training images, and accuracy "
+                    "on held-out images (%) of students with hard labels: of random real images encoded and decoded by it, or "
+                    "as they are (`real`)." if rows else "Not run.",
+                    ("Latents", "PSNR (dB)", *(f"{model}, IPC {ipc}" for model, ipc in columns), "Seeds (n)"), tuple(rows))]
+
+
 def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict[tuple, list[Run]]:
     """Runs of one kind whose names fit a pattern, by its groups `names`."""
     groups: dict[tuple, list[Run]] = {}
@@ -556,6 +571,7 @@ TABLES = {"headline": ("digits.jsonl fashion_mnist.jsonl cifar10_small.jsonl con
              for name, make in (COMPARISON | COST).items()}, "starts": ("continual_digits_starts.jsonl", starts),
           **{f"{name}-cifar10": ("cifar10_small.jsonl", make) for name, make in (
               ("parts", parts), ("targets", targets), ("students", students_by_name), *COMPARISON.items())},
+          "autoencoders-cifar10": ("cifar10_autoencoders.jsonl", autoencoders),
           "arms-cifar10": ("cifar10_arms.jsonl", students_by_name),
           "losses-fashion": ("fashion_mnist.jsonl", losses), "distilling-fashion": ("fashion_mnist.jsonl", distilling),
           "autoencoder-fashion": ("fashion_mnist_autoencoder.jsonl", students_by_name),

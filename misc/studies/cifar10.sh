@@ -6,13 +6,15 @@
 # tested on 200 images of each class. PRIOR names a checkpoint and TEACHER a teacher that exist; without them both are trained,
 # side by side. PARTS runs a part; the same command resumes. Then:
 # python -m misc.report collect runs/study-cifar10 misc/results/cifar10.jsonl   (small: ...-small, cifar10_small.jsonl)
+# python -m misc.report collect runs/study-cifar10/autoencoders misc/results/cifar10_autoencoders.jsonl --kind ldm student
 # python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
 
 SCALE=${SCALE:-full} DATA=${DATA:-${CIFAR10_JPEG:-data/cifar10}}
-PARTS=${PARTS:-models sets judge students continual}     # and arms: other ways to make the images
+PARTS=${PARTS:-models sets judge students continual}     # and arms: other ways to make the images; autoencoders: their designs
 ARMS=${ARMS:-s0.3 s0.7 prototype noise medoid autoencoder}
+DESIGNS=${DESIGNS:-4x16x16 16x8x8 4x8x8} DESIGN_STEPS=${DESIGN_STEPS:-1500}     # of autoencoders: channels and sides of latents
 NETWORK=${NETWORK:-resnet18}     # of the streams
 SEEDS=${SEEDS:-0 1 2}            # of students and streams; one distilled and one random set serve all
 STRENGTH=${STRENGTH:-0.5} GUIDANCE=${GUIDANCE:-2} METHODS=${METHODS:-finetune joint er agem derpp}
@@ -123,6 +125,38 @@ arms() {                         # other ways to make the images, for the first 
     done
 }
 
+autoencoders() {                 # students of random real images, as they are and encoded and decoded; 5,000 images held out
+    A=$STUDY/autoencoders HELD_OUT="$SOURCE --validation ${VALIDATION:-5000}"
+    for DESIGN in real $DESIGNS; do
+        case $DESIGN in *x16) LEVELS="24 48" ;; *) LEVELS="24 48 64" ;; esac
+        [ "$DESIGN" = real ] || echo "distillation.train_ldm $HELD_OUT --size 32 --vae_channels $LEVELS --kl_weight 1e-5" \
+            "--latent_channels ${DESIGN%%x*} --vae_steps $DESIGN_STEPS --unet_steps 1 --unet_channels 16 16 --text_width 16" \
+            "--bf16 --output_dir $A/$DESIGN"
+        for IPC in $IPCS; do
+            for SEED in $SEEDS; do
+                P=$A/sets/$DESIGN-seed$SEED
+                MAKE="distillation.gen_syn_image $HELD_OUT --image_size 32 --ipc $IPC --seed $SEED --save_init_image_path $P"
+                if [ "$DESIGN" = real ]; then
+                    echo "$MAKE --method random"
+                    NAME=folder_random_ipc$IPC
+                else
+                    echo "distillation.gen_prototype $HELD_OUT --diffusion_checkpoints_path $A/$DESIGN --size 32 --ipc $IPC" \
+                        "--prototype random --seed $SEED --save_prototype_path $P"
+                    echo "$MAKE --method prototype --diffusion_checkpoints_path $A/$DESIGN" \
+                        "--prototype_path $P/folder-ipc$IPC-kmexpand1-random"
+                    NAME=folder_prototype_ipc${IPC}_random
+                fi
+                for MODEL in $MODELS; do
+                    echo "validate.train_FKD $HELD_OUT --protocol d4m --train-dir $P/$NAME --labels hard $VIEWS --model $MODEL" \
+                        "--stem $STEM --batch-size 50 --gradient-accumulation-steps 1 --epochs $EPOCHS --bf16 --seed $SEED" \
+                        "--output-dir $A/students/$MODEL-$DESIGN-ipc$IPC-seed$SEED"
+                done
+            done
+        done
+        echo
+    done
+}
+
 runs() {                         # output folder, flags that name methods and streams ...
     output=$1; shift
     echo "continual.train_continual --dataset folder --data_dir $STREAMS --seed $SEED --arch $NETWORK --stem $STEM --size 32" \
@@ -146,11 +180,11 @@ for PART in $PARTS; do
     started=$(date +%s)
     case $PART in
     models) models ;;
-    sets | judge | students | arms) batch "$PART" ;;
+    sets | judge | students | arms | autoencoders) batch "$PART" ;;
     continual) STREAMS=$DATA
         [ "$TEST_PER_CLASS" = all ] || { STREAMS=$STUDY/streams; fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"; }
         batch continual ;;
-    *) echo "PARTS: expected models, sets, judge, students, continual or arms, found $PART" >&2; exit 2 ;;
+    *) echo "PARTS: expected models, sets, judge, students, continual, arms or autoencoders, found $PART" >&2; exit 2 ;;
     esac
     printf '{"stage": "%s", "seconds": %d}\n' "$PART" "$(($(date +%s) - started))" >> "$STUDY/stages.jsonl"
 done
