@@ -117,7 +117,9 @@ def markdown_table(header, rows) -> str:
 
 
 def with_table(says: str, header, rows) -> str:
-    """A text and, where there are rows, the table below it."""
+    """A text and the table below it; a table without rows has not been run."""
+    if header and not rows:
+        return f"{NOT_RUN.capitalize()}."
     return "\n\n".join(filter(None, [says, rows and markdown_table(header, rows)]))
 
 
@@ -275,7 +277,7 @@ def streams(results: Results) -> list[Section]:
         rows.append((METHODS[method], name, *(cell(one, "acc", 100) for one in cells), counts(cells)))
     equal = setting(sum(groups.values(), []), "arch", "tasks", "recipe.batch_size", "buffer_size")
     return [Section("Streams", "ACC (Class-IL) on the real test digits in percent, mean ± standard deviation over seeds. "
-                    + (f"Equal: {equal}." if rows else "Not run."),
+                    f"Equal: {equal}.",
                     ("Method", "Images", *(f"IPC {ipc}, {labels}" for labels in ("hard", "soft") for ipc in (1, 10)),
                      "Seeds (n)"), tuple(rows))]
 
@@ -291,7 +293,7 @@ def losses(results: Results) -> list[Section]:
                          cell(one, "seconds", digits=0), str(one["n"])))
     return [Section("Losses", "Mean ± standard deviation over seeds. SRe2L: of the noise and of the images as written, without "
                     "crops. MTT: over the first and the last 5 % of the iterations; below 1 the student ends nearer to the "
-                    "expert than it started; the seconds are without the experts." if rows else "Not run.",
+                    "expert than it started; the seconds are without the experts.",
                     ("Images", "IPC", "Loss", "Before", "After", "The set took (s)", "Seeds (n)"), tuple(rows))]
 
 
@@ -311,7 +313,7 @@ def distilling(results: Results) -> list[Section]:
         rows.append((ipc, *(f"{cell(one, name)} ({100 * one[name]['mean'] / total:.0f} %)" for name in titles), f"{total:.0f}",
                      str(one["n"])))
     return [Section("Cost of a set", "Seconds, mean ± standard deviation over seeds, and the share of the whole. Not counted: "
-                    "the training of the diffusion model, and soft labels." if rows else "Not run.",
+                    "the training of the diffusion model, and soft labels.",
                     ("IPC", *(f"{title} (s)" for title in titles.values()), "Together (s)", "Seeds (n)"), tuple(rows))]
 
 
@@ -325,7 +327,7 @@ def autoencoders(results: Results) -> list[Section]:
             for design in sorted({key[0] for key in found}, key=lambda name: (name == "real", name))]
     return [Section("Autoencoders", "Latents of each autoencoder (channels x sides), its PSNR on training images, and accuracy "
                     "on held-out images (%) of students with hard labels: of random real images encoded and decoded by it, or "
-                    "as they are (`real`)." if rows else "Not run.",
+                    "as they are (`real`).",
                     ("Latents", "PSNR (dB)", *(f"{model}, IPC {ipc}" for model, ipc in columns), "Seeds (n)"), tuple(rows))]
 
 
