@@ -130,7 +130,8 @@ def test_every_stage_reads_what_the_one_before_writes(asked, dataset, changed):
     assert labels.teacher == (None if dataset == "imagenet" else teacher.output_dir) and labels.weights == "IMAGENET1K_V1"
     if changed:
         assert (images.ipc, images.strength, images.guidance_scale, images.seed) == (7, 0.25, 7.5, 3)
-        assert labels.fkd_path.endswith("distilled_s0.25_g7.5_kmexpand2-ipc7") and student.output_dir.endswith("-seed3")
+        other = "" if teacher.arch == "resnet18" else f"-{teacher.arch}"
+        assert labels.fkd_path.endswith(f"distilled_s0.25_g7.5_kmexpand2-ipc7{other}") and student.output_dir.endswith("-seed3")
     elif dataset not in ("digits", "fashion_mnist"):       # the paper's
         assert (images.strength, images.guidance_scale, images.num_inference_steps, centroids.size) == (0.7, 8, 50, 512)
         assert images.image_size == {"cifar10": 32, "cifar100": 32, "tiny_imagenet": 64, "folder": 224}.get(dataset)
@@ -147,7 +148,7 @@ def test_the_other_stages_have_commands_too(asked, dataset):
     assert streams.output_dir == f"{images.save_init_image_path.removesuffix('distilled')}continual-ipc{images.ipc}"
     (student,) = asked("validate/train_FKD", DATASET=dataset, METHOD="sre2l", LABELS="hard", IPC="3")
     assert student.train_dir == f"{recovered.save_init_image_path}/{dataset}_sre2l_ipc3"
-    (teacher,) = asked("matching/train_teacher", DATASET=dataset, TEACHER_ARCH="resnet18")
+    (teacher,) = asked("matching/train_teacher", DATASET=dataset)
     assert (recovered.teacher, recovered.weights) in ((teacher.output_dir, None), (None, "IMAGENET1K_V1"))
     assert (ldm.init is None) == (dataset in ("digits", "fashion_mnist", "cifar10"))
     crossed = asked("validate/cross_architecture", DATASET=dataset, SEED="4")

@@ -12,7 +12,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 
 SCALE=${SCALE:-full} DATA=${DATA:-${CIFAR10_JPEG:-data/cifar10}}
-PARTS=${PARTS:-models sets judge students continual}     # and arms: other ways to make the images; autoencoders: their designs
+PARTS=${PARTS:-models sets judge students continual}     # and arms: other ways to make images; autoencoders: their designs
 ARMS=${ARMS:-s0.3 s0.7 prototype noise medoid autoencoder}
 DESIGNS=${DESIGNS:-4x16x16 16x8x8 4x8x8} DESIGN_STEPS=${DESIGN_STEPS:-1500}     # of autoencoders: channels and sides of latents
 NETWORK=${NETWORK:-resnet18}     # of the streams
@@ -147,9 +147,9 @@ autoencoders() {                 # students of random real images, as they are a
                     NAME=folder_prototype_ipc${IPC}_random
                 fi
                 for MODEL in $MODELS; do
-                    echo "validate.train_FKD $HELD_OUT --protocol d4m --train-dir $P/$NAME --labels hard $VIEWS --model $MODEL" \
-                        "--stem $STEM --batch-size 50 --gradient-accumulation-steps 1 --epochs $EPOCHS --bf16 --seed $SEED" \
-                        "--output-dir $A/students/$MODEL-$DESIGN-ipc$IPC-seed$SEED"
+                    echo "validate.train_FKD $HELD_OUT --protocol d4m --train-dir $P/$NAME --labels hard $VIEWS" \
+                        "--model $MODEL --stem $STEM --batch-size 50 --gradient-accumulation-steps 1 --epochs $EPOCHS --bf16" \
+                        "--seed $SEED --output-dir $A/students/$MODEL-$DESIGN-ipc$IPC-seed$SEED"
                 done
             done
         done

@@ -65,7 +65,8 @@ arms() {                         # ways: a line for each: its name, the folder o
         distilled) for S in $(strengths); do
                 echo "distilled${CHOOSE:+-s$S} fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1 $S"
             done ;;
-        medoid) echo "medoid${CHOOSE:+-s$MEDOID_STRENGTH} fashion_mnist_ipc${IPC}_${IPC}_s${MEDOID_STRENGTH}_g2.0_kmexpand1_medoid" ;;
+        medoid) S=$MEDOID_STRENGTH
+            echo "medoid${CHOOSE:+-s$S} fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1_medoid" ;;
         mode) echo "mode fashion_mnist_ipc${IPC}_${IPC}_mode0.1-10_g2.0_kmexpand1" ;;
         autoencoder) echo "autoencoder fashion_mnist_prototype_ipc${IPC}_random" ;;     # random real images, encoded, decoded
         *) echo "$ARM fashion_mnist_${ARM}_ipc$IPC" ;;
@@ -89,8 +90,8 @@ sets() {
                 mode) images --prototype_path "$START" --guidance mode --mode_scale 0.1 --stop_t 10 ;;
                 prototype) images --prototype_path "$START" --method prototype ;;
                 autoencoder) images --prototype_path "$START-random" --method prototype ;;
-                sre2l) echo "distillation.sre2l --teacher $TEACHER --ipc $IPC --steps $SRE2L_STEPS --min-scale-crops 0.35 --flip 0.5" \
-                        "--seed $SEED --save_init_image_path $P/distilled" ;;
+                sre2l) echo "distillation.sre2l --teacher $TEACHER --ipc $IPC --steps $SRE2L_STEPS" \
+                        "--min-scale-crops 0.35 --flip 0.5 --seed $SEED --save_init_image_path $P/distilled" ;;
                 mtt) echo "distillation.mtt $SOURCE $HELD_OUT --arch convnet_d3_w32 --ipc $IPC --experts 3 --expert_epochs 4" \
                         "--iterations $MTT_STEPS --student_steps 10 --last_start 2 --student_batch 50 --seed $SEED" \
                         "--experts_path $P/experts --save_init_image_path $P/distilled" ;;
