@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from continual.buffer import Buffer
 from continual.learner import Learner
@@ -145,13 +144,16 @@ def backbone(network: nn.Module) -> list[nn.Parameter]:
 
 def backbone_vector(network: nn.Module) -> Tensor:
     """The backbone's parameters as one vector [P], without BatchNorm's running statistics."""
-    return parameters_to_vector(backbone(network)).detach()
+    return torch.cat([parameter.detach().flatten() for parameter in backbone(network)])
 
 
 def set_backbone(network: nn.Module, vector: Tensor) -> None:
     """Write a vector [P] into the backbone."""
+    parameters = backbone(network)
+    parts = vector.split([parameter.numel() for parameter in parameters])
     with torch.no_grad():
-        vector_to_parameters(vector, backbone(network))
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.copy_(part.view_as(parameter))
 
 
 @torch.no_grad()
