@@ -28,7 +28,7 @@ from misc.report.statistics import (
     saved,
     summaries,
 )
-from misc.report.tables import cell, interval_cell, paired_section
+from misc.report.tables import cell, fashion_payback, interval_cell, paired_section
 from scripts.artefact import write_json, write_result
 from scripts.cli import ROOT, InputError
 
@@ -151,6 +151,20 @@ def test_payback_by_hand():
     assert payback(120, 20) == 6 and payback(120, 0) == payback(120, -1) == math.inf
     costs = {"prototypes": 5, "distilled": 10, "teacher": 100, "soft_labels": 1}
     assert cost_of(DISTILLED, costs) == 15 and cost_of(Arm("distilled", "distilled", "soft"), costs) == 116
+
+
+def test_payback_of_fashion_mnist_counts_its_own_sets_and_then_the_checkpoint():
+    streams = {"real/er-real": content(), "ipc50/er-distilled": content(stream="distilled", seconds=10.0, steps=10)}
+    runs = [read_run(f"continual/resnet18-memory500/{name}", one) for name, one in streams.items()]
+    runs += [read_run(f"seed0/prototypes/fashion_mnist-ipc{ipc}-kmexpand1{way}",
+                      {"kind": "prototypes", "seconds": {"wait": 10, "encode": 80, "cluster": seconds}})
+             for ipc, way, seconds in ((50, "", 10), (50, "-medoid", 999), (1, "", 999))]
+    runs += [read_run(f"seed0/distilled/fashion_mnist_ipc{ipc}_{ipc}_s0.7_g2.0_kmexpand1",
+                      {"kind": "distilled", "config": {"method": "d4m"}, "seconds": {"synthesise": seconds}})
+             for ipc, seconds in ((50, 20), (10, 999))]
+    sections = fashion_payback(Results(runs), {"seconds": {"autoencoder": 30, "unet": 50}})
+    assert [section.rows[0][3:] for section in sections] == [("120.0", "+20.0 (–)", "6.0"), ("200.0", "+20.0 (–)", "10.0")]
+    assert ["checkpoint is not counted" in section.says for section in sections] == [True, False]
 
 
 # rows

@@ -79,7 +79,8 @@ def test_what_an_autoencoder_keeps(ten_classes, here, tmp_path):
     rows = re.findall(r"^\| (\w+) \| ([\d.–]+) \| ([\d.]+) \| 1 \|$", (tmp_path / "README.md").read_text(), re.MULTILINE)
     assert [name for name, *_ in rows] == ["3x8x8", "6x16x16", "real"] and [psnr == "–" for _, psnr, _ in rows] == [0, 0, 1]
     for name, psnr, accuracy in rows:
-        student = json.loads((run / f"autoencoders/students/convnet_d2_w8-{name}-ipc1-seed0/manifest.json").read_text())
+        students = run / "autoencoders/seed0" / name / "students"
+        student = json.loads((students / f"convnet_d2_w8-{name}-ipc1-hard-seed0" / "manifest.json").read_text())
         assert student["config"]["validation"] == 20 and accuracy == f"{100 * student['test_accuracy']:.1f}"
         if name != "real":
             ldm = json.loads((run / "autoencoders" / name / "manifest.json").read_text())

@@ -10,7 +10,7 @@ from misc.report.results import METHODS, Results, Rows, Run, continual_rows
 from misc.report.statistics import CLAIMED_KEPT, CLAIMED_SAVING, equal_and_not, measure
 from validate.protocols import NOT_TAKEN
 
-NOT_RUN, NONE = "not run", "–"
+NOT_RUN, NONE, CHECKPOINT = "not run", "–", "checkpoint"
 LEAST_SAVED = f"{100 * CLAIMED_SAVING:.0f} %"
 IPCS = (1, 2, 5, 10)
 DIGITS_STRENGTH = 0.3   # the default of digits
@@ -56,7 +56,9 @@ STORAGE_RUN = re.compile(r"seed\d+/(students/storage/|soft-labels/storage-)(?P<k
 TARGET_RUN = re.compile(r"students/resnet18-(?P<arm>distilled|random)-ipc(?P<ipc>10|50)-soft-seed\d+$")
 FASHION_RUN = re.compile(r"seed\d+/students/(?P<kind>\w+-(hard|soft))-(?P<arm>distilled|random)-ipc(?P<ipc>\d+)$")
 FASHION_KINDS = {"convnet_d3_w128-hard": "hard labels, ConvNet-W128", "resnet18-soft": "soft labels"}
-DESIGN_RUN = re.compile(r"students/(?P<model>\w+)-(?P<design>[\dx]+|real)-ipc(?P<ipc>\d+)-seed\d+$")
+FASHION_STREAM = re.compile(r"continual/resnet18-memory500/(real|ipc50)/")
+FASHION_TEACHER = "teacher-convnet_d3_w64_bn"
+DESIGN_RUN = re.compile(r"/students/(?P<model>\w+)-(?P<design>[\dx]+|real)-ipc(?P<ipc>\d+)-hard-seed\d+$")
 ENOUGH = 0.7     # the aim of the CIFAR-10 study: accuracy of ResNet-18 with soft labels at IPC 50
 
 
@@ -242,7 +244,8 @@ def payback_section(rows: Rows, costs: dict[str, float]) -> Section:
                       interval_cell(one["saved_seconds"]), trainings if trainings == "infinite" else f"{trainings:.1f}{doubt}"))
     return Section(title, f"One distilled set took: {stages}. A teacher and soft labels count for soft labels alone. "
                    "N* = C / (T_real - T_distilled) trainings pay it back: infinite where no time is saved, in doubt where the "
-                   "95 % interval of the seconds saved contains 0. The training of the checkpoint is not counted.",
+                   "95 % interval of the seconds saved contains 0."
+                   + ("" if CHECKPOINT in costs else " The training of the checkpoint is not counted."),
                    ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"), tuple(table))
 
 
@@ -315,6 +318,20 @@ def distilling(results: Results) -> list[Section]:
     return [Section("Cost of a set", "Seconds, mean ± standard deviation over seeds, and the share of the whole. Not counted: "
                     "the training of the diffusion model, and soft labels.",
                     ("IPC", *(f"{title} (s)" for title in titles.values()), "Together (s)", "Seeds (n)"), tuple(rows))]
+
+
+def fashion_rows(results: Results) -> Rows:
+    """Continual runs of Fashion-MNIST with a memory of 500 images: on real images and on streams of 50 a class."""
+    return continual_rows([run for run in results.runs if FASHION_STREAM.match(run.name)])
+
+
+def fashion_payback(results: Results, checkpoint: dict) -> list[Section]:
+    """N* of Fashion-MNIST's streams, without and with the seconds in the manifest of the `checkpoint`."""
+    rows, sets = fashion_rows(results), {kind: grouped(results, pattern, kind, "ipc") for kind, pattern in SET_RUNS.items()}
+    costs = stats.mean_costs([*(run for one in sets.values() for run in one.get(("50",), [])),
+                              *(run for run in results.of_kind("teacher") if run.name == FASHION_TEACHER)])
+    with_checkpoint = costs and costs | {CHECKPOINT: sum(checkpoint["seconds"].values())}
+    return [payback_section(rows, costs), payback_section(rows, with_checkpoint)]
 
 
 def autoencoders(results: Results) -> list[Section]:
@@ -575,6 +592,9 @@ TABLES = {"headline": ("digits.jsonl fashion_mnist.jsonl cifar10_small.jsonl con
               ("parts", parts), ("targets", targets), ("students", students_by_name), *COMPARISON.items())},
           "autoencoders-cifar10": ("cifar10_autoencoders.jsonl", autoencoders),
           "arms-cifar10": ("cifar10_arms.jsonl", students_by_name),
+          **{f"{name}-fashion": ("fashion_mnist.jsonl", lambda results, make=make: [make(fashion_rows(results))])
+             for name, make in (("claim", claim_section), ("runs", partial(runs_section, wanted=SHORT_COLUMNS)))},
+          "payback-fashion": ("fashion_mnist.jsonl ../../distillation/checkpoints/fashion-ldm/manifest.json", fashion_payback),
           "losses-fashion": ("fashion_mnist.jsonl", losses), "distilling-fashion": ("fashion_mnist.jsonl", distilling),
           "autoencoder-fashion": ("fashion_mnist_autoencoder.jsonl", students_by_name),
           "recipes-fashion": ("fashion_mnist_recipes.jsonl", students_by_name),

@@ -1,4 +1,5 @@
 #!/bin/sh
+# shellcheck disable=SC2030,SC2031  # a subshell changes STUDY and SEED for itself
 # CIFAR-10 from the prior to the tables: a latent diffusion model of our own, prototypes and images, a teacher and its soft
 # labels, students, continual learning; every set beside as many random real images. DATA has train/<class>/* and test/<class>/*
 # (PNG or JPEG). SCALE=full is for one GPU like an H200 and has not been run; SCALE=small takes two cores an hour: a smaller
@@ -63,13 +64,17 @@ images() {                       # prototypes, flags ...
         "--save_init_image_path $STUDY/distilled $*"
 }
 
+real_images() {                  # flags ...
+    echo "distillation.gen_syn_image $SOURCE --method random --image_size 32 --ipc $IPC" \
+        "--save_init_image_path $STUDY/distilled $*"
+}
+
 sets() {
     for IPC in $IPCS; do
         prototypes
         images "$(centroids "$IPC")" --strength "$STRENGTH"
         images "$(centroids "$IPC")" --method prototype
-        echo "distillation.gen_syn_image $SOURCE --method random --image_size 32 --ipc $IPC" \
-            "--save_init_image_path $STUDY/distilled"
+        real_images
         echo
     done
 }
@@ -125,37 +130,31 @@ arms() {                         # other ways to make the images, for the first 
     done
 }
 
-autoencoders() {                 # students of random real images, as they are and encoded and decoded; 5,000 images held out
-    A=$STUDY/autoencoders HELD_OUT="$SOURCE --validation ${VALIDATION:-5000}"
+autoencoders() (                 # students of random real images, as they are and encoded and decoded; 5,000 images held out
+    A=$STUDY/autoencoders SOURCE="$SOURCE --validation ${VALIDATION:-5000}"
     for DESIGN in real $DESIGNS; do
+        PRIOR=$A/$DESIGN
         case $DESIGN in *x16) LEVELS="24 48" ;; *) LEVELS="24 48 64" ;; esac
-        [ "$DESIGN" = real ] || echo "distillation.train_ldm $HELD_OUT --size 32 --vae_channels $LEVELS --kl_weight 1e-5" \
+        [ "$DESIGN" = real ] || echo "distillation.train_ldm $SOURCE --size 32 --vae_channels $LEVELS --kl_weight 1e-5" \
             "--latent_channels ${DESIGN%%x*} --vae_steps $DESIGN_STEPS --unet_steps 1 --unet_channels 16 16 --text_width 16" \
-            "--bf16 --output_dir $A/$DESIGN"
+            "--bf16 --output_dir $PRIOR"
         for IPC in $IPCS; do
             for SEED in $SEEDS; do
-                P=$A/sets/$DESIGN-seed$SEED
-                MAKE="distillation.gen_syn_image $HELD_OUT --image_size 32 --ipc $IPC --seed $SEED --save_init_image_path $P"
+                STUDY=$A/seed$SEED/$DESIGN
                 if [ "$DESIGN" = real ]; then
-                    echo "$MAKE --method random"
-                    NAME=folder_random_ipc$IPC
+                    real_images --seed "$SEED"
+                    SET=$(random "$IPC")
                 else
-                    echo "distillation.gen_prototype $HELD_OUT --diffusion_checkpoints_path $A/$DESIGN --size 32 --ipc $IPC" \
-                        "--prototype random --seed $SEED --save_prototype_path $P"
-                    echo "$MAKE --method prototype --diffusion_checkpoints_path $A/$DESIGN" \
-                        "--prototype_path $P/folder-ipc$IPC-kmexpand1-random"
-                    NAME=folder_prototype_ipc${IPC}_random
+                    prototypes --prototype random --seed "$SEED"
+                    images "$(centroids "$IPC")-random" --method prototype --seed "$SEED"
+                    SET=$STUDY/distilled/folder_prototype_ipc${IPC}_random
                 fi
-                for MODEL in $MODELS; do
-                    echo "validate.train_FKD $HELD_OUT --protocol d4m --train-dir $P/$NAME --labels hard $VIEWS" \
-                        "--model $MODEL --stem $STEM --batch-size 50 --gradient-accumulation-steps 1 --epochs $EPOCHS --bf16" \
-                        "--seed $SEED --output-dir $A/students/$MODEL-$DESIGN-ipc$IPC-seed$SEED"
-                done
+                for MODEL in $MODELS; do student hard "$DESIGN" "$SET"; done
             done
         done
         echo
     done
-}
+)
 
 runs() {                         # output folder, flags that name methods and streams ...
     output=$1; shift
