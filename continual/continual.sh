@@ -1,6 +1,6 @@
 #!/bin/sh
-# Stage 5: METHODS x STREAMS x SEEDS, a folder in OUTPUT_DIR each, and then their comparison. DISTILLED= (empty) leaves the real
-# stream alone. The same command resumes; any part can be run, in any order:
+# Stage 5: METHODS x STREAMS x SEEDS, a folder in OUTPUT_DIR each, and then their comparison. DISTILLED= (empty) trains on
+# the real stream only; Task Arithmetic then needs --start task1. The same command resumes; any part can be run, in any order:
 #   DATASET=cifar10 METHODS="er agem" SEEDS="0 1 2" sh continual/continual.sh --arch resnet50
 set -eu
 cd "$(dirname "$0")/.."

@@ -51,7 +51,7 @@ def parse_args():
                              "task_arithmetic store an equal number per task)")
     parser.add_argument("--replay-batch-size", default=32, type=int, help="buffer images per step")
     # network and schedule
-    parser.add_argument("--arch", default="resnet18", help="network trained: a torchvision model")
+    parser.add_argument("--arch", default="resnet18", help="network trained: torchvision's name, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
     parser.add_argument("--schedule", default=None, choices=("epochs", "steps"),
                         help="unit of a task's length (default: that of the given flag); `steps` goes into folder names")

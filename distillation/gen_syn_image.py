@@ -40,7 +40,7 @@ def parse_args():
                         help="d4m; prototype: decoded centroids; noise: no prototype; random, herding, kcenter: real images")
     parser.add_argument("--prototype_path", default=None, help="folder of gen_prototype, or the original's JSON file")
     parser.add_argument("--ipc", default=None, type=int, help="images per class (default: one per prototype)")
-    parser.add_argument("--km_expand", default=1, type=int, help="the value of gen_prototype; names the folder")
+    parser.add_argument("--km_expand", default=1, type=int, help="that of the prototypes, for the folder's name only")
     parser.add_argument("--seed", default=0, type=int, help="seed of the noise, or of the choice of real images")
     parser.add_argument("--size", default=None, type=int, help="herding, kcenter: resolution to encode at")
     parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images (0: the main one)")

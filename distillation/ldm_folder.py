@@ -55,7 +55,9 @@ def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_fac
         *kept, f"Latent scaling factor, {measured}: {scaling_factor:.4f}.", "",
         "Prompts: " + ", ".join(entry["prompt"] for entry in split.classes[:COLUMNS])
         + (" ..." if len(split.classes) > COLUMNS else "") + ".", "",
-        "Load it in single precision on a CPU (trained weights are stored in half):", "```python", "import torch",
+        "Load it in single precision on a CPU (trained weights are stored in half). In diffusers' own pipeline it needs "
+        "transformers 5: version 4 does not know the names of the text encoder's weights and leaves them random. The "
+        "pipelines in `scripts/` read it with both.", "```python", "import torch",
         "from diffusers import StableDiffusionPipeline", "",
         f'pipeline = StableDiffusionPipeline.from_pretrained("{folder.as_posix()}", safety_checker=None).to(torch.float32)',
         "```", "",

@@ -54,7 +54,7 @@ def parse_args():
     parser.add_argument("--keep-topk", default=None, type=int, metavar="K",
                         help="store the K largest logits of a view and one for all others (default: all)")
     parser.add_argument("-T", "--temperature", default=20.0, type=float,
-                        help="the student's; with --keep-topk its softmax keeps the probabilities of the K classes")
+                        help="the student's temperature, at which --keep-topk keeps the K probabilities exactly")
     parser.add_argument("--keep-epochs", default=1.0, type=float, metavar="FRACTION",
                         help="store this fraction of the epochs, which the student uses in turn (LPLD)")
     parser.add_argument("--mode", default="fkd_save", choices=("fkd_save",),

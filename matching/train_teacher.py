@@ -39,7 +39,7 @@ def parse_args():
     parser.add_argument("--epochs", default=10, type=int)
     parser.add_argument("--optimizer", default="adamw", choices=tuple(OPTIMIZERS), help="sgd: with Nesterov momentum")
     parser.add_argument("-lr", "--learning-rate", default=None, type=float, help="maximum (default: AdamW 1e-3, SGD 0.1)")
-    parser.add_argument("--momentum", default=0.9, type=float, help="of SGD")
+    parser.add_argument("--momentum", default=0.9, type=float, help="momentum of SGD")
     parser.add_argument("--weight-decay", default=None, type=float,
                         help="none on biases and normalisation (default: AdamW 0.01, SGD 5e-4)")
     parser.add_argument("--lr-schedule", "--schedule", dest="schedule", default="warm-cosine",

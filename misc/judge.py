@@ -1,12 +1,13 @@
 """Are a checkpoint's images recognised as their class, and are they more than copies of training images?
 
-    python -m misc.judge --distilled runs/quickstart/distilled/digits_ipc10_10_s0.7_g2.0_kmexpand1 \\
+    python -m misc.judge --distilled runs/quickstart/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1 \\
         --output misc/results/judge_digits.json
 
 A classifier of the training split (a support-vector machine, or the network of --teacher) labels images generated from pure
 noise under each class's prompt, and the images of distilled sets. Precision is the share of generated images near a real one,
-recall that of real test images near a generated one, in the classifier's features (Kynkaanniemi et al. 2019, arXiv 1904.06991).
-Copies show in the distances to the nearest training image, compared with those of real test images.
+recall that of unseen real images near a generated one, in the classifier's features (Kynkaanniemi et al. 2019, arXiv
+1904.06991). Copies show in the distances to the nearest training image, compared with those of unseen real images: the test
+images, or with --validation the training images held out.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from scripts.artefact import code_version, hardware, package_versions, read_mani
 from scripts.cli import Parser, Progress, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
 
 PIXELS = 16  # side of the grey images for the support-vector machine and for distances
+UNSEEN = "real images not trained on"     # test images, or with --validation the held-out ones
 NEAR = 3     # an image is near another within the other's distance to its third neighbour
 
 
@@ -35,10 +37,10 @@ def parse_args():
     add_checkpoint_flags(parser)
     parser.add_argument("--teacher", default=None, metavar="DIR", help="folder of train_teacher: the classifier")
     parser.add_argument("--images", default=500, type=int, help="images generated from pure noise, over all classes")
-    parser.add_argument("--guidance_scale", "-g", default=2, type=float)
-    parser.add_argument("--num_inference_steps", default=20, type=int)
-    parser.add_argument("--batch_size", default=50, type=int)
-    parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--guidance_scale", "-g", default=2, type=float, help="of the images from noise")
+    parser.add_argument("--num_inference_steps", default=20, type=int, help="denoising steps")
+    parser.add_argument("--batch_size", default=50, type=int, help="images drawn at once")
+    parser.add_argument("--seed", default=0, type=int, help="of the noise, and of the real images compared with")
     parser.add_argument("--distilled", nargs="*", default=[], help="distilled sets to judge as well")
     parser.add_argument("--output", default="runs/judge.json", help="result file")
     args = parser.parse_args()
@@ -88,7 +90,8 @@ def report(result: dict) -> list:
     rows = []
     for name in dict.fromkeys([*result["recognised"], *near, "real test images"]):
         found, apart, close = recognised.get(name), distances.get(name, {}), near.get(name, {})
-        rows.append([name, *((str(found["images"]), f"{100 * found['share']:.1f}") if found else (NONE, NONE)),
+        rows.append([UNSEEN if name == "real test images" else name,
+                     *((str(found["images"]), f"{100 * found['share']:.1f}") if found else (NONE, NONE)),
                      *(f"{100 * close[key]:.1f}" if close else NONE for key in ("precision", "recall")),
                      *(f"{apart[key]:.3f}" if apart else NONE for key in ("minimum", "5 % quantile", "median"))])
     header = ["Images", "Number", "Recognised (%)", "Precision (%)", "Recall (%)", "Distance, minimum", "5 % quantile",
@@ -97,8 +100,8 @@ def report(result: dict) -> list:
     says = (f"A judge ({result['judge']['model']}, trained on the training split) classifies what the checkpoint draws. "
             "Distances are root-mean-square pixel distances (0 to 1) to the nearest training image; a copy has 0.")
     if near:
-        says += (" Precision is the fraction of drawn images near a real test image, recall that of real test images near a "
-                 "drawn one, in the judge's features, with as many real images as drawn ones.")
+        says += (f" Precision is the fraction of drawn images near one of the {UNSEEN}, recall that of these near a drawn one, "
+                 "in the judge's features, with as many real images as drawn ones.")
     return [Section("Judge", says, tuple(header[place] for place in kept),
                     tuple(tuple(row[place] for place in kept) for row in rows))]
 

@@ -97,7 +97,7 @@ def test_a_result_file_fills_its_rows(misc):
     text = table("literature-cifar", misc)
     (row,) = rows_of(text, "CIFAR-10", "ResNet-18", "this code, D4M images, soft labels")
     assert [row[f"IPC {ipc} (%)"] for ipc in (10, 50, 500)] == ["71.0 ± 1.4", "not run", "90.0"]
-    assert row["Seeds (n)"] == "1 / 2" and row["Source"] == "misc/results/cifar10.jsonl"
+    assert row["Seeds (n)"] == "2 / 1" and row["Source"] == "misc/results/cifar10.jsonl"
     assert row["What differs"] == ("prior: a latent diffusion model of our own; protocol d4m; 100 / 60 epochs (100 steps); "
                                    "ImageNet stem; teacher resnet18 with 78.9 % after 8 epochs; what is not run: "
                                    "`sh misc/studies/cifar10.sh`")

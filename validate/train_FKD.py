@@ -72,14 +72,14 @@ def parse_args():
                         help="learning rate per epoch; half-cosine ends at half of it, the others at 0 (default: linear)")
     parser.add_argument("--cos", action="store_true", help="--lr-schedule cosine")
     parser.add_argument("--sgd", action="store_true", help="SGD instead of AdamW")
-    parser.add_argument("-lr", "--learning-rate", default=1.024, type=float, help="of SGD (default: 1.024)")
-    parser.add_argument("--momentum", default=0.875, type=float, help="of SGD")
-    parser.add_argument("--weight-decay", default=3e-5, type=float, help="of SGD")
+    parser.add_argument("-lr", "--learning-rate", default=1.024, type=float, help="learning rate of SGD (default: 1.024)")
+    parser.add_argument("--momentum", default=0.875, type=float, help="momentum of SGD")
+    parser.add_argument("--weight-decay", default=3e-5, type=float, help="weight decay of SGD")
     parser.add_argument("--ema", default=0.0, type=float, help="test and keep averaged weights of this decay (0: the last)")
     parser.add_argument("--bf16", action="store_true",
                         help="compute in bfloat16 where that is safe and the device has it; weights stay float32")
     parser.add_argument("--adamw-lr", default=None, type=float, help="learning rate of AdamW (default: 0.001)")
-    parser.add_argument("--adamw-weight-decay", default=None, type=float, help="of AdamW (default: 0.01)")
+    parser.add_argument("--adamw-weight-decay", default=None, type=float, help="weight decay of AdamW (default: 0.01)")
     # views; with stored soft labels a value given here must agree with them
     add_mix_flags(parser, defaults={})
     parser.add_argument("--fkd_seed", default=None, type=int, help="default: as stored, else 42")

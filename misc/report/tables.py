@@ -108,8 +108,8 @@ def interval_cell(found: dict | None, scale: float = 1, digits: int = 1, sign: s
 
 
 def counts(numbers) -> str:
-    """The numbers of seeds behind some cells."""
-    return " / ".join(map(str, sorted({one["n"] for one in numbers if one})))
+    """The numbers of seeds behind some cells, in the order of these."""
+    return " / ".join(dict.fromkeys(str(one["n"]) for one in numbers if one))
 
 
 def markdown_table(header, rows) -> str:
@@ -461,8 +461,10 @@ def setting(runs: list[Run], *names: str) -> str:
 
 def teachers(results: Results) -> str:
     """The teachers, their accuracy and epochs."""
-    return " and ".join(f"{run.config['arch']} with {100 * run.metrics['test_accuracy']:.1f} % after {run.config['epochs']} "
-                        "epochs" for run in results.of_kind("teacher"))
+    def reached(run: Run) -> str:
+        return f"{100 * run.metrics['test_accuracy']:.1f} %" + (" of held-out images" if run.config.get("validation") else "")
+    return " and ".join(f"{run.config['arch']} with {reached(run)} after {run.config['epochs']} epochs"
+                        for run in results.of_kind("teacher"))
 
 
 def protocols(results: Results) -> list[Section]:

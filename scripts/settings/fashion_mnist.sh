@@ -11,7 +11,7 @@ IPC=${IPC:-10} SIZE=${SIZE:-} KMEANS=${KMEANS:-full} ENCODE_BATCH=${ENCODE_BATCH
 # 2 images. The strength was chosen on held-out images, one seed (misc/fashion_mnist.md)
 STRENGTH=${STRENGTH:-0.7} GUIDANCE=${GUIDANCE:-2} STEPS=${STEPS:-20} NEGATIVE_PROMPT=${NEGATIVE_PROMPT-}
 DENOISE_BATCH=${DENOISE_BATCH:-50}
-# 3 teacher (93.3 % on the test images after 30 minutes of one core, 5,000 images held out) and soft labels. Most garments are
+# 3 teacher (93.3 % on 5,000 held-out training images after 30 minutes of one core) and soft labels. Most garments are
 # nearly symmetric: flips, and crops of at least a third
 INPUT_SIZE=${INPUT_SIZE:-32} MIN_SCALE=${MIN_SCALE:-0.35} FLIP=${FLIP:-0.5} TEACHER_BATCH=${TEACHER_BATCH:-128}
 TEACHER_ARCH=${TEACHER_ARCH:-convnet_d3_w64_bn} TEACHER_STEM=${TEACHER_STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10}
