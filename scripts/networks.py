@@ -65,8 +65,8 @@ def build(arch: str, num_classes: int, stem: str = "imagenet", weights: str | No
 
 
 def fast_layout(network: nn.Module) -> nn.Module:
-    """Lay out the kernels of a network with BatchNorm as channels_last: on a CPU ResNet-18 classifies images of 32 pixels twice
-    as fast so and trains 8 % faster. A ConvNet's group norm gets slower so."""
+    """Lay out the kernels of a network with BatchNorm as channels_last: on a CPU ResNet-18 then classifies images of 32 pixels
+    1.8 times as fast and trains at the same speed. A ConvNet's group norm would get slower."""
     return network.to(memory_format=torch.channels_last) if has_batch_norm(network) else network
 
 
