@@ -62,7 +62,6 @@ def main(args):
     if begin_together(folder, "distilled", config, accelerator):
         if accelerator.is_main_process:
             clear_parts(folder)
-        accelerator.print(f"{folder}: complete, nothing to do")
         return
 
     seconds = {"encode": 0.0, "wait": 0.0, f"cluster-{args.ipc}": 0.0, "make": 0.0}

@@ -92,9 +92,7 @@ def main(args):
     wanted = {ipc: root / folder_name(args.dataset, ipc, args.km_expand, args.prototype, args.outliers) for ipc in args.ipc}
     configs, folders = {ipc: configuration(args, ipc, split, size) for ipc in wanted}, {}   # folders that are not complete
     for ipc, folder in wanted.items():
-        if begin_together(folder, "prototypes", configs[ipc], accelerator):
-            accelerator.print(f"{folder}: complete, nothing to do")
-        else:
+        if not begin_together(folder, "prototypes", configs[ipc], accelerator):
             folders[ipc] = folder
 
     def files(label: int) -> dict[int, Path]:

@@ -114,7 +114,6 @@ def main(args):
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
     config = configuration(args, args.image_size or min(made_pixels, 224), source, images_per_class)
     if begin_together(folder, "distilled", config, accelerator):
-        accelerator.print(f"{folder}: complete, nothing to do")
         return
 
     started = time.perf_counter()

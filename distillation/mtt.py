@@ -72,7 +72,7 @@ def main(args):
 
     from distillation.datasets import check_enough_images, decode_all, load_split
     from scripts.artefact import begin, identity
-    from scripts.parallel import has_batch_norm, require_one_process
+    from scripts.parallel import begin_together, has_batch_norm, require_one_process
 
     accelerator = Accelerator()
     require_one_process(accelerator, "mtt")
@@ -88,9 +88,7 @@ def main(args):
         train_experts(experts, shared, *decode_all(split, args.size, args.num_workers), args, accelerator.device)
     config = {"method": "mtt", **shared, **{name: getattr(args, name) for name in OF_IMAGES}, "image_size": args.size,
               "trajectories": identity(experts)}
-    if begin(folder, "distilled", config):
-        print(f"{folder}: complete, nothing to do")
-    else:
+    if not begin_together(folder, "distilled", config, accelerator):
         match(folder, config, experts, split, args, accelerator.device)
 
 

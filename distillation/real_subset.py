@@ -27,7 +27,6 @@ def choose_real(args, accelerator) -> None:
     config = {**{name: getattr(args, name) for name in ("method", "dataset", "ipc", "seed", "image_format")},
               "image_size": size, "data": split.identity(), **settings, **validation_of(args.validation)}
     if begin_together(folder, "distilled", config, accelerator):
-        accelerator.print(f"{folder}: complete, nothing to do")
         return
     started = time.perf_counter()
     rows = [[row(label, entry["name"], index, 0, args.seed, 1 / args.ipc, args.image_format) for index in range(args.ipc)]

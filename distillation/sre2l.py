@@ -52,7 +52,6 @@ def main(args):
     folder = Path(args.save_init_image_path) / f"{facts['dataset']}_sre2l_ipc{args.ipc}"
     config = {"method": "sre2l", **{name: getattr(args, name) for name in DECIDING}, **facts}
     if begin_together(folder, "distilled", config, accelerator):
-        accelerator.print(f"{folder}: complete, nothing to do")
         return
     rows = [row(label, entry["name"], index, 0, seed_for(args.seed, "sre2l", label, index), 1 / args.ipc)
             for index in range(args.ipc) for label, entry in enumerate(classes)]

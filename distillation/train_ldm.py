@@ -106,8 +106,7 @@ def main(args):
     from distillation.fine_tuning import fine_tune, load_source
     from distillation.ldm_folder import draw_samples, write_card
     from distillation.synthesis import Denoising
-    from scripts.artefact import begin
-    from scripts.parallel import require_one_process
+    from scripts.parallel import begin_together, require_one_process
 
     accelerator = Accelerator()
     require_one_process(accelerator, "train_ldm")
@@ -115,9 +114,8 @@ def main(args):
     source = load_source(args.init, accelerator.device, args.revision) if args.init else None
     folder = Path(args.output_dir)
     config = configuration(args, split, source)
-    if begin(folder, "ldm", config):
+    if begin_together(folder, "ldm", config, accelerator):
         shutil.rmtree(folder / "state", ignore_errors=True)  # left by a run killed between its manifest and this line
-        print(f"{folder}: complete, nothing to do")
         return
 
     if args.init:

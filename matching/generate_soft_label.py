@@ -98,7 +98,6 @@ def main(args):
     teacher, teacher_name = load_teacher(args.teacher, args.arch, args.stem, args.weights, images, args.input_size)
     folder, config = Path(args.fkd_path), configuration(args, images, teacher_name)
     if begin_together(folder, "soft_labels", config, accelerator):
-        accelerator.print(f"{folder}: complete, nothing to do")
         return
     views = Views(args.input_size, args.fkd_seed, (args.min_scale_crops, args.max_scale_crops), args.flip, **mix_of(args))
     started, stored = time.perf_counter(), stored_epochs(args.epochs, args.keep_epochs)

@@ -89,7 +89,6 @@ def main(args):
     padded = pad_images(images, args.pad) if args.crop == "pad" else images
     team.check_rows(network, len(images), args.batch_size)
     if begin_together(folder, "teacher", config, accelerator):
-        accelerator.print(f"{folder}: complete, nothing to do")
         return
     crops = {"shifts": True} if args.crop == "pad" else {"scale": (args.min_scale_crops, args.max_scale_crops)}
     views = Views(args.input_size, args.seed, flip=args.flip, cutout=args.cutout, **mix_of(args), **crops)

@@ -81,10 +81,10 @@ def my_unfinished(units: list, done: Callable, accelerator, costs: Sequence[floa
 
 
 def begin_together(folder: Path, kind: str, config: dict, accelerator) -> bool:
-    """`artefact.begin` for all processes of a job: the main one asks, and reports why it is refused."""
+    """`artefact.begin` for all processes of a job: the main one asks, and reports why it is refused or that all is done."""
     if accelerator.num_processes == 1:
-        return begin(folder, kind, config)
-    if accelerator.is_main_process:
+        outcome = COMPLETE if begin(folder, kind, config) else READY
+    elif accelerator.is_main_process:
         try:
             outcome = COMPLETE if begin(folder, kind, config) else READY
         except (InputError, OSError) as error:
@@ -96,6 +96,8 @@ def begin_together(folder: Path, kind: str, config: dict, accelerator) -> bool:
         if outcome in (REFUSED, FAILED):
             sys.exit(outcome)  # the exit codes of scripts.cli; the main process prints the line
         working()
+    if outcome == COMPLETE:
+        accelerator.print(f"{folder}: complete, nothing to do")
     return outcome == COMPLETE
 
 

@@ -157,7 +157,6 @@ def main(args):
     repeat_statistics(network, values.get("bn_updates", 1))
     team.check_rows(network, len(images), settings.batch_size)
     if begin_together(folder, "student", config, accelerator):
-        accelerator.print(f"{folder}: complete, nothing to do")
         return
 
     # training and test
