@@ -1,13 +1,11 @@
 """A-GEM, averaged gradient episodic memory (Chaudhry et al. 2019, arXiv 1812.00420)."""
 
-import contextlib
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from continual.learner import Learner
 from continual.streams import Batch, Task
-from continual.training import batchnorms
+from continual.training import bn_momentum
 
 
 def projection_coefficient(gradients: list[Tensor], references: list[Tensor]) -> Tensor:
@@ -29,18 +27,6 @@ def project_(gradients: list[Tensor], references: list[Tensor]) -> None:
         gradient.addcmul_(reference, coefficient, value=-1)
 
 
-@contextlib.contextmanager
-def frozen_statistics(network: nn.Module):
-    """Freeze BatchNorm's running statistics; it still normalises by the batch."""
-    layers = batchnorms(network)
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-    yield
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-
-
 class AGEM(Learner):
     """The stream's gradient, projected where it conflicts with the gradient of a batch from the buffer."""
 
@@ -57,14 +43,14 @@ class AGEM(Learner):
     def reference(self, batch: Batch) -> list[Tensor]:
         """The gradient of a batch from the buffer, augmented as the stream is; empty where the buffer is.
 
-        BatchNorm's running statistics are frozen.
+        BatchNorm's running statistics are frozen; it still normalises by the batch.
         """
         trainer = self.trainer
         with trainer.timers.phase("buffer"):
             images, labels = self.buffer.draw(trainer.recipe.replay_batch_size, batch.rng)
         if not len(labels):
             return []
-        with frozen_statistics(trainer.network):
+        with bn_momentum(trainer.network, 0.0):
             trainer.gradients(trainer.loss(trainer.views(images, batch.rng), labels))
         return [parameter.grad for parameter in trainer.parameters]
 

@@ -34,6 +34,8 @@ def split_evenly(total: int, parts: int) -> list[int]:
 class Buffer:
     """Up to `capacity` images of the shape [3, H, W] with labels; `logits` is the number of logits stored with each."""
 
+    counters: tuple[str, ...] = ()  # attributes of the state beside the contents
+
     def __init__(self, capacity: int, shape: tuple[int, int, int], device, logits: int = 0):
         self.images = torch.zeros(capacity, *shape, dtype=torch.uint8, device=device)
         self.labels = torch.zeros(capacity, dtype=torch.int64, device=device)
@@ -74,18 +76,23 @@ class Buffer:
             self.logits[slots] = logits[items]
 
     def state(self) -> dict:
-        """The contents; subclasses add their counters."""
-        return {"held": [part[:self.size].clone() for part in self.parts()]}
+        """The contents and counters."""
+        return {"held": [part[:self.size].clone() for part in self.parts()],
+                **{name: getattr(self, name) for name in self.counters}}
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
         self.size = len(state["held"][0])
         for part, stored in zip(self.parts(), state["held"], strict=True):
             part[:self.size] = stored
+        for name in self.counters:
+            setattr(self, name, state[name])
 
 
 class Reservoir(Buffer):
     """Stores every image offered so far with the same probability, capacity / offered."""
+
+    counters = ("seen",)  # at 0 a resumed run would store every later image
 
     def __init__(self, capacity: int, shape: tuple[int, int, int], device, logits: int = 0):
         super().__init__(capacity, shape, device, logits)
@@ -97,15 +104,6 @@ class Reservoir(Buffer):
         self.put(slots, items, images, labels, logits)
         self.seen += len(labels)
         self.size = min(self.seen, len(self.labels))
-
-    def state(self) -> dict:
-        """The counter too: at 0, a resumed run would store every later image."""
-        return {**super().state(), "seen": self.seen}
-
-    def load(self, state: dict) -> None:
-        """Continue from `state`."""
-        super().load(state)
-        self.seen = state["seen"]
 
 
 class ClassBalanced(Buffer):
@@ -165,6 +163,8 @@ def smallest_keys(keys: np.ndarray, classes: np.ndarray, quotas: dict[int, int])
 class TaskMemory(Buffer):
     """Splits its whole capacity evenly among the tasks so far: each new task takes its part from the earlier ones."""
 
+    counters = ("tasks",)
+
     def __init__(self, capacity: int, shape: tuple[int, int, int], device):
         super().__init__(capacity, shape, device)
         self.tasks: list[int] = []  # images of each task
@@ -181,12 +181,3 @@ class TaskMemory(Buffer):
         self.tasks = [len(part) for part in old] + [len(new)]
         self.size = len(labels)
         self.images[:self.size], self.labels[:self.size] = images, labels
-
-    def state(self) -> dict:
-        """The sizes of the tasks too."""
-        return {**super().state(), "tasks": self.tasks}
-
-    def load(self, state: dict) -> None:
-        """Continue from `state`."""
-        super().load(state)
-        self.tasks = state["tasks"]

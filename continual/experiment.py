@@ -12,7 +12,7 @@ from continual.buffer import ClassBalanced, Reservoir, TaskMemory
 from continual.cost import flops, peak_memory_bytes, reset_peak_memory
 from continual.derpp import Dark, DarkExperienceReplay
 from continual.er import ExperienceReplay
-from continual.learner import FineTune, Joint, Learner
+from continual.learner import FineTune, Learner
 from continual.loop import Outcomes, ResumePoint, accuracies, learn, test_logits
 from continual.metrics import forward_transfer, per_class_accuracy, summarise
 from continual.start import pretrain, pretrained_backbone, read_start
@@ -20,7 +20,8 @@ from continual.streams import Task, class_order, hold_out, make_tasks, merge_tas
 from continual.task_arithmetic import Merging, TaskArithmetic
 from continual.timing import Timers
 from continual.training import Recipe, Teacher, Trainer, settings
-from matching.image_set import ImageSet, check_same_classes
+from distillation.distilled_set import check_class_names
+from matching.image_set import ImageSet
 from scripts.artefact import begin, code_version, finish, hardware, package_versions, write_json, write_tensors
 from scripts.cli import InputError
 from scripts.networks import seeded
@@ -80,7 +81,7 @@ class Sources:
         self.test, self.given = test, {"real": real, "distilled": distilled, "random": random}
         for images in (distilled, random):
             if images is not None:
-                check_same_classes(images, test)
+                check_class_names(images.name, images.classes, test.name, test.classes)
 
     def of(self, name: str, seed: int) -> ImageSet:
         """The set `name`. Without --random, random images are drawn by `seed`, as many per class as in the distilled set."""
@@ -108,7 +109,6 @@ class Prepared:
     steps: int
     held_out: bool
     train: ImageSet
-    memory: ImageSet
 
     @property
     def network(self) -> nn.Module:
@@ -137,7 +137,7 @@ def prepare(run: Run, sources: Sources, device, teacher: Teacher | None = None) 
         ratio = len(tests) / len(stream)  # joint training: the steps of all tasks
         trainer = Trainer(network, run.recipe, run.seed, timers, teacher if run.labels == "soft" else None)
         learner = new_learner(run, trainer, train.images.shape[1:], classes)
-    return Prepared(learner, stream, tests, round(run.steps * ratio), held_out, train, memory)
+    return Prepared(learner, stream, tests, round(run.steps * ratio), held_out, train)
 
 
 def new_learner(run: Run, trainer: Trainer, shape, classes: int) -> Learner:
@@ -153,7 +153,7 @@ def new_learner(run: Run, trainer: Trainer, shape, classes: int) -> Learner:
         merging = run.merging
         return TaskArithmetic(trainer, Reservoir(*room), merging.merge, merging.scales, merging.refit_head,
                               merging.experts == "sequential", merging.start == "task1")
-    return {"finetune": FineTune, "joint": Joint}[run.method](trainer)
+    return FineTune(trainer)  # joint training is that on merged tasks
 
 
 # one run

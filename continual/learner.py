@@ -35,13 +35,12 @@ class Learner:
 
 
 class FineTune(Learner):
-    """Plain training on each task in turn, without a buffer: the lower bound."""
+    """Plain training on each task in turn, without a buffer: the lower bound.
+
+    On all tasks at once (`streams.merge_tasks`), for as many steps as the tasks together: joint training, the upper bound.
+    """
 
     def step(self, batch: Batch) -> None:
         """One step on the stream."""
         views = self.trainer.views(batch.images, batch.rng)
         self.trainer.descend(self.trainer.loss(views, batch.labels))
-
-
-class Joint(FineTune):
-    """Plain training on all tasks at once (`streams.merge_tasks`), for as many steps as the tasks together: the upper bound."""

@@ -6,6 +6,7 @@ the head row of its own expert, and the scale is the best one on the buffer, whi
 """
 
 import contextlib
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,8 @@ from continual.learner import Learner
 from continual.merging import MERGES
 from continual.metrics import masked_accuracy
 from continual.streams import Batch, Task
-from continual.training import Trainer, batchnorms, only
+from continual.training import Trainer, bn_momentum, only
+from scripts.parallel import batch_norms
 
 STATE = ("vectors", "head_rows", "curves", "start", "expert")
 LEAST_VIEWS = 64  # BatchNorm's statistics of fewer are too noisy; a smaller buffer gives several views of each image
@@ -55,7 +57,7 @@ class TaskArithmetic(Learner):
 
     def set_start(self) -> None:
         """Make the current network the common start."""
-        self.start = self.expert = copy_of(self.trainer.network)
+        self.start = self.expert = copy.deepcopy(self.trainer.network.state_dict())
         self.origin = backbone_vector(self.trainer.network)
 
     def begin(self, task: Task, steps: int) -> None:
@@ -77,7 +79,7 @@ class TaskArithmetic(Learner):
             if self.first_is_start and not self.vectors:
                 self.set_start()
             if self.sequential:
-                self.expert = copy_of(network)
+                self.expert = copy.deepcopy(network.state_dict())
             self.vectors.append(backbone_vector(network) - self.origin)
             for label in task.classes:
                 self.head_rows[label] = self.head.weight[label].detach().clone(), self.head.bias[label].detach().clone()
@@ -126,11 +128,6 @@ class TaskArithmetic(Learner):
         return self.trainer.views(images[rows], self.trainer.rng("memory-views", task.index)), labels[rows]
 
 
-def copy_of(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of the network's parameters and statistics."""
-    return {name: value.clone() for name, value in network.state_dict().items()}
-
-
 def head_of(network: nn.Module) -> nn.Linear:
     """The last linear layer: one row per class."""
     return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
@@ -170,15 +167,11 @@ def reestimate_batchnorm(network: nn.Module, views: Tensor, batch_size: int = 25
     The statistics are the mean over batches (PyTorch's cumulative average).
     """
     network.eval()
-    layers = batchnorms(network)
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
+    for layer in batch_norms(network):
         layer.reset_running_stats()
-        layer.momentum = None
         layer.train()
-    logits = torch.cat([network(part) for part in views.chunk(-(-len(views) // batch_size))])
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    with bn_momentum(network, None):
+        logits = torch.cat([network(part) for part in views.chunk(-(-len(views) // batch_size))])
     network.eval()
     return logits
 

@@ -18,24 +18,18 @@ class Timers:
         self.spans: dict[str, float] = defaultdict(float)
         self.phases: dict[str, float] = defaultdict(float)
         self.pending: list[tuple] = []
-        self.opened: dict[str, float] = {}
 
     @contextlib.contextmanager
     def span(self, name: str):
         """Add the wall-clock seconds of the block."""
         self._synchronise()
-        self.opened[name] = time.perf_counter()
+        started = time.perf_counter()
         yield
-        self.spans[name] = self.spent(name)
-        del self.opened[name]
+        self._synchronise()
+        self.spans[name] += time.perf_counter() - started
         for phase, first, last in self.pending:
             self.phases[phase] += first.elapsed_time(last) / 1000
         self.pending.clear()
-
-    def spent(self, name: str) -> float:
-        """Seconds of all spans of that name, with an open one; waits for the device."""
-        self._synchronise()
-        return self.spans.get(name, 0.0) + (time.perf_counter() - self.opened[name] if name in self.opened else 0.0)
 
     @contextlib.contextmanager
     def phase(self, name: str):

@@ -95,12 +95,11 @@ def parse_args():
 def check(args) -> None:
     """Raise InputError for numbers out of range and for flags that contradict each other."""
     stored = args.tasks if set(args.method) - {"finetune", "joint"} else 0  # these two have no buffer
-    for flag, low, high in (
-            ("tasks", 1, None), ("buffer-size", stored, None), ("batch-size", 2, None), ("replay-batch-size", 2, None),
-            ("lr", 0, None), ("flip", 0, 1), ("bn-momentum", 0, 1), ("min-scale-crops", 0, 1), ("start-steps", 1, None),
-            ("refit-head", 0, None), ("save-seconds", 0, None), ("temperature", 1e-3, None), ("alpha", 0, None),
-            ("beta", 0, None)):
-        check_range(f"--{flag}", getattr(args, flag.replace("-", "_")), low, math.inf if high is None else high)
+    for flag, low, *high in (
+            ("tasks", 1), ("buffer-size", stored), ("batch-size", 2), ("replay-batch-size", 2), ("lr", 0), ("flip", 0, 1),
+            ("bn-momentum", 0, 1), ("min-scale-crops", 0, 1), ("start-steps", 1), ("refit-head", 0), ("save-seconds", 0),
+            ("temperature", 1e-3), ("alpha", 0), ("beta", 0)):
+        check_range(f"--{flag}", getattr(args, flag.replace("-", "_")), low, *high)
     if (args.labels == "soft") != bool(args.teacher):
         raise InputError("--labels soft and --teacher: expected both or neither, found "
                          + ("no --teacher" if args.labels == "soft" else "--labels hard"))
@@ -163,7 +162,8 @@ def run_of(args, sources, method: str, index: int, seed: int):
     from continual.experiment import Dark, Merging, Run
     from continual.training import Recipe
     stream, schedule = args.stream[index], schedule_of(args)
-    images, length = sources.of(stream, seed), at(index, lengths(args)[schedule][1] or [2.0])
+    images, values = sources.of(stream, seed), lengths(args)[schedule][1] or [2.0]
+    length = values[index % len(values)]  # the stream's own, or the only one
     steps = length if schedule == "steps" else max(1, math.ceil(length * len(images) / args.tasks / args.batch_size))
     recipe = Recipe(args.optimizer, args.lr, args.weight_decay, args.momentum, args.lr_schedule, args.batch_size,
                     args.replay_batch_size, args.min_scale_crops, args.flip, args.bn_momentum, args.bf16)
@@ -175,11 +175,6 @@ def run_of(args, sources, method: str, index: int, seed: int):
                buffer=args.buffer if method in ("er", "derpp") else "reservoir", labels=args.labels,
                temperature=args.temperature if args.labels == "soft" else None, schedule=schedule,
                schedule_in_name=args.schedule == "steps", validation=args.validation)
-
-
-def at(index: int, values: list):
-    """The value of the stream at `index`: its own, or the only one."""
-    return values[index] if len(values) > 1 else values[0]
 
 
 def table_row(result: dict) -> str:

@@ -1,5 +1,6 @@
 """The parts of a training step that all methods share, each with its own timer; and the teacher for soft labels."""
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -18,10 +19,10 @@ from matching.soft_labels import soft_loss
 from scripts.artefact import DIVERGED, check_finite, identity
 from scripts.cli import InputError
 from scripts.networks import load_model
+from scripts.parallel import batch_norms
 from scripts.randomness import seed_for
 from scripts.training import CURVES, half_precision, load_optimizer, new_optimizer, parameter_groups
 
-BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 COUNTERS = ("step", "steps_done", "images_seen", "seen")
 
 
@@ -106,7 +107,7 @@ class Trainer:
         self.steps_done = self.images_seen = 0
         self.seen: list[int] = []  # classes
         self.passes: Counter = Counter()  # (kind of pass, images) -> count
-        for layer in batchnorms(network):
+        for layer in batch_norms(network):
             layer.momentum = recipe.bn_momentum
 
     def rng(self, *where) -> np.random.Generator:
@@ -205,9 +206,16 @@ class Trainer:
         self.passes = Counter(state["passes"])
 
 
-def batchnorms(network: nn.Module) -> list[nn.Module]:
-    """The network's BatchNorm layers."""
-    return [module for module in network.modules() if isinstance(module, BATCHNORMS)]
+@contextlib.contextmanager
+def bn_momentum(network: nn.Module, momentum: float | None):
+    """For the block, set the momentum of BatchNorm's running statistics: 0 freezes them, None averages over batches."""
+    layers = batch_norms(network)
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = momentum
+    yield
+    for layer, earlier in zip(layers, before, strict=True):
+        layer.momentum = earlier
 
 
 def augment(images: Tensor, rng: np.random.Generator, min_scale: float, flip: float) -> Tensor:

@@ -72,13 +72,13 @@ def main(args):
 
     from distillation.datasets import check_enough_images, decode_all, load_split
     from scripts.artefact import begin, identity
-    from scripts.parallel import begin_together, has_batch_norm, require_one_process
+    from scripts.parallel import batch_norms, begin_together, require_one_process
 
     accelerator = Accelerator()
     require_one_process(accelerator, "mtt")
     split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
-    if has_batch_norm(network_of(args, len(split.classes), 0)):
+    if batch_norms(network_of(args, len(split.classes), 0)):
         raise InputError(f"--arch: expected a network without BatchNorm, such as convnet_d3_w128, found {args.arch}")
     experts, folder = Path(args.experts_path), Path(args.save_init_image_path) / f"{args.dataset}_mtt_ipc{args.ipc}"
     shared = {**{name: getattr(args, name) for name in OF_EXPERTS}, "data": split.identity(), **validation_of(args.validation)}

@@ -94,8 +94,8 @@ def hook_statistics(network, name: str) -> list:
     It is ||mean - running mean||_2 + ||variance - running variance||_2 (Yin et al. 2020, arXiv 1912.08795, eq. 4). Raises
     InputError for a network without BatchNorm.
     """
-    from torch import nn
-    layers, found = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)], []
+    from scripts.parallel import batch_norms
+    layers, found = batch_norms(network), []
     if not layers:
         raise InputError(f"{name}: expected a teacher with BatchNorm, whose statistics are matched, found none")
 

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import hflip, pil_to_tensor, resized_crop
+from torchvision.transforms.functional import hflip, pad, pil_to_tensor, resized_crop
 
 from distillation.datasets import Split, decode_all, decode_readable, readable_part
-from distillation.distilled_set import check_class_names, read_distilled
+from distillation.distilled_set import read_distilled
 from distillation.images import fit_image, open_image
 from matching.augmentation import LARGE, Drawn, mixed_one_by_one, views
 from scripts.cli import InputError
@@ -121,17 +120,13 @@ class FileImages:
                 yield self._mixed(host, *waiting.popleft())
 
     def _crop(self, drawn: Drawn, row: int, size: int) -> Tensor:
-        return pil_crop(self.read(row), drawn.crop[row].tolist(), drawn.flip[row].item(), size)
+        """`augmentation.crop_one` by torchvision's functions for Pillow: uint8 [3, S, S]."""
+        view = resized_crop(self.read(row), *drawn.crop[row].tolist(), [size, size], InterpolationMode.BILINEAR)
+        return pil_to_tensor(hflip(view) if drawn.flip[row] else view)
 
     def _mixed(self, drawn: Drawn, rows: Tensor, crops: dict[int, Future]) -> Tensor:
         mixed = torch.stack(list(mixed_one_by_one(lambda row: crops[row].result(), drawn, rows)))
         return normalise(mixed.to(self.device) / 255)
-
-
-def pil_crop(image: Image.Image, crop: list[int], flip: bool, size: int) -> Tensor:
-    """`augmentation.crop_one` by torchvision's functions for Pillow: uint8 [3, S, S]."""
-    view = resized_crop(image, *crop, [size, size], InterpolationMode.BILINEAR)
-    return pil_to_tensor(hflip(view) if flip else view)
 
 
 def image_set(name: str, classes: list[dict], images: Tensor, labels: Tensor, weights: Tensor | None = None) -> ImageSet:
@@ -212,16 +207,9 @@ def free_bytes(device: torch.device) -> int:
     return torch.get_device_module(device).mem_get_info(device)[0]
 
 
-def check_same_classes(train: ImageSet, test: ImageSet) -> None:
-    """Raise InputError when two sets do not list the same classes in the same order."""
-    check_class_names(train.name, train.classes, test.name, test.classes)
-
-
 def pad_images(images: ImageSet, pixels: int) -> ImageSet:
     """Reflect `pixels` at each side of every image; raises InputError for more than an image has."""
     side = min(images.images.shape[-2:])
     if pixels >= side:
         raise InputError(f"--pad: expected less than the images' {side} pixels, found {pixels}")
-    padded = torch.cat([F.pad(part.float(), (pixels,) * 4, mode="reflect").to(torch.uint8)
-                        for part in images.images.split(4096)])
-    return replace(images, images=padded)
+    return replace(images, images=torch.cat([pad(part, pixels, padding_mode="reflect") for part in images.images.split(4096)]))

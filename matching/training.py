@@ -16,7 +16,7 @@ from matching.image_set import FileImages, ImageSet
 from matching.soft_labels import SoftLabels, hard_loss, soft_loss
 from scripts.artefact import finish, write_result, write_tensors, write_text
 from scripts.networks import WEIGHTS, accuracy, predict
-from scripts.parallel import LEAST_ROWS, Team, has_batch_norm
+from scripts.parallel import LEAST_ROWS, Team, batch_norms
 from scripts.randomness import seed_for
 from scripts.training import CURVES, Loop, averaged, half_precision
 
@@ -67,7 +67,7 @@ def train(network: nn.Module, images: ImageSet | FileImages, labels: Labels, rec
     """
     # set-up
     team, size = team or Team(), recipe.views.size
-    least = LEAST_ROWS if has_batch_norm(network) else 1
+    least = LEAST_ROWS if batch_norms(network) else 1
     average = averaged(network, recipe.ema) if recipe.ema else None
     wrapped = team.wrap(network)
     per_epoch = math.ceil(len(images) / recipe.batch_size)

@@ -116,10 +116,10 @@ def all_done(accelerator) -> bool:
 
 # one network trained by several processes
 
-def has_batch_norm(network) -> bool:
-    """Whether the network normalises by the statistics of a batch."""
+def batch_norms(network) -> list:
+    """The layers that normalise by the statistics of a batch."""
     from torch import nn
-    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 class Team:
@@ -138,7 +138,7 @@ class Team:
     def check_rows(self, network, images: int, batch_size: int) -> None:
         """Raise InputError where a process would get too few rows of a batch, with one process only for BatchNorm."""
         smallest, least = images // math.ceil(images / batch_size), LEAST_ROWS * self.size
-        if smallest < least and (self.size > 1 or has_batch_norm(network)):
+        if smallest < least and (self.size > 1 or batch_norms(network)):
             whose = "BatchNorm" if self.size == 1 else f"each of {self.size} processes"
             raise InputError(f"--batch-size: expected at least {least} images in every batch, {LEAST_ROWS} for {whose}, found "
                              f"{smallest} ({images} images in batches of at most {batch_size})")
@@ -156,7 +156,7 @@ class Team:
             return network
         if next(network.parameters()).device.type != "cpu":
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place: parameters and their names stay
-        elif self.main and has_batch_norm(network):
+        elif self.main and batch_norms(network):
             print(f"BatchNorm in {self.size} processes on CPUs: each normalises its own rows")
         wrapped = DistributedDataParallel(network)
         wrapped.broadcast_buffers = False  # equal already, or of the process's own rows; as an argument its name has changed

@@ -10,14 +10,14 @@ from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_ima
 from torch import nn
 
 from continual import streams, train_continual
-from continual.agem import frozen_statistics, project_
+from continual.agem import project_
 from continual.buffer import Reservoir, TaskMemory, draw_rows, reservoir_slots, split_evenly
 from continual.merging import MERGES, merge_ties
 from continual.metrics import masked_accuracy, summarise
 from continual.streams import batches, class_order, hold_out, make_tasks, merge_tasks
 from continual.task_arithmetic import TaskArithmetic, reestimate_batchnorm
 from continual.timing import Timers
-from continual.training import Trainer
+from continual.training import Trainer, bn_momentum
 from scripts.artefact import read_tensors
 from scripts.cli import ROOT, InputError
 from scripts.randomness import generator_for
@@ -155,7 +155,7 @@ def test_projection_never_leaves_a_negative_product_and_is_the_nearest_such_grad
 
 def test_frozen_statistics_normalise_by_the_batch_and_stay():
     layer = nn.BatchNorm2d(3)
-    with frozen_statistics(layer):
+    with bn_momentum(layer, 0.0):
         out = layer(torch.randn(8, 3, 4, 4) * 5 + 2)
     assert out.mean().abs() < 1e-5 and torch.equal(layer.running_mean, torch.zeros(3)) and layer.momentum == 0.1
 

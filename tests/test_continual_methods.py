@@ -17,7 +17,7 @@ from continual.cost import flops, flops_of_pass
 from continual.derpp import DarkExperienceReplay
 from continual.er import ExperienceReplay
 from continual.experiment import Merging, Run, Sources, prepare, untrained_accuracies
-from continual.learner import FineTune, Joint
+from continual.learner import FineTune
 from continual.loop import Outcomes, ResumePoint, learn
 from continual.metrics import confusion_matrix, forward_transfer, masked_accuracy, per_class_accuracy
 from continual.start import pretrained_backbone
@@ -230,7 +230,7 @@ def test_on_one_task_every_method_is_plain_training(tmp_path):
     images = some_images(12)
     tasks = make_tasks(images, some_images(2, seed=5), images, [(0, 1, 2, 3)])  # memory is filled when the task is over
     room = (ROOM, SHAPE, "cpu")
-    learners = {"finetune": FineTune(new_trainer()), "joint": Joint(new_trainer()),
+    learners = {"finetune": FineTune(new_trainer()), "joint": FineTune(new_trainer()),
                 "er": ExperienceReplay(new_trainer(), Reservoir(*room)), "agem": AGEM(new_trainer(), TaskMemory(*room)),
                 "derpp": DarkExperienceReplay(new_trainer(), Reservoir(*room, logits=4), 0.1, 0.5),
                 "task_arithmetic": TaskArithmetic(new_trainer(), Reservoir(*room), "sum", [1.0], 0)}
