@@ -50,6 +50,7 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
                                                   dtype=torch.float32 if dtype == "bfloat16" else precision)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise InputError(f"{expected}, found {one_line(error)}") from None
+    pipeline.set_progress_bar_config(disable=True)  # callers have bars of their own
     pipeline.autoencoder = autoencoder_digest(pipeline.vae)  # before bfloat16 rounds it otherwise than float16
     config = pipeline.vae.config
     upcast = config.get("force_upcast") and "force_upcast" not in config.get("_use_default_values", ())  # v1.5 does not name it

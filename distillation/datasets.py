@@ -214,12 +214,8 @@ def _digits(data_dir: Path, split: str) -> Split:
     """The 1,797 handwritten digits of scikit-learn (UCI); every fourth image of a class is a test image."""
     from sklearn.datasets import load_digits
     bunch = load_digits()
-    index_in_class = np.zeros(len(bunch.target), dtype=int)
-    for label in range(10):
-        rows = np.flatnonzero(bunch.target == label)
-        index_in_class[rows] = np.arange(len(rows))
-    test = index_in_class % 4 == 3
-    keep = np.flatnonzero(test if split == "test" else ~test)
+    test = np.sort(np.concatenate([np.flatnonzero(bunch.target == label)[3::4] for label in range(10)]))
+    keep = test if split == "test" else np.setdiff1d(np.arange(len(bunch.target)), test)
     pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)
 
     def read(row):

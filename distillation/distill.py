@@ -79,7 +79,7 @@ def distil(encoder, maker, split, size: int, args, accelerator, seconds: dict) -
     from scripts.artefact import write_json
     from scripts.parallel import my_unfinished
 
-    labels, together = list(range(len(split.classes))), classes_together(args)
+    labels, together = list(range(len(split.classes))), max(1, args.batch_size // denoised(args))  # classes that fill a batch
     groups = [labels[first:first + together] for first in range(0, len(labels), together)]
 
     # an interrupted group is made again as a whole, since rounding may depend on the batch's size
@@ -107,11 +107,6 @@ def make_group(maker, labels: list[int], prototypes: dict, args) -> dict[int, li
         maker.make(batch, prototypes)
     maker.wait()
     return {label: [maker.made(row) for row in rows if row["label"] == label] for label in labels}
-
-
-def classes_together(args) -> int:
-    """How many classes fill a batch."""
-    return max(1, args.batch_size // denoised(args))
 
 
 def denoised(args) -> int:

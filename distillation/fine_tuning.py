@@ -14,7 +14,6 @@ from distillation.datasets import Split, decode_readable, readable_part
 from distillation.encoding import ahead
 from distillation.ldm import Posteriors, Recipe, encode_moments, images_at_once, tokenize, train_unet, trained_text
 from distillation.ldm_folder import write_checkpoint
-from distillation.synthesis import latent_shape
 from scripts.cli import InputError
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
@@ -34,11 +33,6 @@ def load_source(checkpoint: str, device, revision: str | None = None) -> StableD
         raise InputError(f"{checkpoint}: expected a UNet of {source.vae.config.latent_channels} channels, as the autoencoder's "
                          f"latents have, found {channels}")
     return source
-
-
-def trained_size(source: StableDiffusionLatents2ImgPipeline) -> int:
-    """The UNet's training resolution in pixels."""
-    return latent_shape(source)[-1] * source.vae_scale_factor
 
 
 def fine_tune(source: StableDiffusionLatents2ImgPipeline, split: Split, size_pixels: int, folder: Path, recipe: Recipe, *,

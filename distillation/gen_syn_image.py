@@ -139,7 +139,6 @@ def load_images_pipeline(args, device):
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, device, args.dtype,
                              args.revision)
-    pipeline.set_progress_bar_config(disable=True)
     if torch.device(device).type != "cpu" or args.dtype == "bfloat16":
         for part in (pipeline.unet, pipeline.vae):
             part.to(memory_format=torch.channels_last)

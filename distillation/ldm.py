@@ -55,19 +55,19 @@ def new_vae(size_pixels: int, channels: list[int], latent_channels: int = 4) -> 
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels)
 
 
-def new_text_encoder(width: int, layers: int = 2) -> CLIPTextModel:
+def new_text_encoder(width: int) -> CLIPTextModel:
     """A CLIP text transformer over the byte-level vocabulary."""
     return CLIPTextModel(CLIPTextConfig(
-        vocab_size=514, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=4,
+        vocab_size=514, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=PROMPT_TOKENS, projection_dim=width, bos_token_id=512, eos_token_id=513, pad_token_id=513))
 
 
-def new_unet(latent_shape: tuple[int, ...], channels: list[int], text_width: int, layers: int = 1) -> UNet2DConditionModel:
+def new_unet(latent_shape: tuple[int, ...], channels: list[int], text_width: int) -> UNet2DConditionModel:
     """A text-conditional UNet of latents [C, h, w]; cross-attention at every level but the finest, where it costs most."""
     coarser = len(channels) - 1
     return UNet2DConditionModel(
         sample_size=latent_shape[-1], in_channels=latent_shape[0], out_channels=latent_shape[0],
-        block_out_channels=tuple(channels), layers_per_block=layers,
+        block_out_channels=tuple(channels), layers_per_block=1,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * coarser,
         up_block_types=("CrossAttnUpBlock2D",) * coarser + ("UpBlock2D",),
         cross_attention_dim=text_width, attention_head_dim=4, norm_num_groups=16)

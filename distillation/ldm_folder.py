@@ -84,7 +84,6 @@ def draw_samples(folder: Path, split: Split, device, rows: int, how: Denoising) 
     """Images drawn from pure noise, `rows` per class, one column per class (at most 20), as one picture."""
     started = time.perf_counter()
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(folder), device, "float32")  # never overflows
-    pipeline.set_progress_bar_config(disable=True)
     classes = split.classes[:COLUMNS]
     prompts = pipeline.embed([entry["prompt"] for entry in classes]).repeat(rows, 1, 1)
     negative, shape = pipeline.embed([""]), latent_shape(pipeline)

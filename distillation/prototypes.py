@@ -159,7 +159,8 @@ def read_prototypes(path: str | Path) -> tuple[list[dict], list[Prototypes], dic
     if path.suffix == ".json":
         return _read_json(path)
     manifest = read_manifest(path, "prototypes")
-    names, prototypes, shape = class_files(manifest), [], (None,) * 4
+    names = [class_file(label, entry["name"]) for label, entry in enumerate(manifest["classes"])]
+    prototypes, shape = [], (None,) * 4
     if missing := [name for name in names if name not in manifest["files"]]:
         raise InputError(f"{path}: expected a file for each class, found no {missing[0]} in manifest.json")
     for name in names:
@@ -169,11 +170,6 @@ def read_prototypes(path: str | Path) -> tuple[list[dict], list[Prototypes], dic
         shape = tuple(tensors["centroids"].shape)
     encoder = {"autoencoder": manifest["autoencoder"]} if "autoencoder" in manifest else {}
     return manifest["classes"], prototypes, manifest["config"] | encoder
-
-
-def class_files(manifest: dict) -> list[str]:
-    """The files of a prototypes folder, in class order."""
-    return [class_file(label, entry["name"]) for label, entry in enumerate(manifest["classes"])]
 
 
 def class_problems(tensors: dict[str, Tensor], shape: tuple = (None,) * 4) -> list[str]:

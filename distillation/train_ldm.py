@@ -134,11 +134,11 @@ def main(args):
 def configuration(args, split, source) -> dict:
     """Everything that decides the weights; no paths."""
     from distillation.checkpoints import checkpoint_identity
-    from distillation.fine_tuning import trained_size
+    from distillation.synthesis import latent_shape
     config = {name: getattr(args, name) for name in DECIDING if given(getattr(args, name))}
     if args.init:
         config |= {"init": checkpoint_identity(args.init, source.parts, args.revision),
-                   "size": args.size or trained_size(source)}
+                   "size": args.size or latent_shape(source)[-1] * source.vae_scale_factor}    # else the UNet's own
         check_factor(config["size"], source.vae_scale_factor)
     return {**config, "data": split.identity(), **validation_of(args.validation)}
 

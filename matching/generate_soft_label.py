@@ -79,9 +79,7 @@ def parse_args():
 def main(args):
     import torch
 
-    from distillation.datasets import load_split
     from matching.augmentation import Views, draw_views, mix_of
-    from matching.image_set import distilled_images, real_images
     from matching.soft_labels import epoch_file, leading_answers, relabel, stored_epochs, write_epoch
     from matching.teachers import load_teacher
     from scripts.artefact import check_held_out, finish, write_result
@@ -90,11 +88,7 @@ def main(args):
 
     accelerator = new_accelerator()
     check_held_out(args.validation, args.data, args.teacher)
-    if args.data:
-        images = distilled_images(args.data, args.workers, args.data_path, accelerator.device)
-    else:
-        images = real_images(load_split(split="train", **dataset_flags(args)), args.input_size, args.workers, "centre",
-                             args.data_path, accelerator.device)
+    images = training_images(args, args.data, args.input_size, accelerator.device)
     teacher, teacher_name = load_teacher(args.teacher, args.arch, args.stem, args.weights, images, args.input_size)
     folder, config = Path(args.fkd_path), configuration(args, images, teacher_name)
     if begin_together(folder, "soft_labels", config, accelerator):
@@ -121,6 +115,15 @@ def main(args):
         finish(folder, "soft_labels", images.classes, config, files, images=images.digest, kept=facts)
         print(f"{folder}: {stored} of {args.epochs} epochs of {len(images)} images, {facts['stored_logits']} of "
               f"{facts['classes']} logits, {facts['bytes'] / 1e6:.1f} MB")
+
+
+def training_images(args, folder: str | None, size: int, device):
+    """The distilled set in `folder`, or without one the real training split at `size` pixels."""
+    from distillation.datasets import load_split
+    from matching.image_set import distilled_images, real_images
+    if folder:
+        return distilled_images(folder, args.workers, args.data_path, device)
+    return real_images(load_split(split="train", **dataset_flags(args)), size, args.workers, "centre", args.data_path, device)
 
 
 def configuration(args, images, teacher: str) -> dict:

@@ -123,22 +123,18 @@ def network_judge(folder: str, train, device) -> Judge:
     """A teacher's network; its features are the inputs of its last linear layer."""
     import torch
 
+    from continual.task_arithmetic import head_of, inputs_of
     from matching.teachers import load_teacher
     from scripts.networks import predict
     network = load_teacher(folder, "", "", "", train, train.images.shape[-1])[0].to(device)
-    *_, head = (module for module in network.modules() if isinstance(module, torch.nn.Linear))
 
     def names(images):
         return predict(network, images.to(device)).argmax(1).cpu().numpy()
 
     def features(images):
-        found = []
-        handle = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu()))
-        try:
+        with inputs_of(head_of(network)) as found:
             predict(network, images.to(device))
-        finally:
-            handle.remove()
-        return torch.cat(found).numpy()
+        return torch.cat(found).float().cpu().numpy()
     return Judge(f"{read_manifest(folder, 'teacher')['config']['arch']} of matching.train_teacher", names, features)
 
 
@@ -177,7 +173,6 @@ def draw(args, classes, device):
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, args.diffusion_checkpoints_path, device, args.dtype,
                              args.revision)
-    pipeline.set_progress_bar_config(disable=True)
     prompts, negative = pipeline.embed([entry["prompt"] for entry in classes]), pipeline.embed([""])
     labels = torch.arange(args.images) % len(classes)
     images = []

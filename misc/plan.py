@@ -115,12 +115,13 @@ def plan(s: dict, data: tuple[int, int, int, int], rates: dict[str, float], gpus
 
 def bytes_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, tuple[int, int]]:
     """Stage -> bytes on disk, and in memory: weights (in training also gradients and AdamW's moments), images and latents."""
+    from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     classes, train, test, side = data
     made, view = classes * int(s["IPC"]), 3 * int(s["INPUT_SIZE"]) ** 2
     parts = diffusion(s["CHECKPOINT"])
     vae, unet = (sum(parameter.nbytes for parameter in part.parameters()) for part in parts)
     size = int(s["SIZE"] or parts[0].config.sample_size)
-    latent = 4 * math.prod(latent_shape(parts[0], size))
+    latent = 4 * math.prod(StableDiffusionGenLatentsPipeline(parts[0]).latent_shape(size))
     teacher, student, learner = (sum(value.nbytes for value in each.state_dict().values()) for each in classifiers(s, data))
     kept = min(int(s["KEEP_TOPK"] or classes), classes)
     label = 29 + 2 * kept + (0 if kept == classes else 2 + kept * (1 if classes <= 256 else 2))  # draws, logits, their classes
@@ -132,12 +133,6 @@ def bytes_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, tuple[int, i
             "soft labels": (views * label, teacher + made * (view + 4 * classes)),
             "student": (student, 4 * student + (made + test) * view),
             "continual": (buffers * (3 * side ** 2 + 8), 4 * learner + (train + test) * 3 * side ** 2)}
-
-
-def latent_shape(vae, size: int) -> tuple[int, int, int]:
-    """(C, h, w) for images of `size` pixels."""
-    side = size // 2 ** (len(vae.config.block_out_channels) - 1)
-    return vae.config.latent_channels, side, side
 
 
 def diffusion(checkpoint: str) -> tuple:
@@ -201,6 +196,7 @@ def computed(s: dict, data: tuple[int, int, int, int], tflops: float) -> dict[st
     from torch.utils.flop_counter import FlopCounterMode
 
     from distillation.prototypes import find_prototypes
+    from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     (vae, unet), (teacher, student, learner) = diffusion(s["CHECKPOINT"]), classifiers(s, data)
     size = int(s["SIZE"] or vae.config.sample_size)
 
@@ -214,7 +210,7 @@ def computed(s: dict, data: tuple[int, int, int, int], tflops: float) -> dict[st
     width, side, text = unet.config.in_channels, unet.config.sample_size, unet.config.cross_attention_dim
     views, one = int(s["INPUT_SIZE"]), trained(learner, data[3])
     batch, replay = int(s["BATCH_SIZE"]), int(s["REPLAY_BATCH_SIZE"])
-    latents = torch.randn(math.ceil(data[1] / data[0]), *latent_shape(vae, size))
+    latents = torch.randn(math.ceil(data[1] / data[0]), *StableDiffusionGenLatentsPipeline(vae).latent_shape(size))
     began = time.process_time()
     find_prototypes(latents, int(s["IPC"]), int(s["KM_EXPAND"] or 0) or None, 0, kmeans=s["KMEANS"])
     return {"classes clustered": 1 / (time.process_time() - began),

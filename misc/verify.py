@@ -165,14 +165,19 @@ def soft_labels(folder: Path, manifest: dict) -> Problems:
         yield from tensor_file(folder, epoch_file(epoch), check)
 
 
-def checkpoint(folder: Path, manifest: dict) -> Problems:
-    """A checkpoint that loads, with finite weights."""
-    from distillation.checkpoints import load_pipeline
+def finite_weights(folder: Path, manifest: dict) -> Problems:
+    """Finite weights in every file, such as those of MTT's experts."""
     from scripts.networks import weight_problems
-    from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     for name in manifest["files"]:
         if name.endswith(".safetensors"):
             yield from tensor_file(folder, name, weight_problems)
+
+
+def checkpoint(folder: Path, manifest: dict) -> Problems:
+    """A checkpoint that loads, with finite weights."""
+    from distillation.checkpoints import load_pipeline
+    from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
+    yield from finite_weights(folder, manifest)
     load_pipeline(StableDiffusionLatents2ImgPipeline, str(folder), "cpu")
 
 
@@ -205,17 +210,9 @@ def accuracies(name: str, result) -> Problems:
                     if type(each) not in (int, float) or not 0 <= each <= 1)
 
 
-def experts(folder: Path, manifest: dict) -> Problems:
-    """Weights of MTT's experts that are not finite."""
-    from scripts.networks import weight_problems
-    for name in manifest["files"]:
-        if name.endswith(".safetensors"):
-            yield from (f"{name}: {problem}" for problem in weight_problems(artefact.read_tensors(folder / name)))
-
-
 CONTENT: dict[str, Callable[[Path, dict], Problems]] = {
     "prototypes": prototypes, "distilled": distilled, "teacher": model, "student": model, "soft_labels": soft_labels,
-    "ldm": checkpoint, "experts": experts, "continual": continual, "start": continual}
+    "ldm": checkpoint, "experts": finite_weights, "continual": continual, "start": continual}
 
 
 if __name__ == "__main__":

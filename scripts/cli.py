@@ -141,10 +141,10 @@ os.register_at_fork(after_in_child=_own_lock)
 class Progress(tqdm):
     """A bar on a terminal; elsewhere a line in the log every 30 seconds, none for shorter work. Only rank 0 shows it."""
 
-    def __init__(self, *args, disable: bool = False, **settings):
+    def __init__(self, *args, **settings):
         self.to_log = not sys.stderr.isatty()
         often = {"mininterval": LOG_SECONDS, "delay": LOG_SECONDS, "miniters": 1} if self.to_log else {"mininterval": 0.5}
-        super().__init__(*args, disable=disable or not _speaks(), **{**settings, **often})
+        super().__init__(*args, disable=not _speaks(), **{**settings, **often})
 
     def display(self, msg=None, pos=None):
         """Show the bar, or write its line."""

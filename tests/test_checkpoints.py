@@ -287,7 +287,6 @@ def images_of(pipeline) -> torch.Tensor:
 
 def test_scaled_dot_product_attention_and_channels_last_make_the_same_images(checkpoint):
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(checkpoint), "cpu")
-    pipeline.set_progress_bar_config(disable=True)
     fused = images_of(pipeline)
     for part in (pipeline.unet, pipeline.vae):
         assert {type(each) for each in part.attn_processors.values()} == {AttnProcessor2_0}

@@ -39,9 +39,7 @@ def pictures(here, checkpoint, root: Path, *flags) -> dict[str, list]:
 
 @pytest.fixture(scope="module")
 def image_pipeline(checkpoint):
-    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(checkpoint), "cpu")
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return load_pipeline(StableDiffusionLatents2ImgPipeline, str(checkpoint), "cpu")
 
 
 # stage 1: latents and prototypes

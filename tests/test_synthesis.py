@@ -62,7 +62,6 @@ def test_an_image_is_the_same_at_batch_size(make, distilled, batch_size):
 @pytest.mark.parametrize("mode", [None, (0.2, 3)])
 def test_an_image_of_the_shipped_checkpoint_does_not_depend_on_its_batch(mode):
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(ROOT / DIGITS_LDM), "cpu")
-    pipeline.set_progress_bar_config(disable=True)
     use_scheduler(pipeline, None, mode_guided=mode is not None)
     latents, text, negative = drawn(12, 4, 8, 8), pipeline.embed(["three"]).expand(12, -1, -1), pipeline.embed([""])
 
@@ -185,7 +184,6 @@ def test_every_scheduler_makes_the_images_of_the_checkpoints_own(tmp_path):
     """
     own = written_as(tmp_path / "own", "PNDMScheduler", skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
     pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, own, "cpu")
-    pipeline.set_progress_bar_config(disable=True)
     latents, text, negative = drawn(2, 4, 8, 8), pipeline.embed(["one", "four"]), pipeline.embed([""])
     its_own, made = pipeline.scheduler, {}
     for name in [None, *(each.__name__ for each in its_own.compatibles if each.__name__ not in UNFIT)]:

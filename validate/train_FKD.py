@@ -129,6 +129,7 @@ def label_mode(args) -> str:
 
 
 def main(args):
+    from matching.generate_soft_label import training_images
     from matching.image_set import real_images
     from matching.training import finish_model, train
     from scripts.artefact import check_held_out
@@ -142,7 +143,7 @@ def main(args):
     check_held_out(args.validation, args.train_dir, args.fkd_path, args.teacher)
     stored = stored_views(args)
     size = stored.get("input_size") or args.input_size or ORIGINAL["input_size"]
-    images = training_images(args, size, accelerator.device)
+    images = training_images(args, args.train_dir, size, accelerator.device)
     test_split = load_test(args, images.classes)
     given = {**vars(args), **stored, "lr_schedule": "cosine" if args.cos else args.lr_schedule, "mode": label_mode(args)}
     values = preset(args.protocol, args.dataset, len(images.classes), len(images), args.model, size)
@@ -202,15 +203,6 @@ def stored_views(args) -> dict:
         if given is not None and given != value:
             raise InputError(f"--{name.replace('_', '-')}: expected {value}, as {args.fkd_path} stores it, found {given}")
     return stored
-
-
-def training_images(args, size: int, device):
-    """The images to train on."""
-    from distillation.datasets import load_split
-    from matching.image_set import distilled_images, real_images
-    if args.train_dir:
-        return distilled_images(args.train_dir, args.workers, args.data_path, device)
-    return real_images(load_split(split="train", **dataset_flags(args)), size, args.workers, "centre", args.data_path, device)
 
 
 def load_test(args, classes: list[dict]):

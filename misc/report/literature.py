@@ -186,13 +186,6 @@ def resnet18_row(ipc: int, study: Study, found: dict[str, list[Run]], name: str,
                      [study.origin("distilled"), missing and study.to_run("resnet18") + also], seeds)
 
 
-def cross_students(misc: Path) -> tuple[Results, list[Run], dict[str, dict]]:
-    """The results of the digits study, its runs of many architectures, and their numbers over seeds by architecture."""
-    results = MATCHING_DIGITS.read(misc)
-    groups = grouped(results, CROSS_RUN, "student", "model")
-    return results, sum(groups.values(), []), {model: one for (model,), one in measure(groups, STUDENT).items()}
-
-
 def side_by_side(table: str, files: tuple[str, ...], columns: tuple[str, ...], misc: Path) -> list[Section]:
     """Published rows and ours by data set and student."""
     theirs, rows, studies = published(misc, table), [], [STUDIES[file] for file in files]
@@ -230,7 +223,9 @@ def matching(misc: Path) -> list[Section]:
 def cross(misc: Path) -> list[Section]:
     """One distilled set and teacher, students of many architectures."""
     columns = {name: f"{text} (%)" for name, text in NETWORKS.items() if name != "resnet101"}
-    results, runs, numbers = cross_students(misc)
+    results = MATCHING_DIGITS.read(misc)
+    groups = grouped(results, CROSS_RUN, "student", "model")
+    runs, numbers = sum(groups.values(), []), {model: one for (model,), one in measure(groups, STUDENT).items()}
     differs = [MATCHING_DIGITS.origin("distilled"), runs and setting(runs, "epochs", "stem"),
                runs and f"teacher {teachers(results)}", columns.keys() - numbers.keys() and MATCHING_DIGITS.to_run("")]
     cells = {name: cell(numbers.get(name), "accuracy", 100) for name in columns}

@@ -163,13 +163,13 @@ def read_collected(path: Path) -> Results:
     return Results(runs, header.get("command", ""), header.get("seconds", {}))
 
 
-def collect(results: Results, path: Path, when: str | None = None) -> None:
+def collect(results: Results, path: Path) -> None:
     """Write a collected file."""
     runs = [replace(run, config=shortened(run.config)) for run in results.runs]
     kinds = sorted({run.kind for run in runs})
     common = {kind: common_part([run.config for run in runs if run.kind == kind]) for kind in kinds}
     made = common_part([run.made for run in runs if run.made] or [{}])
-    header = {"command": results.command, "when": when or time.strftime("%Y-%m-%d"), "runs": len(runs), **made,
+    header = {"command": results.command, "when": time.strftime("%Y-%m-%d"), "runs": len(runs), **made,
               "seconds": results.seconds, "config": common}
     lines = [{"run": run.name, "kind": run.kind, "config": without(run.config, common[run.kind]),
               **dict(zip(("metrics", "seconds"), kept(run), strict=True)), **without(run.made, made)} for run in runs]
