@@ -24,8 +24,9 @@ ARMS=${ARMS:-distilled medoid prototype noise mode herding kcenter random autoen
 SRE2L_STEPS=${SRE2L_STEPS:-1000} MTT_STEPS=${MTT_STEPS:-300}
 NETWORKS=${NETWORKS:-convnet_d3_w64_bn resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10} STEPS=${STEPS:-20}
 METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic} LEARNERS=${LEARNERS:-resnet18} MEMORIES=${MEMORIES:-200 500}
+STREAM_CROPS=${STREAM_CROPS:-0.35}
 STREAM_IPCS=${STREAM_IPCS-10 50 100} STREAM_LABELS=${STREAM_LABELS:-hard soft} EPOCH_STEPS=${EPOCH_STEPS:-375}    # of a task
-REAL_PARTS=${REAL_PARTS:-16 8 4 2 1} SMALL_PARTS=${SMALL_PARTS:-16 8 4 2}       # of an epoch: 16 is a sixteenth
+REAL_PARTS=${REAL_PARTS-16 8 4 2 1} SMALL_PARTS=${SMALL_PARTS:-16 8 4 2}       # of an epoch: 16 is a sixteenth
 . misc/studies/common.sh
 
 SOURCE="--dataset fashion_mnist --data_dir $DATA" HELD_OUT="--validation $VALIDATION" TEACHER=$STUDY/teacher-${NETWORKS%% *}
@@ -129,7 +130,7 @@ students() {                     # 300, 600, 1,500 steps with hard labels at IPC
 
 learn() {                        # flags that name the streams ...
     echo "continual.train_continual $TESTED --method $METHODS --seed $SEED --arch $LEARNER --tasks 5 --flip 0.5" \
-        "--min-scale-crops 0.35 --start task1 --schedule steps --buffer-size $MEMORY $*"
+        "--min-scale-crops $STREAM_CROPS --start task1 --schedule steps --buffer-size $MEMORY $*"
 }
 
 continual() {                    # the folder names state network, memory and IPC
@@ -137,7 +138,7 @@ continual() {                    # the folder names state network, memory and IP
         P=$STUDY/seed$SEED
         for LEARNER in $LEARNERS; do
             for MEMORY in $MEMORIES; do
-                RUNS=$OUT/continual/$LEARNER-memory$MEMORY
+                RUNS=$OUT/continual${CHOOSE:+-crops$STREAM_CROPS}/$LEARNER-memory$MEMORY
                 for SHARE in $REAL_PARTS; do
                     learn --stream real --steps "$((EPOCH_STEPS / SHARE))" --output-dir "$RUNS/real"
                 done
