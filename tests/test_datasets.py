@@ -38,9 +38,10 @@ from distillation.datasets import (
     matched,
     part_of_training,
 )
+from distillation.distilled_set import check_class_names
 from distillation.images import BadImage, fit_image, open_image
 from matching.augmentation import Views, draw_views
-from matching.image_set import check_class_names, real_images
+from matching.image_set import real_images
 from scripts.artefact import finish
 from scripts.cli import InputError
 
