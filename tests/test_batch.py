@@ -1,6 +1,13 @@
 """misc.studies.batch: many commands from one process, each as if it had been started alone."""
 
+import subprocess
+import sys
+import time
+
+import psutil
 import pytest
+
+from scripts.cli import ROOT
 
 RANDOM = "distillation.gen_syn_image --dataset digits --method random --ipc {ipc} --seed {seed} --save_init_image_path {root}"
 
@@ -27,3 +34,20 @@ def test_no_commands_are_refused(here, tmp_path, text):
         (tmp_path / "commands.txt").write_text(text)
     answer = here("misc.studies.batch", tmp_path / "commands.txt")
     assert answer.code == 2 and "commands, found no" in answer.err and answer.err.count("\n") == 1
+
+
+def test_sigterm_stops_every_command_and_starts_no_other(tmp_path):
+    teacher, commands = tmp_path / "teacher", tmp_path / "commands.txt"
+    commands.write_text("matching.train_teacher --dataset digits --arch convnet_d2_w8 --input-size 16 --epochs 9999 "
+                        f"--save-seconds 0 --output-dir {teacher}\n" + RANDOM.format(ipc=1, seed=0, root=tmp_path / "never"))
+    words = [sys.executable, "-m", "misc.studies.batch", commands]
+    batch = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    while not (teacher / "state.pt").exists():
+        assert batch.poll() is None
+        time.sleep(0.05)
+    others = psutil.Process(batch.pid).children(recursive=True)
+    batch.terminate()
+    said, _ = batch.communicate(timeout=60)
+    assert batch.returncode == 0 and said.count("stopped by SIGTERM") == 2   # the command and the batch
+    assert len(others) == 2 and not any(one.is_running() for one in others)
+    assert not (tmp_path / "never").exists() and not (teacher / "manifest.json").exists()

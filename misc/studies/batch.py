@@ -3,18 +3,21 @@
     python -m misc.studies.batch runs/study/commands.txt --jobs 2
 
 Each line of the file is a module and its flags, `validate.train_FKD --train-dir ...`. Empty lines separate blocks. The lines of
-a block run in order, blocks run in parallel. A failing command ends its block. The same file again runs what is left.
+a block run in order, blocks run in parallel. A failing command ends its block. SIGTERM is passed on: each running command
+writes its state, and nothing more is started. The same file again runs what is left.
 """
 
+import contextlib
 import importlib
 import os
 import shlex
+import signal
 import sys
 import threading
 from pathlib import Path
 
 from scripts.artefact import read_bytes
-from scripts.cli import InputError, Parser, Progress, check_range, run
+from scripts.cli import InputError, Parser, Progress, Stopped, check_range, run
 
 LOADED = ("accelerate", "diffusers", "sklearn.cluster", "torch", "torchvision", "transformers",
           "scripts.pipeline_stable_diffusion_latents2img")
@@ -34,7 +37,7 @@ def main(args):
     for name in LOADED:
         importlib.import_module(name)
     waiting, running, failed = list(enumerate(blocks, 1)), {}, []
-    with Progress(total=len(blocks), desc="blocks", unit="block") as bar:
+    with Progress(total=len(blocks), desc="blocks", unit="block") as bar, stopped_together(running):
         while waiting or running:
             while waiting and len(running) < args.jobs:
                 number, block = waiting.pop(0)
@@ -66,7 +69,9 @@ def read_blocks(path: Path) -> list[list[list[str]]]:
 def run_block(block: list[list[str]]) -> int:
     """Run commands in order, each in its own process; returns 1 after the first that fails, else 0."""
     for words in block:
-        _, status = os.waitpid(fork(run_command, words), 0)
+        process = fork(run_command, words)
+        with stopped_together([process]):
+            _, status = os.waitpid(process, 0)
         if code := os.waitstatus_to_exitcode(status):
             print(f"failed with exit code {code}: {shlex.join(words)}", file=sys.stderr, flush=True)
             return 1
@@ -81,6 +86,19 @@ def run_command(words: list[str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def stopped_together(processes):
+    """Where SIGTERM ends the block, send it to these processes too and wait for their end."""
+    try:
+        yield
+    except Stopped:
+        for process in processes:
+            os.kill(process, signal.SIGTERM)
+        for process in processes:
+            os.waitpid(process, 0)
+        raise
+
+
 def fork(work, what) -> int:
     """Fork a process that runs `work(what)` and exits with the code it returns; returns its process number."""
     sys.stdout.flush()
@@ -90,6 +108,8 @@ def fork(work, what) -> int:
     code = 1
     try:
         code = work(what)
+    except Stopped:
+        code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
