@@ -233,17 +233,20 @@ def show_beside(path: Path, folders: list[Path], classes: list[dict], shown: lis
     from distillation.distilled_set import check_class_names
     names, sets, rows = unique_names(classes), [read_set(folder) for folder in folders], {}
     each = min(most, max(len(images.rows_of(shown[0])) for images, *_ in sets)) if len(shown) == 1 else 1
-    titles = [made_how(config)[0] if "method" in config else folder.name
-              for folder, (*_, config) in zip(folders, sets, strict=True)]
-    for folder, (images, _, config), title in zip(folders, sets, titles, strict=True):
+    titles = [row_titles(folder, config) for folder, (*_, config) in zip(folders, sets, strict=True)]
+    for folder, (images, *_), mine in zip(folders, sets, titles, strict=True):
         check_class_names(str(folder), images.classes, str(folders[0]), classes)
-        if titles.count(title) > 1:
-            title = f"{title}, strength {config['strength']}" if "strength" in config else folder.name
-        rows[title if title not in rows else folder.name] = [
-            None if row is None else images.read(row)
-            for label in shown for row in [*images.rows_of(label), *[None] * each][:each]]
+        title = next((one for place, one in enumerate(mine) if [other[place] for other in titles].count(one) == 1), mine[-1])
+        rows[title] = [None if row is None else images.read(row)
+                       for label in shown for row in [*images.rows_of(label), *[None] * each][:each]]
     draw_grid(path, [head for label in shown for head in (names[label], *[""] * (each - 1))], rows)
     print(f"{path}: {' above '.join(rows)}")
+
+
+def row_titles(folder: Path, config: dict) -> tuple[str, ...]:
+    """Names of a set, from plain to exact; the first that no other set has is shown."""
+    how = made_how(config)[0] if "method" in config else folder.name
+    return how, f"{how}, strength {config['strength']}" if "strength" in config else folder.name, folder.name, str(folder)
 
 
 def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], views: list) -> None:

@@ -1,6 +1,7 @@
 """Pictures of a distilled set: what their panels show, read back from the PNGs and computed again without our code."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,13 @@ def test_a_row_is_named_by_what_differs(show, distilled, copied, changed, named)
     edit(other, lambda manifest: manifest["config"].update(changed))
     answer = show(distilled.folder, "--beside", other, "--classes", "ant", data=False)
     assert answer.code == 0 and named in answer.out, answer.err
+
+
+def test_sets_of_one_name_have_a_row_each(show, random_set, tmp_path):
+    others = [shutil.copytree(random_set, tmp_path / name / random_set.name) for name in ("a", "b")]
+    answer = show(random_set, "--beside", *others, "--classes", "ant", data=False)
+    assert answer.code == 0 and all(str(other) in answer.out for other in others), answer.err
+    assert len(panels(tmp_path / "shown" / "beside.png")) == 3
 
 
 def test_copies_are_exposed(show, random_set, image_data, tmp_path):
