@@ -109,7 +109,12 @@ def least_costs(results: Results) -> list[Section]:
 
 
 def draw_curves(path: Path, results: Results) -> None:
-    """A panel for each network, method and memory: accuracy against FLOPs, a line a source, bands of one standard deviation."""
+    """A panel for each network, method and memory: accuracy against FLOPs, a line for each source.
+
+    Bands, and bars of single points, are one standard deviation over seeds.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
     from misc.report.figures import COLOURS, new_figure, save, tidy
     panels = curves_of(results)
     columns = min(len(panels), 3)
@@ -128,9 +133,15 @@ def draw_curves(path: Path, results: Results) -> None:
             handles[source_name(source)], = axis.plot(
                 costs, means, color=COLOURS[stream], ls="-" if labels == "hard" else "--", lw=1.5, ms=4,
                 marker="so^Dv"[ipcs.index(ipc) % 5], label=source_name(source))
-            axis.fill_between(costs, *edges, color=COLOURS[stream], alpha=0.13, lw=0)
+            if len(costs) > 1:
+                axis.fill_between(costs, *edges, color=COLOURS[stream], alpha=0.13, lw=0)
+            else:   # a band of no width would not be seen
+                axis.errorbar(costs, means, spread, color=COLOURS[stream], capsize=3, lw=1)
         axis.set(title=f"{METHODS[method]}, {network}" + (f", memory {memory}" if memory else ""), xscale="log",
                  xlabel="training cost (TFLOP)")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
         tidy(axis)
     for line in axes:
         line[0].set_ylabel("ACC, Class-IL (%)")

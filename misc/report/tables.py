@@ -570,10 +570,12 @@ def headline(digits: Results, fashion: Results, cifar10: Results, streams: Resul
     found = measure(grouped(cifar10, TARGET_RUN, "student", "arm", "ipc"), STUDENT)
     rows.append(("CIFAR-10 (JPEG), 10 images per class, soft labels", "accuracy (%)",
                  *(cell(found.get((arm, "10")), "accuracy", 100) for arm in ("distilled", "random")), NONE))
-    arms = {arm.name: one for arm, one in stats.summaries(continual_rows(streams.runs))["er"].items()}
-    saved = cell(arms["distilled"], "flops_saved", 100)
-    rows.append((f"Digits, Experience Replay, {saved} % of the FLOPs saved", "ACC (%)",
-                 *(cell(arms[name], "acc", 100) for name in ("distilled", "random", "real"))))
+    for name, runs in (("Fashion-MNIST", fashion_rows(fashion)), ("Digits", continual_rows(streams.runs))):
+        arms = {arm.name: one for arm, one in stats.summaries(runs).get("er", {}).items()}
+        if "distilled" in arms:
+            saved = cell(arms["distilled"], "flops_saved", 100)
+            rows.append((f"{name}, Experience Replay, {saved} % of the FLOPs saved", "ACC (%)",
+                         *(cell(arms.get(source), "acc", 100) for source in ("distilled", "random", "real"))))
     return [Section("Main results", "", ("On real test images, ResNet-18 unless named", "Measure", "D4M images",
                                          "Random real images", "All real images"), tuple(rows))]
 
