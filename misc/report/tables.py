@@ -56,8 +56,7 @@ STORAGE_RUN = re.compile(r"seed\d+/(students/storage/|soft-labels/storage-)(?P<k
 TARGET_RUN = re.compile(r"students/resnet18-(?P<arm>distilled|random)-ipc(?P<ipc>10|50)-soft-seed\d+$")
 FASHION_RUN = re.compile(r"seed\d+/students/(?P<kind>\w+-(hard|soft))-(?P<arm>distilled|random)-ipc(?P<ipc>\d+)$")
 FASHION_KINDS = {"convnet_d3_w128-hard": "hard labels, ConvNet-W128", "resnet18-soft": "soft labels"}
-FASHION_STREAM = re.compile(r"continual/resnet18-memory500/(real|ipc50)/")
-CROPS_RUN = re.compile(r"/resnet18-memory500/(real|ipc50)/")
+FASHION_STREAM = re.compile(r"/resnet18-memory500/(real|ipc50)/")
 FASHION_TEACHER = "teacher-convnet_d3_w64_bn"
 DESIGN_RUN = re.compile(r"/students/(?P<model>\w+)-(?P<design>[\dx]+|real)-ipc(?P<ipc>\d+)-hard-seed\d+$")
 ENOUGH = 0.7     # the aim of the CIFAR-10 study: accuracy of ResNet-18 with soft labels at IPC 50
@@ -323,24 +322,24 @@ def distilling(results: Results) -> list[Section]:
 
 def fashion_rows(results: Results) -> Rows:
     """Continual runs of Fashion-MNIST with a memory of 500 images: on real images and on streams of 50 a class."""
-    return continual_rows([run for run in results.runs if FASHION_STREAM.match(run.name)])
+    return continual_rows([run for run in results.runs if FASHION_STREAM.search(run.name)])
 
 
 def stream_crops(current: Results, earlier: Results) -> list[Section]:
     """ACC of Fashion-MNIST's replay by the smallest crop of the streams' images, on test and on held-out images."""
-    groups: dict[tuple, list[Run]] = {}
-    place = {"real": 0, "random": 1, "distilled": 2}
+    runs: dict[tuple, dict[tuple, list[Run]]] = {}      # by stream, labels and steps, then by images tested on and crop
     for run in [*current.of_kind("continual"), *earlier.of_kind("continual")]:
-        if run.config["method"] == "er" and CROPS_RUN.search(run.name):
+        if run.config["method"] == "er" and FASHION_STREAM.search(run.name):
+            row = runs.setdefault((run.config["stream"], run.config.get("labels", "hard"), run.metrics["steps"]), {})
             tested = "held-out" if run.get("config.validation") else "test"
-            groups.setdefault((run.config["stream"], run.config.get("labels", "hard"), run.metrics["steps"], tested,
-                               run.config["recipe.min_scale"]), []).append(run)
-    found = measure(groups, {"acc": "metrics.acc"})
-    columns = sorted({key[3:] for key in found}, reverse=True)
-    rows = [(f"{stream}, {labels} labels", str(steps), *(cell(found.get((stream, labels, steps, *column)), "acc", 100)
-                                                         for column in columns),
-             counts(found.get((stream, labels, steps, *column)) for column in columns))
-            for stream, labels, steps in sorted({key[:3] for key in found}, key=lambda key: (place[key[0]], *key[1:]))]
+            row.setdefault((tested, run.config["recipe.min_scale"]), []).append(run)
+    found = {key: measure(row, {"acc": "metrics.acc"}) for key, row in runs.items()}
+    columns = sorted({column for row in found.values() for column in row}, reverse=True)
+    order = ("real", "random", "distilled")
+    rows = []
+    for (stream, labels, steps), row in sorted(found.items(), key=lambda one: (order.index(one[0][0]), *one[0][1:])):
+        cells = [row.get(column) for column in columns]
+        rows.append((f"{stream}, {labels} labels", str(steps), *(cell(one, "acc", 100) for one in cells), counts(cells)))
     return [Section("Crops of the streams", "ACC (Class-IL) of ER with a memory of 500 images, in percent.",
                     ("Stream", "Steps", *(f"{'whole images' if crop == 1 else f'crops from {crop}'}, {tested} images"
                                           for tested, crop in columns), "Seeds (n)"), tuple(rows))]

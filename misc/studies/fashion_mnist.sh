@@ -5,8 +5,8 @@
 # ways are tested on the 10,000 test images. Then continual learning in 5 tasks of 2 classes, in runs of several lengths: on all
 # real images for 1/16 to 1 epoch, on random and D4M images for as many steps as 1/16 to 1/2 of it. PRIOR names the diffusion
 # model; the shipped one has not seen the 5,000 images either.
-# PARTS runs a part; the same command resumes. On two cores all of it needs days; sets and students with hard labels at IPC 1
-# and 10 have been run. Then:
+# PARTS runs a part; the same command resumes. On two cores all of it needs days; misc/fashion_mnist.md says what
+# has been run. Then:
 # python -m misc.report collect runs/study-fashion_mnist misc/results/fashion_mnist.jsonl --only 'seed*' 'teacher*' continual \
 #     --command "sh misc/studies/fashion_mnist.sh"
 # python -m misc.report collect runs/study-fashion_mnist/choice misc/results/fashion_mnist_choice.jsonl \
