@@ -92,7 +92,7 @@ def all_tables() -> dict:
             **{f"benchmark-{name}": (f"benchmark_{name}.json", benchmark.report)
                for name in benchmark.SECTIONS},
             **{f"judge{ending}": (f"judge_{name}.json", judge.report)
-               for ending, name in (("", "digits"), ("-cifar10", "cifar10"), ("-arms", "cifar10_arms"),
+               for ending, name in (("", "digits"), ("-cifar10", "cifar10"),
                                     ("-fashion", "fashion"), ("-fashion-convnet", "fashion_convnet"))}}
 
 

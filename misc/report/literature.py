@@ -12,16 +12,12 @@ from pathlib import Path
 
 from misc.report.results import METHODS, Results, Run, continual_rows, read_collected
 from misc.report.statistics import measure
-from misc.report.tables import NONE, NOT_RUN, STUDENT, Section, cell, counts, grouped, setting, teachers
+from misc.report.tables import IMAGES, NONE, NOT_RUN, STUDENT, Section, cell, counts, grouped, setting, teachers
 from scripts.artefact import read_json
 from scripts.cli import InputError
 
 NETWORKS = {"convnet_d3_w128": "ConvNet-W128", "resnet18": "ResNet-18", "resnet50": "ResNet-50", "resnet101": "ResNet-101",
             "mobilenet_v2": "MobileNetV2", "efficientnet_b0": "EfficientNet-B0", "swin_t": "Swin-T", "vit_b_16": "ViT-B"}
-IMAGES = {"distilled": "D4M images", "medoid": "D4M images from medoids", "prototype": "decoded prototypes",
-          "noise": "images from noise", "mode": "mode guidance", "autoencoder": "random real images, encoded and decoded",
-          "sre2l": "SRe2L images", "mtt": "MTT images", "random": "random real images", "herding": "real images by herding",
-          "kcenter": "real images by k-center", "real": "all real training images"}
 NO_PRIOR = {**dict.fromkeys(("random", "herding", "kcenter", "real"), "real images, no prior"),
             "sre2l": "optimised from noise by a teacher", "mtt": "optimised from random real images, small settings"}
 STATED = re.compile(r"(?:(?<=[/_-])|^)(ipc\d+|label\d+|seed\d+|hard|soft|d4m|rded|protocols|tiny_imagenet|imagenet|cifar100?)"
@@ -205,10 +201,8 @@ def start(misc: Path) -> list[Section]:
         pair = {column: [run for run in runs if run.name.endswith(f"students/{arm}-ipc10-{labels}")]
                 for column, arm in (("prototypes", "d4m-s0.7"), ("noise", "noise"))}
         rows.append(resnet18_row(10, DIGITS, pair, f"{labels} labels"))
-    for study, arm, also in ((STUDIES["cifar10_arms"], "s0.7", ""),
-                             (IMAGENET, "distilled", ", and again with `gen_syn_image --method noise`")):
-        found = {"prototypes": soft_resnet18(misc, study, arm, 10), "noise": soft_resnet18(misc, study, "noise", 10)}
-        rows.append(resnet18_row(10, study, found, "soft labels", also))
+    found = {"prototypes": soft_resnet18(misc, IMAGENET, "distilled", 10), "noise": soft_resnet18(misc, IMAGENET, "noise", 10)}
+    rows.append(resnet18_row(10, IMAGENET, found, "soft labels", ", and again with `gen_syn_image --method noise`"))
     return section("Prototypes or noise", rows, {"prototypes": "Start: prototypes (%)", "noise": "Start: noise (%)"})
 
 

@@ -19,7 +19,6 @@ Tables = dict[str, tuple[str, Callable]]    # name: result file, and what makes 
 TITLES = {"quickstart": "Quickstart: digits, one run", "digits": "Digits: students by images per class",
           "matching_digits": "Digits: protocol, label bytes", "matching_cifar10": "CIFAR-10: protocol",
           "cifar10_small": "CIFAR-10: from the prior to the tables, two cores",
-          "cifar10_arms": "CIFAR-10: ways to make the images",
           "continual_digits_resnet18": "Digits: continual learning, ResNet-18",
           "continual_digits_resnet50": "Digits: continual learning, ResNet-50",
           "continual_digits_starts": "Digits: Task Arithmetic's common start"}    # in this order; others follow
