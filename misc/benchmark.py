@@ -118,7 +118,7 @@ def parse_args():
 def main(args):
     from accelerate import Accelerator
 
-    from misc.report.tables import plain
+    from misc.report.section import plain
     from scripts.parallel import require_one_process
     accelerator = Accelerator()
     require_one_process(accelerator, "benchmark")
@@ -136,7 +136,7 @@ def main(args):
 
 def report(result: dict) -> list:
     """The table of a result, with a row for each measurement that was not run."""
-    from misc.report.tables import NONE, NOT_RUN, Section
+    from misc.report.section import NONE, NOT_RUN, Section
     rows = []
     for key, (what, other, aim) in ROWS[result["benchmark"]].items():
         found = result["rows"].get(key)

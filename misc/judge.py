@@ -53,7 +53,7 @@ def main(args):
 
     from distillation.datasets import load_splits
     from matching.image_set import distilled_images, real_images
-    from misc.report.tables import plain
+    from misc.report.section import plain
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     train, test = (real_images(split, 32) for split in load_splits(**dataset_flags(args)))
     judge = network_judge(args.teacher, train, device) if args.teacher else fit_judge(train)
@@ -83,7 +83,7 @@ def main(args):
 
 def report(result: dict) -> list:
     """What the judge recognised, precision and recall where they were measured, and distances to the training split."""
-    from misc.report.tables import NONE, Section
+    from misc.report.section import NONE, Section
     distances, near = result["nearest_training_image"], result.get("manifold", {})
     recognised = {**result["recognised"],
                   "real test images": {"images": result["judge"]["test_images"], "share": result["judge"]["test_accuracy"]}}

@@ -37,7 +37,7 @@ def parse_args():
 
 
 def main(args):
-    from misc.report.tables import plain
+    from misc.report.section import plain
     from scripts.artefact import code_version, hardware, package_versions, read_json, write_json
     settings = read_settings(args.dataset)
     data = data_of(args.dataset, settings)
@@ -224,7 +224,7 @@ def computed(s: dict, data: tuple[int, int, int, int], tflops: float) -> dict[st
 
 def report(result: dict) -> list:
     """The plan as a table, with its assumptions."""
-    from misc.report.tables import NONE, Section
+    from misc.report.section import NONE, Section
     rows = [(one["stage"], "; ".join(f"{unit['count']:,} {unit['what']}" for unit in one["units"]),
              "; ".join(f"{unit['per_second']:,.2f}" if unit["per_second"] else NONE for unit in one["units"]),
              NONE if one["seconds"] is None else f"{one['seconds'] / 60:,.1f}", size(one["disk_bytes"]),

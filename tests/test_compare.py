@@ -13,8 +13,10 @@ from PIL import Image
 from scipy import stats
 
 from distillation.distilled_set import finish_distilled, row, write_image
+from misc.report.continual import fashion_payback, paired_section
 from misc.report.curves import crossing, curves_of, least_cost, least_costs
 from misc.report.results import Arm, Results, Run, continual_rows, read_run
+from misc.report.section import cell, interval_cell
 from misc.report.statistics import (
     at_chance,
     claims,
@@ -28,7 +30,6 @@ from misc.report.statistics import (
     saved,
     summaries,
 )
-from misc.report.tables import cell, fashion_payback, interval_cell, paired_section
 from scripts.artefact import write_json, write_result
 from scripts.cli import ROOT, InputError
 

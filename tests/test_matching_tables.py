@@ -4,7 +4,8 @@
 import pytest
 
 from misc.report.results import Results, Run
-from misc.report.tables import Section, protocols, storage, storage_points
+from misc.report.section import Section
+from misc.report.tables import protocols, storage, storage_points
 
 CONFIG = {"epochs": 60, "stem": "imagenet", "input_size": 32, "mix_type": "cutmix", "min_scale_crops": 0.6, "flip": 0.0,
           "batch_size": 50, "temperature": 20.0, "lr_schedule": "cosine", "adamw_lr": 0.001, "arch": "resnet18"}

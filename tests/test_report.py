@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from distillation.distilled_set import finish_distilled, row, write_image
+from misc.report.continual import distilling
 from misc.report.page import html_section
 from misc.report.results import Results, Run
+from misc.report.section import Section, cell, left_columns, markdown_table, plain_table
 from misc.report.statistics import kept, mean_std, saved
-from misc.report.tables import Section, cell, distilling, left_columns, markdown_table, plain_table
 from scripts.artefact import begin, write_json, write_result
 
 CLASSES = [{"name": "cat & dog", "prompt": "a cat"}, {"name": "<eel>", "prompt": "an eel"}]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from misc.report.page import html_section
 from misc.report.results import Results, collect, read_collected
-from misc.report.tables import Section
+from misc.report.section import Section
 from scripts.cli import ROOT
 from tests.test_report import write_student
 

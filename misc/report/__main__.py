@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from misc import benchmark, judge, plan
-from misc.report import curves, figures, literature, results, statistics, tables
+from misc.report import continual, curves, figures, literature, results, section, statistics, tables
 from misc.report.page import chapters_of, is_run, page
 from scripts.artefact import read_json, write_json, write_text
 from scripts.cli import InputError, Parser, check_range, run
@@ -71,10 +71,10 @@ def report(args):
     show(sections if alone else [replace(part, figure="") for part in sections], output, "report.html")
 
 
-def show(sections: list[tables.Section], output: Path, *files: str) -> None:
+def show(sections: list[section.Section], output: Path, *files: str) -> None:
     """Print words and tables, then the names of the files in `output`: `files` and figures."""
     names = [*files, *(part.figure for part in sections if part.figure)]
-    print("\n".join([tables.plain(sections), "", "Written:", *(f"  {output / name}" for name in names)]))
+    print("\n".join([section.plain(sections), "", "Written:", *(f"  {output / name}" for name in names)]))
 
 
 def existing(names: list[str]) -> list[Path]:
@@ -112,12 +112,12 @@ def rewrite_tables(args):
     misc = Path(args.root) / "misc"
     cards = misc.parent.glob("distillation/checkpoints/*/README.md")
     for path in [misc.parent / "README.md", *sorted(misc.glob("*.md")), *sorted(cards)]:
-        write_text(path, tables.fill(path.read_text(encoding="utf-8"), partial(table, misc=misc, page=path)))
+        write_text(path, section.fill(path.read_text(encoding="utf-8"), partial(table, misc=misc, page=path)))
         print(f"{path}: written")
     draw_figures(misc)
 
 
-def table(name: str, misc: Path, page: Path) -> list[tables.Section]:
+def table(name: str, misc: Path, page: Path) -> list[section.Section]:
     """The sections of a table, from the result files below `misc`. Raises InputError naming the page where there is none."""
     if name in literature.TABLES:
         return literature.TABLES[name](misc)
@@ -127,7 +127,7 @@ def table(name: str, misc: Path, page: Path) -> list[tables.Section]:
     files, make = known[name]
     paths = [misc / "results" / file for file in files.split()]
     if missing := [path.name for path in paths if not path.exists()]:
-        return [tables.Section(name, f"Not run: misc/results/{missing[0]}.")]
+        return [section.Section(name, f"Not run: misc/results/{missing[0]}.")]
     return make(*(results.read_collected(path) if path.suffix == ".jsonl" else read_json(path) for path in paths))
 
 
@@ -158,8 +158,8 @@ def compare(args):
             raise InputError(f"--cost-from {' '.join(args.cost_from)}: expected the result.json of a distilled set, found none")
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
-    sections = [tables.claim_section(rows), tables.runs_section(rows), tables.paired_section(rows),
-                tables.payback_section(rows, costs), *figures.stream_figures(output, rows)]
+    sections = [continual.claim_section(rows), continual.runs_section(rows), continual.paired_section(rows),
+                continual.payback_section(rows, costs), *figures.stream_figures(output, rows)]
     write_text(output / "report.html", page("Comparison", {"": sections}, output))
     numbers = {method: {arm.name: {"seeds": list(rows[method][arm]), **one} for arm, one in arms.items()}
                for method, arms in statistics.summaries(rows).items()}

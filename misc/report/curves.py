@@ -6,8 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from misc.report.results import METHODS, Results, Run, check_one_setting
+from misc.report.section import NONE, Section, interval_cell
 from misc.report.statistics import interval
-from misc.report.tables import NONE, Section, interval_cell
 
 LEVELS = (0.90, 0.95, 1.00)     # of real's accuracy after its longest run
 COSTS = {"FLOPs": "metrics.flops", "time": "seconds.train"}

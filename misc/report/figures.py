@@ -6,9 +6,10 @@ from pathlib import Path
 from textwrap import fill
 
 from misc.report import tables
-from misc.report.results import METHODS, Results, Rows, Run, place_of
+from misc.report.results import METHODS, Results, Rows, Run, grouped, place_of
+from misc.report.section import NOT_RUN, Section
 from misc.report.statistics import equal_and_not, equal_in_rows, summaries
-from misc.report.tables import NOT_RUN, Section, grouped, storage_points, strengths, student_numbers
+from misc.report.tables import storage_points, strengths, student_numbers
 
 COLOURS = {"real": "#0072B2", "random": "#E69F00", "distilled": "#009E73",  # safe for colour-blind readers
            "real, same steps": "#56B4E9", "distilled, soft labels": "#CC79A7"}

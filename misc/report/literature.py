@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from misc.report.results import METHODS, Results, Run, continual_rows, read_collected
+from misc.report.results import METHODS, Results, Run, continual_rows, grouped, read_collected
+from misc.report.section import NONE, NOT_RUN, Section, cell, counts
 from misc.report.statistics import measure
-from misc.report.tables import IMAGES, NONE, NOT_RUN, STUDENT, Section, cell, counts, grouped, setting, teachers
+from misc.report.tables import IMAGES, STUDENT, setting, teachers
 from scripts.artefact import read_json
 from scripts.cli import InputError
 

@@ -11,7 +11,7 @@ from string import Template
 from misc.report import tables as made
 from misc.report.figures import picture_figures, pictures_of, stream_figures, student_figures
 from misc.report.results import Results, continual_rows, read_collected, read_results
-from misc.report.tables import NOT_RUN, Section, left_columns
+from misc.report.section import NOT_RUN, Section, left_columns
 from scripts.artefact import read_json
 from scripts.cli import InputError
 

@@ -258,3 +258,12 @@ def check_one_setting(row: str, first: Run, second: Run) -> None:
                          f"{', '.join(sorted(differ))}")
     if same_seed and first.metrics["acc"] != second.metrics["acc"]:
         raise InputError(f"{first.name} and {second.name}: expected one result of {row}, seed {one['seed']}, found two")
+
+
+def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict[tuple, list[Run]]:
+    """Runs of one kind whose names fit a pattern, by its groups `names`."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in results.of_kind(kind):
+        if found := pattern.search(run.name):
+            groups.setdefault(tuple(found[name] for name in names), []).append(run)
+    return groups

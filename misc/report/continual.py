@@ -1,0 +1,203 @@
+"""Tables of continual learning: the claim, all runs, paired differences, what a distilled set costs and when it pays back."""
+
+import re
+from dataclasses import replace
+
+from misc.report import statistics as stats
+from misc.report.results import METHODS, Results, Rows, Run, continual_rows, grouped
+from misc.report.section import NONE, NOT_RUN, Section, cell, counts, interval_cell
+from misc.report.statistics import CLAIMED_KEPT, CLAIMED_SAVING, equal_and_not, measure
+
+CHECKPOINT = "checkpoint"
+LEAST_SAVED = f"{100 * CLAIMED_SAVING:.0f} %"
+COLUMNS = {"acc": ("ACC, Class-IL (%)", 100, 1), "task_il_acc": ("ACC, Task-IL (%)", 100, 1),
+           "average_incremental": ("Average incremental (%)", 100, 1), "forgetting": ("Forgetting (points)", 100, 1),
+           "bwt": ("Backward transfer (points)", 100, 1), "forward_transfer": ("Forward transfer, Task-IL (points)", 100, 1),
+           "steps": ("Steps", 1, 0), "images_seen": ("Images seen", 1, 0), "stream_images": ("Images of the stream", 1, 0),
+           "train_seconds": ("Training, median (s)", 1, 1), "flops": ("TFLOP", 1e-12, 2),
+           "stream_bytes": ("Stream (MB)", 1e-6, 2), "buffer_bytes": ("Buffer (MB)", 1e-6, 2),
+           "teacher_bytes": ("Teacher (MB)", 1e-6, 1), "peak_memory_bytes": ("Peak memory (MB)", 1e-6, 0),
+           "time_saved": ("Time saved (%)", 100, 1), "flops_saved": ("FLOPs saved (%)", 100, 1),
+           "acc_kept": ("ACC kept (ratio)", 1, 3)}
+SHORT_COLUMNS = ("acc", "task_il_acc", "forgetting", "steps", "train_seconds", "time_saved", "flops_saved", "acc_kept")
+SLOW_SEEDS = f"`n slow`: n seeds took more than {stats.SLOW} times their row's median, so something else ran at the time."
+PAIRED_COLUMNS = {name: (COLUMNS[name][0].replace("%", "points"), COLUMNS[name][1]) for name in stats.PAIRED}
+SET_RUNS = {"prototypes": re.compile(r"/prototypes/[a-z0-9_]+-ipc(?P<ipc>\d+)-kmexpand1$"),
+            "distilled": re.compile(r"/distilled/[a-z0-9_]+_ipc(?P<ipc>\d+)_\d+_s[\d.]+_g[\d.]+_kmexpand1$")}
+SET_SECONDS = {"prototypes": {"wait": "Reading images", "encode": "Encoding them", "cluster": "k-means"},
+               "distilled": {"synthesise": "Making images"}}
+START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
+STARTS = {"random": "random", "task1": "the first task's expert", "distilled": "pre-trained on the distilled set"}
+FASHION_STREAM = re.compile(r"/resnet18-memory500/(real|ipc50)/")
+FASHION_TEACHER = "teacher-convnet_d3_w64_bn"
+
+
+def claim_section(rows: Rows) -> Section:
+    """The claim by method and distilled stream: what is saved and kept, and the intervals against the fair rivals."""
+    if not (claims := stats.claims(rows)):
+        return Section("The claim", f"The {LEAST_SAVED} claim is {NOT_RUN}: it needs ER, A-GEM or Task "
+                       "Arithmetic on a distilled stream and on real images, with common seeds.")
+    header = ("Method", "Source", "Time saved (%)", "FLOPs saved (%)", "Steps saved (%)", "ACC kept (ratio)", "ACC of real (%)",
+              "ACC of the start alone (%)", "ACC − random (points)", "ACC − same steps (points)", "n", "Claim")
+    return Section("The claim", f"The claim: {LEAST_SAVED} of the training time saved at comparable accuracy. It "
+                   f"`{stats.HOLDS}` where three things are true of whole 95 % intervals (in brackets; Student's t over seeds):"
+                   f" time and FLOPs saved lie above {LEAST_SAVED}, ACC kept lies above {CLAIMED_KEPT}, and ACC is above that "
+                   "of random real images and of all real images at the same steps. "
+                   f"`{stats.NUMBERS_ONLY}`: the first two are true; fewer steps alone then explain the saving. "
+                   f"`{stats.FAILS}`: an interval of saved or kept lies wholly below. `{stats.NOT_SHOWN}`: neither. "
+                   "A dash: on real images too the method knows only its last task, so there is no accuracy to keep. "
+                   "Intervals of saved and kept come from the logarithms of the seeds' ratios; time saved compares medians. "
+                   f"{SLOW_SEEDS}",
+                   header, tuple(map(claim_row, claims)))
+
+
+def claim_row(one: dict) -> tuple[str, ...]:
+    """The claim of one method and stream."""
+    rivals = [next((rival for rival in one["rivals"].values() if rival["source"] == source), {})
+              for source in ("random", "real")]
+    return (METHODS[one["method"]], one["arm"],
+            *(interval_cell(one[name], 100, sign="") for name in ("time_saved", "flops_saved")), cell(one, "steps_saved", 100),
+            interval_cell(one["acc_kept"], digits=3, sign=""), *(cell(one, name, 100) for name in ("real_acc", "start_acc")),
+            *(interval_cell(rival.get("acc"), 100) for rival in rivals), str(one["acc_kept"]["n"] or one["time_saved"]["n"]),
+            one["verdict"] or NONE)
+
+
+def runs_section(rows: Rows, wanted=tuple(COLUMNS), expected=()) -> Section:
+    """The fairness table, a row per method and source; `wanted` are names of COLUMNS, `expected` methods that are due."""
+    numbers = stats.summaries(rows)
+    shown = [(METHODS.get(method, method), arm.name, one) for method, arms in numbers.items() for arm, one in arms.items()]
+    columns = {name: COLUMNS[name] for name in wanted
+               if any((one[name]["mean"] if isinstance(one[name], dict) else one[name]) is not None for *_, one in shown)}
+    absent = [COLUMNS[name][0] for name in wanted if name not in columns]
+    found = {(method, source): one for method, source, one in shown}
+    due = [(METHODS[method], source) for method in expected for source in ("real", "random", "distilled")]
+    order = [*METHODS.values(), *(method for method, _ in found)]
+    keys = sorted(dict.fromkeys([*found, *due]), key=lambda key: order.index(key[0]))
+    text = ("Mean ± standard deviation over seeds (n), tested on real images after the last task. `real` takes its own epochs; "
+            "`real, same steps` takes as many steps as the small sets. Labels are hard and the memory is the stream's unless "
+            "named. Time saved and ACC kept are against `real`, over common seeds. " + SLOW_SEEDS + " "
+            + common_start(rows) + stats.equal_in_rows(rows)
+            + (f" Not in these results: {', '.join(absent)}." if absent else ""))
+    return Section("Runs", text, ("Method", "Source", *(head for head, _, _ in columns.values()), "n"),
+                   tuple((*key, *(cell(found.get(key), name, scale, digits) for name, (_, scale, digits) in columns.items()),
+                          str(found[key]["n"]) if key in found else NOT_RUN) for key in keys))
+
+
+def common_start(rows: Rows) -> str:
+    """The start of Task Arithmetic's experts, its own accuracy and its seconds; empty where runs do not name it."""
+    runs = [run for arms in rows.values() for row in arms.values() for run in row.values() if "start_note" in run.metrics]
+    if not runs:
+        return ""
+    notes, seconds = sorted({run.metrics["start_note"] for run in runs}), max(run.metrics["start_seconds"] for run in runs)
+    alone = sorted({f"{100 * run.metrics['start_acc']:.1f}" for run in runs if "start_acc" in run.metrics}, key=float)
+    reached = f", {' to '.join(dict.fromkeys((alone[0], alone[-1])))} % ACC alone" if alone else ""
+    shown = notes[0] if len(notes) == 1 else f"{len(notes)} starts"
+    return f"Task Arithmetic's common start: {shown}{reached}; its {seconds:.1f} s are not counted. "
+
+
+def paired_section(rows: Rows) -> Section:
+    paired = stats.differences(rows)
+    compared = {(one["method"], name) for one in paired for name in (one["arm"], one["against"])}
+    shown = {method: {arm: row for arm, row in arms.items() if (method, arm.name) in compared} for method, arms in rows.items()}
+    return Section("Paired differences", "Distilled minus the other, by seed over common seeds (n): mean (of seconds the "
+                   "difference of medians) and 95 % interval by Student's t. Random real images of the same count are the fair "
+                   "comparison. "
+                   + (stats.equal_in_rows({method: arms for method, arms in shown.items() if arms}) or "Nothing to compare."),
+                   ("Method", "Source", "Minus", *(head for head, _ in PAIRED_COLUMNS.values()), "n"),
+                   tuple((METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
+                          *(interval_cell(one[name], scale) for name, (_, scale) in PAIRED_COLUMNS.items()),
+                          str(one["acc"]["n"])) for one in paired))
+
+
+def payback_section(rows: Rows, costs: dict[str, float]) -> Section:
+    """The number of trainings after which distillation is paid back."""
+    title = "Cost of distillation"
+    if not costs:
+        return Section(title, "Not given (--cost-seconds or --cost-from).")
+    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in costs.items())
+    table = []
+    for one in stats.paybacks(rows, costs):
+        trainings, low = one["trainings"], one["saved_seconds"]["low"]
+        doubt = ", in doubt" if low is not None and low <= 0 else ""
+        table.append((METHODS.get(one["method"], one["method"]), one["arm"], one["against"], f"{one['cost_seconds']:.1f}",
+                      interval_cell(one["saved_seconds"]), trainings if trainings == "infinite" else f"{trainings:.1f}{doubt}"))
+    return Section(title, f"One distilled set took: {stages}. A teacher and soft labels count for soft labels alone. "
+                   "N* = C / (T_real - T_distilled) trainings pay it back: infinite where no time is saved, in doubt where the "
+                   "95 % interval of the seconds saved contains 0."
+                   + ("" if CHECKPOINT in costs else " The training of the checkpoint is not counted."),
+                   ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"), tuple(table))
+
+
+def starts(results: Results) -> list[Section]:
+    """Task Arithmetic by start, refitted head and stream."""
+    def best(run: Run) -> dict:     # after the last merge: the highest accuracy, and among equals the lowest loss
+        return max(run.metrics["scale_curves"][-1], key=lambda point: (point["accuracy"], -point["loss"]))
+    groups, streams = {}, {}
+    for run in results.of_kind("continual"):
+        found = START.match(run.name)
+        groups.setdefault((run.config["stream"], int(found["refit"]), found["start"]), []).append(run)
+        streams.setdefault((run.config["stream"],), []).append(run)
+    shown = sorted(groups.items(), key=lambda pair: (*pair[0][:2], list(STARTS).index(pair[0][2])))
+    rows = [(stream, STARTS[start], f"{refit} steps" if refit else "no",
+             *(cell({"a": stats.mean_std([run.get(f"metrics.{name}") for run in runs])}, "a", 100)
+               for name in ("acc", "task_il_acc", "forgetting", "start_acc")),
+             " / ".join(f"{scale:g}" for scale in sorted({best(run)["scale"] for run in runs})), str(len(runs)))
+            for (stream, refit, start), runs in shown]
+    header = ("Stream", "Common start", "Head refitted", "ACC, Class-IL (%)", "ACC, Task-IL (%)", "Forgetting (points)",
+              "ACC of the start alone (%)", "Scale chosen", "n")
+    return [Section("Common starts", f"Mean ± standard deviation over seeds (n). {equal_and_not(streams, 0, stats.SETTINGS)} "
+                    "Not equal besides: the start, and whether the head is refitted.", header, tuple(rows))]
+
+
+def distilling(results: Results) -> list[Section]:
+    """Seconds of each part of making a D4M set, a row per IPC."""
+    found: dict[str, dict] = {}
+    for kind, names in SET_SECONDS.items():
+        groups = grouped(replace(results, runs=[run for run in results.runs if run.seconds]), SET_RUNS[kind], kind, "ipc")
+        for (ipc,), one in measure(groups, {name: f"seconds.{name}" for name in names}).items():
+            found[ipc] = found.get(ipc, {}) | one
+    titles = SET_SECONDS["prototypes"] | SET_SECONDS["distilled"]
+    rows = []
+    for ipc, one in sorted(found.items(), key=lambda pair: int(pair[0])):
+        if not titles.keys() <= one.keys():     # its images are not made yet, or its prototypes not collected
+            continue
+        total = sum(one[name]["mean"] for name in titles)
+        rows.append((ipc, *(f"{cell(one, name)} ({100 * one[name]['mean'] / total:.0f} %)" for name in titles), f"{total:.0f}",
+                     str(one["n"])))
+    return [Section("Cost of a set", "Seconds, mean ± standard deviation over seeds, and the share of the whole. Not counted: "
+                    "the training of the diffusion model, and soft labels.",
+                    ("IPC", *(f"{title} (s)" for title in titles.values()), "Together (s)", "Seeds (n)"), tuple(rows))]
+
+
+def fashion_rows(results: Results) -> Rows:
+    """Continual runs of Fashion-MNIST with a memory of 500 images: on real images and on streams of 50 a class."""
+    return continual_rows([run for run in results.runs if FASHION_STREAM.search(run.name)])
+
+
+def stream_crops(current: Results, earlier: Results) -> list[Section]:
+    """ACC of Fashion-MNIST's replay by the smallest crop of the streams' images, on test and on held-out images."""
+    runs: dict[tuple, dict[tuple, list[Run]]] = {}      # by stream, labels and steps, then by images tested on and crop
+    for run in [*current.of_kind("continual"), *earlier.of_kind("continual")]:
+        if run.config["method"] == "er" and FASHION_STREAM.search(run.name):
+            row = runs.setdefault((run.config["stream"], run.config.get("labels", "hard"), run.metrics["steps"]), {})
+            tested = "held-out" if run.get("config.validation") else "test"
+            row.setdefault((tested, run.config["recipe.min_scale"]), []).append(run)
+    found = {key: measure(row, {"acc": "metrics.acc"}) for key, row in runs.items()}
+    columns = sorted({column for row in found.values() for column in row}, reverse=True)
+    order = ("real", "random", "distilled")
+    rows = []
+    for (stream, labels, steps), row in sorted(found.items(), key=lambda one: (order.index(one[0][0]), *one[0][1:])):
+        cells = [row.get(column) for column in columns]
+        rows.append((f"{stream}, {labels} labels", str(steps), *(cell(one, "acc", 100) for one in cells), counts(cells)))
+    return [Section("Crops of the streams", "ACC (Class-IL) of ER with a memory of 500 images, in percent.",
+                    ("Stream", "Steps", *(f"{'whole images' if crop == 1 else f'crops from {crop}'}, {tested} images"
+                                          for tested, crop in columns), "Seeds (n)"), tuple(rows))]
+
+
+def fashion_payback(results: Results, checkpoint: dict) -> list[Section]:
+    """N* of Fashion-MNIST's streams, without and with the seconds in the manifest of the `checkpoint`."""
+    rows, sets = fashion_rows(results), {kind: grouped(results, pattern, kind, "ipc") for kind, pattern in SET_RUNS.items()}
+    costs = stats.mean_costs([*(run for one in sets.values() for run in one.get(("50",), [])),
+                              *(run for run in results.of_kind("teacher") if run.name == FASHION_TEACHER)])
+    with_checkpoint = costs and costs | {CHECKPOINT: sum(checkpoint["seconds"].values())}
+    return [payback_section(rows, costs), payback_section(rows, with_checkpoint)]

@@ -1,0 +1,106 @@
+"""A section of a report: words, then a table or a figure; how its table looks as Markdown and as plain text."""
+
+import re
+import textwrap
+from dataclasses import dataclass
+
+NOT_RUN, NONE = "not run", "–"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: words, then a table or a figure (a file beside the report, with its alternative text).
+
+    `held` names what is equal in what a figure compares, `command` what made the data.
+    """
+
+    title: str
+    says: str
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    figure: str = ""
+    alt: str = ""
+    held: str = ""
+    command: str = ""
+
+
+def slow(seconds: dict) -> str:
+    """The mark of seconds that were taken while something else ran."""
+    return f" ({seconds['slow']} slow)" if seconds.get("slow") else ""
+
+
+def cell(numbers: dict | None, name: str, scale: float = 1, digits: int = 1) -> str:
+    """One number of a table: plain, {"mean", "std"}, or of seconds {"median", "slow"}."""
+    if numbers is None:
+        return NOT_RUN
+    value = numbers[name] if isinstance(numbers[name], dict) else {"mean": numbers[name], "std": None}
+    if value["mean"] is None:
+        return NONE
+    if "median" in value:
+        return f"{scale * value['median']:.{digits}f}{slow(value)}"
+    spread = "" if value["std"] is None or digits == 0 else f" ± {scale * value['std']:.{digits}f}"
+    return f"{scale * value['mean']:.{digits}f}{spread}"
+
+
+def interval_cell(found: dict | None, scale: float = 1, digits: int = 1, sign: str = "+") -> str:
+    """A number with its interval: "+3.9 (1.2 to 6.6)"; a difference with its sign."""
+    if found is None or found["mean"] is None:
+        return NONE
+    low, mean, high = (None if found[name] is None else round(scale * found[name], digits) + 0.0  # no minus zero
+                       for name in ("low", "mean", "high"))
+    bounds = NONE if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
+    return f"{mean:{sign}.{digits}f} ({bounds}){slow(found)}"
+
+
+def counts(numbers) -> str:
+    """The numbers of seeds behind some cells, in the order of these."""
+    return " / ".join(dict.fromkeys(str(one["n"]) for one in numbers if one))
+
+
+def markdown_table(header, rows) -> str:
+    """A Markdown table of texts; columns of numbers are right-aligned."""
+    marks = [":---" if left else "---:" for left in left_columns(header, rows)]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in (header, marks, *rows))
+
+
+def with_table(says: str, header, rows) -> str:
+    """A text and the table below it; a table without rows has not been run."""
+    if header and not rows:
+        return f"{NOT_RUN.capitalize()}."
+    return "\n\n".join(filter(None, [says, rows and markdown_table(header, rows)]))
+
+
+def plain_table(header, rows) -> str:
+    """The same as aligned plain text; a header breaks between words where its column is narrower."""
+    widths = [max(map(len, (*name.split(), *column))) for name, column in zip(header, zip(*rows, strict=True), strict=True)]
+    heads = [textwrap.wrap(name, width) for name, width in zip(header, widths, strict=True)]
+    tall = max(map(len, heads))
+    above = zip(*([""] * (tall - len(head)) + head for head in heads), strict=True)
+    left = left_columns(header, rows)
+    return "\n".join("  ".join(text.ljust(width) if flush else text.rjust(width)
+                               for text, width, flush in zip(row, widths, left, strict=True)).rstrip()
+                     for row in (*above, ["-" * width for width in widths], *rows))
+
+
+def left_columns(header, rows) -> list[bool]:
+    """Which columns hold words: those in which some cell is neither a number nor a mark of absence."""
+    def is_number(text):
+        return text in (NOT_RUN, NONE) or text.split(" ")[0].lstrip("-").replace(".", "", 1).isdigit()
+    return [not all(is_number(row[place]) for row in rows) for place in range(len(header))]
+
+
+def plain(sections: list[Section]) -> str:
+    """The words and tables of sections for the screen."""
+    def wrapped(text: str) -> list[str]:
+        return "\n\n".join(textwrap.fill(paragraph, 110) for paragraph in text.split("\n\n")).splitlines()
+    return "\n\n".join("\n".join([f"== {section.title}", *wrapped(section.says),
+                                  *([plain_table(section.header, section.rows)] if section.rows else [])])
+                       for section in sections)
+
+
+def fill(text: str, table_of) -> str:
+    """Replace what stands between the marks of each table; an end mark is added where there is none."""
+    def filled(found: re.Match) -> str:
+        table = "\n\n".join(with_table(part.says, part.header, part.rows) for part in table_of(found[1]))
+        return f"<!-- table: {found[1]} -->\n{table}\n<!-- end: {found[1]} -->"
+    return re.sub(r"<!-- table: ([a-z0-9-]+) -->(?:.*?<!-- end: \1 -->)?", filled, text, flags=re.DOTALL)
