@@ -17,6 +17,11 @@ case $SCHEDULE in                        # each value per task: one, or one per 
     steps) LENGTH=--steps VALUES=${TASK_STEPS:-} ;;
     *) echo "SCHEDULE: expected epochs or steps, found $SCHEDULE" >&2; exit 2 ;;
 esac
+case $STREAMS in                         # one stream: its own of the values, real's first, the small sets' last
+    real) OWN=${VALUES%% *} ;;
+    random | distilled) OWN=${VALUES##* } ;;
+    *) OWN=$VALUES ;;
+esac
 
 train() {
     # shellcheck disable=SC2086  # lists of words
@@ -32,7 +37,7 @@ train() {
 # shellcheck disable=SC2086  # lists of words
 for KIND in $STREAM_LABELS; do
     case $KIND in
-    hard) train --stream $STREAMS $LENGTH $VALUES --output-dir "$OUTPUT_DIR" "$@" ;;
+    hard) train --stream $STREAMS $LENGTH $OWN --output-dir "$OUTPUT_DIR" "$@" ;;
     *) train --stream $SOFT_STREAMS $LENGTH "${VALUES##* }" --labels "$KIND" --teacher "$TEACHER" \
         --output-dir "$OUTPUT_DIR" "$@" ;;      # the small sets' length is the last of the list
     esac

@@ -22,7 +22,7 @@ from continual.timing import Timers
 from continual.training import Recipe, Teacher, Trainer, settings
 from distillation.distilled_set import check_class_names
 from matching.image_set import ImageSet
-from scripts.artefact import begin, code_version, finish, hardware, package_versions, write_json, write_tensors
+from scripts.artefact import begin, code_version, finish, hardware, identity, package_versions, write_json, write_tensors
 from scripts.cli import InputError
 from scripts.networks import seeded
 from scripts.randomness import seed_for
@@ -190,6 +190,8 @@ def digests(run: Run, sources: Sources, teacher: Teacher | None) -> dict[str, st
     found = {"train": train.digest, "memory": memory.digest, "test": sources.test.digest}
     if run.merging and run.merging.start == "distilled":
         found["start"] = sources.of("distilled", run.seed).digest
+    elif run.merging and (Path(run.merging.start) / "manifest.json").is_file():
+        found["start"] = identity(Path(run.merging.start))
     if run.labels == "soft":
         found["teacher"] = teacher.digest
     return found

@@ -7,6 +7,7 @@ Encodes the training images with the autoencoder of a Stable Diffusion checkpoin
 `accelerate launch -m distillation.gen_prototype ...` divides the classes among processes.
 """
 
+import hashlib
 import sys
 import time
 from pathlib import Path
@@ -178,6 +179,8 @@ def configuration(args, ipc: int, split, size: int) -> dict:
             **({"kmeans_batch": args.km_expand * ipc} if least else {}), "size": size, "data": split.identity(),
             **validation_of(args.validation),
             **({"drawn": "as --method random"} if args.prototype == "random" else {}),  # earlier folders have other images
+            **({"prompts": hashlib.sha256("\n".join(entry["prompt"] for entry in split.classes).encode()).hexdigest()}
+               if args.label_file_path or args.prompt_template else {}),    # else the data set's own
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts,
                                               args.revision)}
 

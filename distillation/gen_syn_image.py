@@ -169,6 +169,7 @@ def starting_points(args, pipeline):
     check_autoencoder(pipeline, made_with, args.prototype_path, args.diffusion_checkpoints_path)
     source = {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),
               "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers"),
+              **{name: made_with[name] for name in ("prompts",) if name in made_with},
               **validation_of(made_with.get("validation", 0))}
     return classes, dict(enumerate(prototypes)), source
 

@@ -132,8 +132,8 @@ def configuration(args, images, teacher: str) -> dict:
     names = ("data_path", "epochs", "batch_size", "fkd_seed", "use_fp16", "keep_topk", "temperature", "keep_epochs",
              "input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "mixup", "cutmix")
     mix = mix_config(args, with_alpha=False)  # mixup and cutmix are there
-    return {**{name: getattr(args, name) for name in names}, **mix, "images": images.name, "teacher": teacher,
-            **validation_of(args.validation)}
+    return {**{name: getattr(args, name) for name in names}, **mix, "images": images.name,
+            "images_digest": images.digest, "teacher": teacher, **validation_of(args.validation)}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ $LAUNCH -m matching.generate_soft_label \
     --dataset "$DATASET" --data_dir "$DATA" ${VALIDATION:+--validation "$VALIDATION"} \
     --epochs "$EPOCHS" --fkd-seed 42 \
     --input-size "$INPUT_SIZE" --min-scale-crops "$MIN_SCALE" --max-scale-crops 1 --flip "$FLIP" --mix-type cutmix \
-    --use-fp16 ${KEEP_TOPK:+--keep-topk "$KEEP_TOPK"} --keep-epochs "$KEEP_EPOCHS" \
+    --use-fp16 ${KEEP_TOPK:+--keep-topk "$KEEP_TOPK"} ${TEMPERATURE:+-T "$TEMPERATURE"} --keep-epochs "$KEEP_EPOCHS" \
     --batch-size "$LABEL_BATCH" --workers "$WORKERS" \
     --fkd-path "$SOFT_LABELS" \
     "$@"

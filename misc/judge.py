@@ -62,7 +62,7 @@ def main(args):
         distilled = distilled_images(folder)
         sets[Path(folder).name] = distilled.images, distilled.labels
     known, like = small(train.images), some_of(train, args.images, args.seed)
-    tests = judge.features(some_of(test, args.images, args.seed).images)
+    drawn = {"real training images": (like.images,), **{name: one for name, one in sets.items() if len(one[0]) > NEAR}}
     result = {
         "kind": "judge", "checkpoint": Path(args.diffusion_checkpoints_path).name,
         "judge": {"model": judge.model, "test_accuracy": score(judge, test.images, test.labels),
@@ -70,8 +70,9 @@ def main(args):
         "config": {name: getattr(args, name) for name in ("images", "guidance_scale", "num_inference_steps", "seed")},
         "recognised": {name: {"images": len(labels), "share": score(judge, images, labels)}
                        for name, (images, labels) in sets.items()},
-        "manifold": {name: manifold(judge.features(images), tests) for name, (images, *_) in
-                     {"real training images": (like.images,), **sets}.items()},
+        "manifold": {name: manifold(*(judge.features(part) for part in
+                                      (images, some_of(test, len(images), args.seed).images))) | {"images": len(images)}
+                     for name, (images, *_) in drawn.items()},
         "nearest_training_image": {name: quantiles(nearest(small(images), known)) for name, (images, *_) in
                                    {"real test images": (test.images,), **sets}.items()},
         "code": code_version(), "packages": package_versions(), "hardware": hardware(),

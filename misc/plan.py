@@ -16,7 +16,7 @@ from pathlib import Path
 from scripts.cli import ROOT, InputError, Parser, check_range, run
 
 # classes, training images, test images, pixels; ImageNet's images vary
-SIZES = {"fashion_mnist": (10, 60_000, 10_000, 28), "cifar10": (10, 50_000, 10_000, 32), "cifar100": (100, 50_000, 10_000, 32),
+SIZES = {"fashion_mnist": (10, 60_000, 10_000, 32), "cifar10": (10, 50_000, 10_000, 32), "cifar100": (100, 50_000, 10_000, 32),
          "tiny_imagenet": (200, 100_000, 10_000, 64), "imagenet": (1000, 1_281_167, 50_000, 224)}
 METHODS = "finetune joint er agem derpp task_arithmetic"  # as in continual/continual.sh; METHODS= (empty) leaves the stage out
 

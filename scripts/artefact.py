@@ -30,6 +30,7 @@ from scripts.cli import ROOT, InputError, at_end, finished, stop_if_asked, worki
 
 VERSION = 1
 LOCK = ".lock"
+ADDED = ("images_digest",)  # keys of configurations that folders of earlier versions lack
 WAIT_SECONDS = 1
 LARGEST_BYTES = 2 ** 28  # of a JSON or text file; the manifest of 200,000 images takes 80 MB
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -378,7 +379,7 @@ def check_configuration(folder: Path, kind: str, config: dict) -> None:
         raise InputError(f"{folder}: expected a folder of kind {kind}, found {found.get('kind')}")
     for key in sorted(config.keys() | found["config"].keys()):
         wanted, had = config.get(key), found["config"].get(key)
-        if wanted != had:
+        if wanted != had and not (key in ADDED and key not in found["config"]):
             raise InputError(f"{folder}: begun with {key}={had!r}, now asked for {wanted!r}; choose another folder")
 
 

@@ -303,19 +303,20 @@ def _question(args, main, output: str) -> str:
 
 
 def _dates(path: str) -> list:
-    """Sizes and dates of a file, of a finished folder's manifest, or of all in a folder (of many files: the folder's)."""
+    """Size and date of a file or of a finished folder's manifest; of any other folder those of each folder and of its files."""
     manifest, seen = os.path.join(path, "manifest.json"), set()
     if not os.path.isdir(path) or os.path.isfile(manifest):
         return [_date(manifest if os.path.isfile(manifest) else path)]
     dates = []
-    for folder, folders, files in os.walk(path, followlinks=True):
+    for folder, folders, _ in os.walk(path, followlinks=True):
         if os.path.realpath(folder) in seen:    # a link to a folder above
             folders.clear()
             continue
         seen.add(os.path.realpath(folder))
         folders.sort()
-        within = [os.path.join(folder, name) for name in sorted(files)]
-        dates += map(_date, filter(os.path.isfile, within)) if len(folders + files) <= 100 else [_date(folder)]
+        files = [entry.stat() for entry in os.scandir(folder) if entry.is_file()]
+        newest = max((one.st_mtime_ns for one in files), default=0)
+        dates.append((*_date(folder), len(files), sum(one.st_size for one in files), newest))
     return dates
 
 

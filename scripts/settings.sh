@@ -40,7 +40,7 @@ SRE2L_STEPS=${SRE2L_STEPS:-1000} SRE2L_BATCH=${SRE2L_BATCH:-100}        # of sre
 EXPERTS=${EXPERTS:-10} EXPERT_EPOCHS=${EXPERT_EPOCHS:-20} MTT_ITERATIONS=${MTT_ITERATIONS:-1000}       # of mtt.sh
 KM_EXPAND=${KM_EXPAND:-}                 # mini-batches of k-means: km_expand x ipc latents; empty: at least 1,024
 WEIGHTS=${WEIGHTS-}                      # torchvision's weights of TEACHER_ARCH; empty: the teacher in the folder TEACHER
-TEMPERATURE=${TEMPERATURE:-}             # of soft labels; empty: the protocol's
+TEMPERATURE=${TEMPERATURE:-}             # of soft labels; empty: the protocol's (stage 5: continual.sh --temperature)
 CLUSTER_WEIGHTS=${CLUSTER_WEIGHTS-}      # 1: weight images with hard labels by the size of their cluster
 LORA_RANK=${LORA_RANK:-}                 # of train_ldm.sh with INIT; empty: the whole UNet
 LABELS=${LABELS:-soft}                   # of students: soft or hard

@@ -26,6 +26,7 @@ from misc.report.statistics import (
     equal_in_rows,
     interval,
     kept,
+    mean_costs,
     payback,
     saved,
     summaries,
@@ -154,6 +155,22 @@ def test_payback_by_hand():
     assert cost_of(DISTILLED, costs) == 15 and cost_of(Arm("distilled", "distilled", "soft"), costs) == 116
 
 
+def test_costs_are_of_sets_as_large_as_the_stream():
+    runs = [Run("continual/er", "continual", {"stream": "distilled"}, {"stream_images": 100, "confusion": [[]] * 10}, {})]
+    runs += [Run(f"prototypes/ipc{ipc}", "prototypes", {"ipc": ipc}, {}, {"wait": 1, "encode": ipc}) for ipc in (10, 50)]
+    runs += [Run(f"distilled/ipc{ipc}", "distilled", {"method": "d4m", "ipc": ipc}, {}, {"make": ipc}) for ipc in (10, 50)]
+    runs += [Run(f"soft-labels/{of}", "soft_labels", {"images": of}, {}, {"relabel": took})
+             for of, took in (("ipc10", 7), ("ipc50", 900), ("random", 900))]
+    assert mean_costs(runs) == {"prototypes": 10, "distilled": 10, "soft_labels": 7}
+
+
+def test_a_row_has_one_number_of_images():
+    runs = {f"er-distilled-{seed}": content(stream="distilled", seed=seed) | {"stream_images": images}
+            for seed, images in ((0, 100), (1, 500))}
+    with pytest.raises(InputError, match="stream_images"):
+        rows_of(runs)
+
+
 def test_payback_of_fashion_mnist_counts_its_own_sets_and_then_the_checkpoint():
     streams = {"real/er-real": content(), "ipc50/er-distilled": content(stream="distilled", seconds=10.0, steps=10)}
     runs = [read_run(f"continual/resnet18-memory500/{name}", one) for name, one in streams.items()]
@@ -164,7 +181,7 @@ def test_payback_of_fashion_mnist_counts_its_own_sets_and_then_the_checkpoint():
                       {"kind": "distilled", "config": {"method": "d4m"}, "seconds": {"synthesise": seconds}})
              for ipc, seconds in ((50, 20), (10, 999))]
     sections = fashion_payback(Results(runs), {"seconds": {"autoencoder": 30, "unet": 50}})
-    assert [section.rows[0][3:] for section in sections] == [("120.0", "+20.0 (–)", "6.0"), ("200.0", "+20.0 (–)", "10.0")]
+    assert [section.rows[0][3:] for section in sections] == [("110.0", "+20.0 (–)", "5.5"), ("190.0", "+20.0 (–)", "9.5")]
     assert ["checkpoint is not counted" in section.says for section in sections] == [True, False]
 
 

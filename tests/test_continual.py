@@ -234,6 +234,17 @@ def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path
     assert "begun with tasks=2, now asked for 4" in refusal(monkeypatch, capsys, *words, "--tasks", 4)
 
 
+def test_a_start_that_was_trained_again_is_another_start(data, tmp_path, monkeypatch, capsys):
+    write_teacher(tmp_path / "teacher")
+    words = tiny(data, tmp_path / "out", "--method", "task_arithmetic", "--tasks", 2, "--start", tmp_path / "teacher",
+                 "--arch", "convnet_d2_w8")
+    in_process(monkeypatch, *words)
+    manifest = json.loads((tmp_path / "teacher" / "manifest.json").read_text())
+    manifest["files"] = {name: "0" * 64 for name in manifest["files"]}
+    (tmp_path / "teacher" / "manifest.json").write_text(json.dumps(manifest))
+    assert "begun with digests" in refusal(monkeypatch, capsys, *words)
+
+
 def test_a_run_that_was_refused_before_its_first_step_can_be_corrected(data, tmp_path, monkeypatch, capsys):
     words = tiny(data, tmp_path / "out", "--method", "finetune", "--arch", FAST)
     assert "--tasks: expected between 1 and 4 tasks" in refusal(monkeypatch, capsys, *words, "--tasks", 5)

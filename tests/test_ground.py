@@ -187,3 +187,12 @@ def test_a_finished_command_is_answered_without_its_libraries(own_image_data, tm
     assert again()[::2] == (0, True)
     next((own_image_data / "train").rglob("*.png")).unlink()     # other images: the stored configuration refuses them
     assert again()[::2] == (2, True)
+
+
+def test_a_file_rewritten_among_many_is_another_input(tmp_path):
+    for number in range(120):
+        (tmp_path / f"{number}.png").write_text("a picture")
+    before = cli._dates(str(tmp_path))
+    assert cli._dates(str(tmp_path)) == before
+    (tmp_path / "7.png").write_text("b picture")
+    assert cli._dates(str(tmp_path)) != before

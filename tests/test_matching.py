@@ -198,6 +198,22 @@ def test_the_students_views_are_what_the_teacher_was_asked(soft_labels, distille
     assert [line for line in printed if not line.startswith(("relabel:", "teacher:"))] == []  # progress alone
 
 
+def test_labels_of_other_images_under_the_same_name_are_not_continued(here, image_data, teacher, tmp_path):
+    for seed in (0, 1):
+        assert here("distillation.gen_syn_image", "--method", "random", "--dataset", "folder", "--data_dir", image_data,
+                    "--ipc", 2, "--seed", seed, "--save_init_image_path", tmp_path / f"seed{seed}").code == 0
+
+    def label(seed):
+        return here("matching.generate_soft_label", "--data", tmp_path / f"seed{seed}" / "folder_random_ipc2", "--teacher",
+                    teacher.folder, "--epochs", 2, "--input-size", SIZE, "--fkd-path", tmp_path / "labels")
+    assert label(0).code == 0
+    (tmp_path / "labels" / "manifest.json").unlink()
+    sorted((tmp_path / "labels").glob("*.safetensors"))[-1].unlink()
+    answer = label(1)
+    assert answer.code == 2 and "images_digest" in answer.err
+    assert label(0).code == 0
+
+
 def test_the_readers_lines_in_the_readme_run(soft_labels, distilled):
     text = (ROOT / "matching" / "README.md").read_text()
     code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "SoftLabels" in block)

@@ -16,6 +16,7 @@ from misc.report.page import html_section
 from misc.report.results import Results, Run
 from misc.report.section import Section, cell, left_columns, markdown_table, plain_table
 from misc.report.statistics import kept, mean_std, saved
+from misc.report.tables import run_students
 from scripts.artefact import begin, write_json, write_result
 
 CLASSES = [{"name": "cat & dog", "prompt": "a cat"}, {"name": "<eel>", "prompt": "an eel"}]
@@ -217,6 +218,23 @@ def test_a_zero_on_real_images_is_not_divided_by():
     assert saved(own, real)["mean"] is None
 
 
+def test_students_of_a_run_are_not_averaged_over_images_per_class_and_networks():
+    metrics = {"train_images": 10, "steps": 5}
+    runs = [Run(f"students/{name}-{labels}-seed{seed}", "student", {"labels": labels, "arch": "a"},
+                metrics | {"test_accuracy": accuracy}, {"train": 1.0})
+            for name, labels, seed, accuracy in (
+                ("distilled-ipc1-resnet18-d4m", "soft", 0, 0.4), ("distilled-ipc1-resnet18-d4m", "soft", 1, 0.4),
+                ("distilled-ipc50-resnet18-d4m", "soft", 0, 0.8), ("distilled-ipc50-convnet-d4m", "hard", 0, 0.6),
+                ("herding-ipc1-resnet18-d4m", "soft", 0, 0.3))]
+    runs.append(Run("soft-labels/distilled-ipc50", "soft_labels", {}, {"bytes": 2e6}, {}))
+    rows = {row[0]: row[1:] for row in run_students(Results(runs)).rows}
+    assert rows["D4M images (distilled-ipc1-resnet18-d4m)"][1:3] == ("not run", "40.0 ± 0.0")
+    assert rows["D4M images (distilled-ipc50-resnet18-d4m)"][2] == "80.0"
+    assert rows["D4M images (distilled-ipc50-resnet18-d4m)"][5:] == ("2.00", "1")
+    assert rows["D4M images (distilled-ipc50-convnet-d4m)"][1] == "60.0"
+    assert rows["real images by herding (herding-ipc1-resnet18-d4m)"][2] == "30.0" and "D4M images" not in rows
+
+
 def test_what_a_set_costs_by_hand():
     runs = [Run(name, kind, {}, {}, seconds) for seed, encode in ((0, 150), (1, 170)) for name, kind, seconds in (
         (f"seed{seed}/prototypes/fashion_mnist-ipc10-kmexpand1", "prototypes", {"wait": 10, "encode": encode, "cluster": 10}),
@@ -228,8 +246,17 @@ def test_what_a_set_costs_by_hand():
                for kind, rest in (("prototypes", f"-ipc{ipc}-kmexpand1"),
                                   ("distilled", f"_ipc{ipc}_{ipc}_s0.7_g2.0_kmexpand1"))]
     section, = distilling(Results([*runs, unfinished, *resumed]))
-    assert section.rows == (("10", "10.0 ± 0.0 (5 %)", "160.0 ± 14.1 (80 %)", "10.0 ± 0.0 (5 %)", "20.0 ± 0.0 (10 %)", "200",
+    assert section.rows == (("10", "10.0 ± 0.0 (5 %)", "150.0 ± 14.1 (79 %)", "10.0 ± 0.0 (5 %)", "20.0 ± 0.0 (11 %)", "190",
                              "2"),)
+
+
+def test_a_mark_without_a_table_leaves_every_page_as_it_was(here, tmp_path):
+    (tmp_path / "misc" / "results").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("<!-- table: headline -->")
+    (tmp_path / "misc" / "page.md").write_text("<!-- table: no-such-table -->")
+    answer = here("misc.report.__main__", "tables", "--root", tmp_path)
+    assert answer.code == 2 and "no-such-table" in answer.err
+    assert (tmp_path / "README.md").read_text() == "<!-- table: headline -->"
 
 
 def test_tables_as_text():

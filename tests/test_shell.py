@@ -173,6 +173,18 @@ def test_variables_choose_baselines_labels_and_teachers(asked):
     assert (teacher.arch, teacher.output_dir, labels.teacher) == ("resnet50", *2 * ("runs/digits/teacher-resnet50",))
 
 
+def test_the_temperature_reaches_labels_and_students(asked):
+    for stage, more in ((CHAIN[3], {}), (CHAIN[4], {}), (CHAIN[4], {"PROTOCOL": "rded"})):
+        (found,) = asked(stage, DATASET="cifar10", TEMPERATURE="4", **more)
+        assert found.temperature == 4
+
+
+def test_a_single_stream_has_its_own_length(asked):
+    for stream, steps in (("real", [42]), ("distilled", [14]), ("real random distilled", [42, 14, 14])):
+        (found,) = asked("continual/continual", STREAMS=stream)
+        assert found.steps == steps and found.stream == stream.split()
+
+
 def test_a_relative_path_means_the_folder_where_the_user_stands(asked, tmp_path):
     (tmp_path / "own-ldm").mkdir()
     given = {"DATA": "images", "RUN": "run", "CHECKPOINT": "own-ldm"}

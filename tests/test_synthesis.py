@@ -257,6 +257,18 @@ def test_prompts_given_to_stage_2_replace_the_stored_ones(make, tmp_path):
     assert not np.array_equal(plain, wrapped)
 
 
+def test_images_of_prototypes_with_other_prompts_are_refused(here, prototypes, checkpoint, tmp_path):
+    def both(template):
+        assert here(prototypes.module, *prototypes.flags, "--prompt_template", template, prototypes.output_flag,
+                    tmp_path / template[0]).code == 0
+        return here("distillation.gen_syn_image", "--dataset", "folder", "--prototype_path",
+                    tmp_path / template[0] / prototypes.folder.name, "--diffusion_checkpoints_path", checkpoint,
+                    "--num_inference_steps", 2, "--save_init_image_path", tmp_path / "images")
+    assert both("a photo of a {}").code == 0
+    answer = both("drawing of a {}")
+    assert answer.code == 2 and "prompts" in answer.err
+
+
 # the teacher's filter
 
 def test_the_best_candidate_by_hand():

@@ -11,9 +11,10 @@ case $LABELS-$PROTOCOL in       # "$@" stays last, so that its flags win
 soft-rded)
     set -- ${WEIGHTS:+--teacher-arch "$TEACHER_ARCH" --weights "$WEIGHTS"} "$@"
     [ -n "$WEIGHTS" ] || set -- --teacher "$TEACHER" "$@" ;;
-soft-*) set -- --fkd-path "$SOFT_LABELS" ${TEMPERATURE:+-T "$TEMPERATURE"} "$@" ;;
+soft-*) set -- --fkd-path "$SOFT_LABELS" "$@" ;;
 *) set -- --labels "$LABELS" ${CLUSTER_WEIGHTS:+--cluster-weights} "$@" ;;
 esac
+[ "$LABELS" = hard ] || set -- ${TEMPERATURE:+-T "$TEMPERATURE"} "$@"
 case $LABELS-$PROTOCOL in       # the crops of rded are the protocol's
 *-rded) set -- --input-size "$INPUT_SIZE" --flip "$FLIP" "$@" ;;
 hard-*) set -- --input-size "$INPUT_SIZE" --min-scale-crops "$MIN_SCALE" --max-scale-crops 1 --flip "$FLIP" "$@" ;;

@@ -111,8 +111,10 @@ def rewrite_tables(args):
     """Rewrite the marked tables of every page and of the shipped checkpoints' cards, and the figures of misc/."""
     misc = Path(args.root) / "misc"
     cards = misc.parent.glob("distillation/checkpoints/*/README.md")
-    for path in [misc.parent / "README.md", *sorted(misc.glob("*.md")), *sorted(cards)]:
-        write_text(path, section.fill(path.read_text(encoding="utf-8"), partial(table, misc=misc, page=path)))
+    pages = {path: section.fill(path.read_text(encoding="utf-8"), partial(table, misc=misc, page=path))
+             for path in [misc.parent / "README.md", *sorted(misc.glob("*.md")), *sorted(cards)]}
+    for path, text in pages.items():
+        write_text(path, text)
         print(f"{path}: written")
     draw_figures(misc)
 

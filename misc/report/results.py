@@ -249,7 +249,7 @@ def place_of(arm: Arm) -> tuple:
 
 def check_one_setting(row: str, first: Run, second: Run) -> None:
     """Raise InputError where two runs of a row differ in more than the seed, or a seed has two results."""
-    one, other = ({**run.config, "steps": run.metrics["steps"]} for run in (first, second))
+    one, other = ({**run.config, **{name: run.metrics[name] for name in ("steps", "stream_images")}} for run in (first, second))
     same_seed = one["seed"] == other["seed"]
     ignored = ("schedule", *(() if same_seed else ("seed", "digests.")))
     differ = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and not key.startswith(ignored)]

@@ -206,13 +206,26 @@ def cost_of(arm: Arm, costs: dict[str, float]) -> float:
 
 
 def mean_costs(runs: list[Run]) -> dict[str, float]:
-    """Mean seconds by stage of making one D4M set, its teacher and its soft labels; empty without D4M sets."""
-    found: dict[str, list[float]] = {}
+    """Mean seconds by stage of making one D4M set, its teacher and its soft labels; empty without D4M sets.
+
+    Beside continual runs on D4M images only sets of as many images count, and soft labels only of these sets.
+    """
+    streams = {run.metrics["stream_images"] // len(run.metrics["confusion"]) for run in runs
+               if run.kind == "continual" and run.config["stream"] == "distilled" and "confusion" in run.metrics}
+    found: dict[str, list[Run]] = {}
     for run in runs:
         if run.seconds and run.kind in ("prototypes", "distilled", "teacher", "soft_labels") and \
                 run.get("config.method", "d4m") == "d4m":
-            found.setdefault(run.kind, []).append(sum(run.seconds.values()))
-    return {kind: statistics.fmean(seconds) for kind, seconds in found.items()} if "distilled" in found else {}
+            found.setdefault(run.kind, []).append(run)
+    if "distilled" not in found:
+        return {}
+    for kind in found.keys() & {"prototypes", "distilled"}:
+        found[kind] = [run for run in found[kind] if run.get("config.ipc") in streams] or found[kind]
+    names = {run.name.rpartition("/")[2] for run in found["distilled"]}
+    labels = found.get("soft_labels", [])
+    found |= {"soft_labels": [run for run in labels if run.get("config.images") in names] or labels} if labels else {}
+    return {kind: statistics.fmean(sum(took for name, took in run.seconds.items() if name != "wait") for run in sets)
+            for kind, sets in found.items()}     # "encode" has the waiting in it
 
 
 def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, str]) -> str:

@@ -130,22 +130,25 @@ def student_table(title: str, arms: tuple[str, ...], labels: tuple[str, ...], re
 
 
 def run_students(results: Results) -> Section:
-    """The students of one run, `students/<arm>-<labels>[-seed<k>]`, by what they were trained on."""
+    """The students of one run, `students/<name>-<labels>[-seed<k>]`: a row for each name, which begins with the images."""
     groups: dict[tuple, list[Run]] = {}
     for run in results.of_kind("student"):
-        groups.setdefault((run.name.split("/")[-1].split("-")[0], run.need("config.labels")), []).append(run)
-    numbers = measure(groups, {**STUDENT, "images": "metrics.train_images"})
-    by_name, rows = {run.name: run for run in results.runs}, []
-    for arm, name in RUN_ARMS.items():
-        if arm == "prototype" and not any(key[0] == arm for key in numbers):
-            continue    # an extra, not one of the comparison's three
-        hard, soft = numbers.get((arm, "hard")), numbers.get((arm, "soft"))
-        stored = by_name.get(f"soft-labels/{arm}")
-        rows.append((name, cell(hard or soft, "images", digits=0), cell(hard, "accuracy", 100), cell(soft, "accuracy", 100),
-                     cell(hard, "seconds"), cell(soft, "seconds"),
-                     f"{stored.need('metrics.bytes') / 1e6:.2f}" if stored else NOT_RUN,
-                     " / ".join(dict.fromkeys(str(one["n"]) for one in (hard, soft) if one)) or NOT_RUN))
-    teacher = by_name.get("teacher")
+        name = re.sub(r"-(hard|soft)(-seed\d+)?$", "", run.name.split("/")[-1])
+        groups.setdefault((name, run.need("config.labels")), []).append(run)
+    numbers, rows = measure(groups, {**STUDENT, "images": "metrics.train_images"}), []
+    names = list(dict.fromkeys(name for name, _ in numbers))
+    stored = {run.name.split("/")[-1]: run for run in results.of_kind("soft_labels")}
+    for images in dict.fromkeys([*RUN_ARMS, *(name.split("-")[0] for name in names)]):
+        due = [] if images not in RUN_ARMS or images == "prototype" else [images]     # prototypes are an extra
+        for name in [name for name in names if name.split("-")[0] == images] or due:
+            hard, soft = numbers.get((name, "hard")), numbers.get((name, "soft"))
+            labels = [run for of, run in stored.items() if f"{name}-".startswith(f"{of}-")]
+            title = RUN_ARMS.get(images) or IMAGES.get(images, images)
+            rows.append((title if name == images else f"{title} ({name})", cell(hard or soft, "images", digits=0),
+                         cell(hard, "accuracy", 100), cell(soft, "accuracy", 100), cell(hard, "seconds"), cell(soft, "seconds"),
+                         f"{labels[0].need('metrics.bytes') / 1e6:.2f}" if labels else NOT_RUN,
+                         " / ".join(dict.fromkeys(str(one["n"]) for one in (hard, soft) if one)) or NOT_RUN))
+    teacher = next((run for run in results.runs if run.name == "teacher"), None)
     reached = f"{100 * teacher.need('metrics.test_accuracy'):.1f} %" if teacher else NOT_RUN
     return Section("Students", f"Accuracy on the real test images; teacher: {reached}. "
                    + equal_and_not(groups, 0, RUN_SETTINGS),
