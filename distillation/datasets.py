@@ -75,10 +75,11 @@ class Split:
 
 def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Path | None = None,
                prompt_template: str | None = None, on_bad_image: str = "error", validation: int = 0,
-               classes: list[dict] | None = None, val_labels: str | Path | None = None) -> Split:
+               classes: list[dict] | None = None, val_labels: str | Path | None = None, numbered: bool = False) -> Split:
     """Load `split` ("train" or "test") of the data set `name`; with `validation`, of its training images (`part_of_training`).
 
-    With `classes` it is `matched` to them. `val_labels` names the classes of test images that lie in one folder (`listed`).
+    With `classes` it is `matched` to them, which may be `numbered`. `val_labels` names the classes of test images that lie in
+    one folder (`listed`).
 
     Prompts are the data set's own or the lines of `label_file` in class order; they replace {} in `prompt_template`. Raises
     InputError for a missing folder, an empty class, an unknown wnid, and a label file that does not fit.
@@ -89,7 +90,7 @@ def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Pa
         loaded = _LOADERS[name](Path(data_dir), "train" if validation else split)
     if validation:
         loaded = part_of_training(loaded, split, validation)
-    loaded = loaded if classes is None else matched(loaded, classes)
+    loaded = loaded if classes is None else matched(loaded, classes, numbered)
     names = [entry["name"] for entry in loaded.classes]
     own = own_prompts(name, names, loaded.root) if label_file is None else names
     classes = [{"name": class_name, "prompt": prompt} for class_name, prompt in zip(names, own, strict=True)]
@@ -103,13 +104,15 @@ def load_splits(**flags) -> tuple[Split, Split]:
     return train, load_split(split="test", **flags, classes=train.classes)
 
 
-def matched(split: Split, classes: list[dict]) -> Split:
+def matched(split: Split, classes: list[dict], numbered: bool = False) -> Split:
     """The split with its labels in the order of `classes`, found by name; images of other classes are left out, with a line.
 
-    The original's names `0`, `1`, ... fit as many classes of other names. Raises InputError where a class has no images.
+    With `numbered` the original's names `0`, `1`, ... of a distilled set fit as many classes that have none of these names.
+    Raises InputError where a class has no images.
     """
     found, wanted = ([unicodedata.normalize("NFC", entry["name"]) for entry in entries] for entries in (split.classes, classes))
-    if found == wanted or wanted == [str(label) for label in range(len(found))] and set(found) != set(wanted):
+    by_place = numbered and wanted == [str(label) for label in range(len(found))] and not set(found) & set(wanted)
+    if found == wanted or by_place:
         return split
     where, absent = split.root or split.name, [name for name in wanted if name not in found]
     if absent:
@@ -308,21 +311,25 @@ def _tiny_imagenet(data_dir: Path, split: str) -> Split:
 def listed(name: str, folder: Path, annotations: Path) -> Split:
     """The images in `folder` with the classes that a file names, in the order of one folder per class.
 
-    A line has a file name, with or without .JPEG, a comma, blank or tab, and its class (a wnid); the rest is not read. So are
+    A line has a file name, with or without .JPEG, a tab, comma or blank, and its class (a wnid); the rest is not read. So are
     Tiny-ImageNet's val_annotations.txt; ImageNet's LOC_val_solution.csv, which has a header. Or a line is the ILSVRC number of
-    the next file's class, with `meta.mat` beside it. Raises InputError for another file.
+    the next file's class, with `meta.mat` beside it. Images that no line names are left out, with a line. Raises InputError for
+    another file.
     """
     files = {file.name: file for file in image_files(folder, folder.parent)}
     rows = _numbered(annotations, sorted(files)) or []
     for number, line in enumerate([] if rows else read_lines(annotations), 1):
-        file, *more = re.split(r"[,\t ]+", line)
+        file, *more = line.split("\t" if "\t" in line else "," if "," in line else None)
         file = file if file in files else f"{file}.JPEG"
         if file in files and more:
-            rows.append((more[0], file))
+            wnid = re.match(r"n\d{8}\b", more[0])   # LOC_val_solution.csv has a box after it
+            rows.append((wnid[0] if wnid else more[0].strip(), file))
         elif number > 1 or not line.startswith("ImageId,"):
             raise InputError(f"{annotations}: expected a file in {folder} and its class in line {number}, found {line!r}")
     if not rows:
         raise InputError(f"{annotations}: expected one line per image, found none")
+    if unnamed := len(files) - len({file for _, file in rows}):
+        note(f"{annotations}: {unnamed} of {len(files)} images in {folder} have no line and are left out")
     rows.sort()  # the order of one folder per class
     names = sorted({class_name for class_name, _ in rows})
     labels = np.searchsorted(names, [class_name for class_name, _ in rows]).astype(np.int64)

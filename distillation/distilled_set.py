@@ -97,7 +97,7 @@ def _read_original(folder: Path):
 def check_class_names(name: str, classes: list[dict], expected_name: str, expected: list[dict]) -> None:
     """Raise InputError when two ordered lists of classes differ. The original's names `0`, `1`, ... fit other names."""
     found, wanted = ([unicodedata.normalize("NFC", entry["name"]) for entry in entries] for entries in (classes, expected))
-    numbered = found == [str(label) for label in range(len(wanted))] and set(found) != set(wanted)
+    numbered = found == [str(label) for label in range(len(wanted))] and not set(found) & set(wanted)
     if found != wanted and not numbered:
         raise InputError(f"{name}: expected the {len(wanted)} classes of {expected_name} in its order, found {len(found)}: "
                          f"{', '.join(found[:5])} ...")

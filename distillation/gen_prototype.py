@@ -155,7 +155,7 @@ def drawn_prototypes(pipeline, split, label: int, size: int, args, ipc: int, sec
     from distillation.real_subset import at_random
     from scripts.randomness import generator_for
     started = time.perf_counter()
-    (_, images, rows), = at_random(split, [label], ipc, size, args.seed, args.num_workers, args.resize)
+    (_, images, rows), = at_random(split, [label], ipc, size, args.seed, args.num_workers)
     noise = torch.randn(len(images), *pipeline.latent_shape(size), generator=generator_for(args.seed, "latent", label))
     places = torch.from_numpy(np.searchsorted(split.rows_of(label), rows))
     names = [f"class {split.classes[label]['name']}, image {place}" for place in places]
@@ -178,9 +178,10 @@ def configuration(args, ipc: int, split, size: int) -> dict:
     return {**{name: getattr(args, name) for name in names}, "ipc": ipc, "km_expand": args.km_expand or 1,
             **({"kmeans_batch": args.km_expand * ipc} if least else {}), "size": size, "data": split.identity(),
             **validation_of(args.validation),
-            **({"drawn": "as --method random"} if args.prototype == "random" else {}),  # earlier folders have other images
+            **({"drawn": "and cut as --method random"} if args.prototype == "random" else {}),  # earlier folders have others
             **({"prompts": hashlib.sha256("\n".join(entry["prompt"] for entry in split.classes).encode()).hexdigest()}
                if args.label_file_path or args.prompt_template else {}),    # else the data set's own
+            **({"prompt_template": args.prompt_template} if args.prompt_template else {}),
             "checkpoint": checkpoint_identity(args.diffusion_checkpoints_path, StableDiffusionGenLatentsPipeline.parts,
                                               args.revision)}
 

@@ -164,12 +164,18 @@ def starting_points(args, pipeline):
         source = {"ipc": args.ipc, "data": split.identity(), **validation_of(args.validation)}
         return split.classes, dict.fromkeys(range(len(split.classes)), zeros), source
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
-    classes = with_prompts(classes, args.dataset, args.label_file_path, args.prompt_template)
+    template, wrapped = args.prompt_template, None if args.label_file_path else made_with.get("prompt_template")
+    if wrapped and template not in (None, wrapped):
+        raise InputError(f"--prompt_template: expected none, or that of the prototypes, {wrapped!r}, found {template!r}")
+    classes = with_prompts(classes, args.dataset, args.label_file_path, None if wrapped else template)
+    if made_with.get("dataset", args.dataset) != args.dataset:
+        raise InputError(f"--dataset: expected that of the prototypes in {args.prototype_path}, {made_with['dataset']}, found "
+                         f"{args.dataset}")
     check_latent_shape(pipeline, prototypes[0].centroids.shape[1:], made_with.get("size"), args.prototype_path)
     check_autoencoder(pipeline, made_with, args.prototype_path, args.diffusion_checkpoints_path)
     source = {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),
               "prototype": made_with.get("prototype"), "outliers": made_with.get("outliers"),
-              **{name: made_with[name] for name in ("prompts",) if name in made_with},
+              **({"prompts": made_with["prompts"]} if "prompts" in made_with else {}),
               **validation_of(made_with.get("validation", 0))}
     return classes, dict(enumerate(prototypes)), source
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from scripts.cli import InputError
@@ -23,6 +23,10 @@ OF_THE_FILE = {errno.ENOENT: "no file, or a link to none", errno.ELOOP: "a link 
 LARGEST_BYTES = 2 ** 30  # of an image file
 SHORTER_SIDE = {  # in pixels, for the square that is cut out
     "crop": lambda size: size, "centre": lambda size: round(size * 8 / 7), "sevenths": lambda size: max(size, size // 7 * 8)}
+TURN = Image.Transpose
+TURNS = {2: TURN.FLIP_LEFT_RIGHT, 3: TURN.ROTATE_180, 4: TURN.FLIP_TOP_BOTTOM, 5: TURN.TRANSPOSE, 6: TURN.ROTATE_270,
+         7: TURN.TRANSVERSE, 8: TURN.ROTATE_90}     # by EXIF's orientation
+ORIENTATION = 274
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `check_pixels` refuses instead
 
@@ -101,9 +105,11 @@ def check_pixels(image: Image.Image) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I;16") or image.mode == "I" and image.format == "PPM":
-        return _grey_of_16_bits(image).convert("RGB")
+    image.load()    # turns a TIFF
+    turned = TURNS.get(image.getexif().get(ORIENTATION))    # Pillow's exif_transpose rewrites all tags, and fails at odd ones
+    image, was = image if turned is None else image.transpose(turned), image
+    if image.mode.startswith("I;16") or image.mode == "I" and was.format == "PPM":
+        return _grey_of_16_bits(image, getattr(was, "tag_v2", {})).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode}, whose range is not known")
     if image.has_transparency_data:
@@ -112,9 +118,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_of_16_bits(image: Image.Image) -> Image.Image:
-    """Scale to 8 bits: the format's largest value becomes 255."""
-    tags = getattr(image, "tag_v2", {})  # of a TIFF
+def _grey_of_16_bits(image: Image.Image, tags) -> Image.Image:
+    """Scale to 8 bits: the format's largest value becomes 255. `tags` are those of a TIFF."""
     largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1  # or 12
     grey = (np.asarray(image).astype(np.float64) * (255 / largest)).round().astype(np.uint8)
     return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)

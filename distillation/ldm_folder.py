@@ -1,5 +1,6 @@
 """A trained checkpoint on disk: Stable Diffusion's folder layout, a picture of samples, a model card, and the manifest."""
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -50,7 +51,7 @@ def write_card(folder: Path, split: Split, config: dict, runs: dict, scaling_fac
         f"# {folder.name}: a latent diffusion model of `{split.name}`",
         f"Stable Diffusion's format (safetensors); {origin(config)} the training split only: "
         f"{len(split.labels)} images of {len(split.classes)} classes at {config['size']} pixels.", "",
-        "Command:", "```", "python -m distillation.train_ldm " + " ".join(sys.argv[1:]), "```", "",
+        "Command:", "```", "python -m distillation.train_ldm " + shlex.join(sys.argv[1:]), "```", "",
         "| part | steps | loss, first 20 steps | loss, last 200 steps | seconds |", "|---|---|---|---|---|", *rows, "",
         *kept, f"Latent scaling factor, {measured}: {scaling_factor:.4f}.", "",
         "Prompts: " + ", ".join(entry["prompt"] for entry in split.classes[:COLUMNS])

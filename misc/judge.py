@@ -44,7 +44,8 @@ def parse_args():
     parser.add_argument("--distilled", nargs="*", default=[], help="distilled sets to judge as well")
     parser.add_argument("--output", default="runs/judge.json", help="result file")
     args = parser.parse_args()
-    check_range("--images", args.images, 1)
+    check_range("--images", args.images, NEAR + 1)
+    check_range("--batch_size", args.batch_size, 1)
     return args
 
 
@@ -52,6 +53,7 @@ def main(args):
     import torch
 
     from distillation.datasets import load_splits
+    from distillation.distilled_set import check_class_names
     from matching.image_set import distilled_images, real_images
     from misc.report.section import plain
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
@@ -60,7 +62,8 @@ def main(args):
     sets = {"pure noise": draw(args, train.classes, device)}
     for folder in args.distilled:
         distilled = distilled_images(folder)
-        sets[Path(folder).name] = distilled.images, distilled.labels
+        check_class_names(folder, distilled.classes, "the training images", train.classes)
+        sets[folder if Path(folder).name in sets else Path(folder).name] = distilled.images, distilled.labels
     known, like = small(train.images), some_of(train, args.images, args.seed)
     drawn = {"real training images": (like.images,), **{name: one for name, one in sets.items() if len(one[0]) > NEAR}}
     result = {
@@ -121,20 +124,27 @@ def fit_judge(train) -> Judge:
 
 
 def network_judge(folder: str, train, device) -> Judge:
-    """A teacher's network; its features are the inputs of its last linear layer."""
+    """A teacher's network at its own resolution; its features are the inputs of its last linear layer."""
     import torch
+    import torch.nn.functional as F
 
     from continual.task_arithmetic import head_of, inputs_of
     from matching.teachers import load_teacher
     from scripts.networks import predict
-    network = load_teacher(folder, "", "", "", train, train.images.shape[-1])[0].to(device)
+    size = train.images.shape[-1]
+    network = load_teacher(folder, "", "", "", train, size)[0].to(device)
+
+    def logits(images):
+        if images.shape[-1] != size:
+            images = F.interpolate(images.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
+        return predict(network, images.to(device))
 
     def names(images):
-        return predict(network, images.to(device)).argmax(1).cpu().numpy()
+        return logits(images).argmax(1).cpu().numpy()
 
     def features(images):
         with inputs_of(head_of(network)) as found:
-            predict(network, images.to(device))
+            logits(images)
         return torch.cat(found).float().cpu().numpy()
     return Judge(f"{read_manifest(folder, 'teacher')['config']['arch']} of matching.train_teacher", names, features)
 

@@ -60,7 +60,7 @@ def main(args):
 def read_settings(dataset: str) -> dict[str, str]:
     """The variables of a stage script. Raises InputError where the shell fails."""
     done = subprocess.run(["sh", "-c", "set -a; . scripts/settings.sh; env -0"], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "DATASET": dataset})
+                          env={**os.environ, "DATASET": dataset, "OLDPWD": os.getcwd()})
     if done.returncode:
         raise InputError(f"scripts/settings/{dataset}.sh: expected settings, found {' '.join(done.stderr.split())[-300:]}")
     return dict(line.partition("=")[::2] for line in done.stdout.split("\0") if line)
@@ -86,7 +86,9 @@ def units_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, dict[str, in
     stages["soft labels"] = {"views labelled": made * max(1, round(epochs * float(s["KEEP_EPOCHS"])))}
     stages["student"] = {"student's views trained": made * epochs}
     methods, streams = s.get("METHODS", METHODS).split(), s.get("STREAMS", "real random distilled").split()
-    lengths = (s.get("TASK_STEPS") or s.get("TASK_EPOCHS") or "").split()
+    lengths = s.get("TASK_STEPS" if s["SCHEDULE"] == "steps" else "TASK_EPOCHS", "").split()
+    if len(streams) == 1:
+        lengths = lengths[:1] if streams == ["real"] else lengths[-1:]     # as continual.sh does
     if methods and lengths:
         steps = 0
         for stream, length in zip(streams, lengths * (1 if len(lengths) > 1 else len(streams)), strict=True):
@@ -140,11 +142,12 @@ def diffusion(checkpoint: str) -> tuple:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
+    from distillation.checkpoints import local_folder
     from distillation.ldm import stable_diffusion_v15
     with torch.device("meta"):
         if not Path(checkpoint).is_dir():
             return stable_diffusion_v15()[:2]
-        return tuple(kind.from_config(kind.load_config(checkpoint, subfolder=name))
+        return tuple(kind.from_config(kind.load_config(local_folder(checkpoint), subfolder=name))
                      for name, kind in (("vae", AutoencoderKL), ("unet", UNet2DConditionModel)))
 
 
@@ -175,6 +178,8 @@ def measured_units(result: dict):
     """Unit, count and seconds in the result of one stage."""
     found = {**result, **result["metrics"]} if isinstance(result.get("metrics"), dict) else result
     config, seconds, kind = found.get("config", {}), found.get("seconds", {}), found.get("kind")
+    if found.get("resumed") or kind == "prototypes" and not {"encode", "cluster"} <= seconds.keys():
+        return      # seconds of a part of the work
     if kind == "prototypes":
         yield "images encoded", found["images"], seconds["encode"]
         yield "classes clustered", found["classes"], seconds["cluster"]

@@ -80,7 +80,8 @@ def main(args):
     pipeline, size = load_encoder(args, prototypes, made_with)
     views = compare(args, pipeline, size, split, distilled, rows, prototypes, shown)
     show_neighbours(output / "neighbours.png", pipeline, split, distilled, rows, views)
-    show_latents(output / "latents.png", distilled, views, f"{Path(args.diffusion_checkpoints_path).name} at {size} pixels")
+    if sum(len(view.real_latents) for view in views) > 1:   # two components need two images
+        show_latents(output / "latents.png", distilled, views, f"{Path(args.diffusion_checkpoints_path).name} at {size} pixels")
     write_numbers(output / "result.json", folder, split, distilled, views)
 
 

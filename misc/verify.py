@@ -212,7 +212,7 @@ def accuracies(name: str, result) -> Problems:
 
 CONTENT: dict[str, Callable[[Path, dict], Problems]] = {
     "prototypes": prototypes, "distilled": distilled, "teacher": model, "student": model, "soft_labels": soft_labels,
-    "ldm": checkpoint, "experts": finite_weights, "continual": continual, "start": continual}
+    "ldm": checkpoint, "experts": finite_weights, "continual": continual, "start": continual, "export": lambda *_: ()}
 
 
 if __name__ == "__main__":

@@ -295,7 +295,7 @@ def _question(args, main, output: str) -> str:
         return ""
     try:
         inputs = {name: _dates(name) for name in {*names} if os.path.exists(name)}
-        code = [_date(path) for path in sorted(ROOT.glob("*/*.py"))]
+        code = [_date(path) for path in sorted([*ROOT.glob("*/*.py"), *ROOT.glob("distillation/label-prompt/*")])]
     except OSError:     # the command itself says what is wrong with a file that it needs
         return ""
     asked = [os.path.realpath(main.__code__.co_filename), os.getcwd(), vars(args), inputs, code]

@@ -239,6 +239,18 @@ def test_damaged_annotations_of_tiny_imagenet(tmp_path, text, found):
         load_split("tiny_imagenet", tmp_path, "test")
 
 
+def test_a_list_of_classes_may_have_blanks_and_says_what_it_leaves_out(tmp_path, capsys):
+    for label, name in enumerate(["red fox", "owl"]):
+        write_marked(tmp_path / "train" / name / "a.png", label)
+    for number in range(3):
+        write_marked(tmp_path / "val" / f"p {number}.png", number)
+    (tmp_path / "list.csv").write_text("p 0.png,red fox\np 2.png,owl\n")
+    train, test = load_splits(name="folder", data_dir=tmp_path, val_labels=tmp_path / "list.csv")
+    assert [entry["name"] for entry in test.classes] == ["owl", "red fox"] and test.labels.tolist() == [0, 1]
+    assert [mark_of(test.read(row)) for row in range(2)] == [2, 0]
+    assert "1 of 3 images" in capsys.readouterr().err
+
+
 def test_folder_table(tmp_path):
     for label, name in enumerate(["10", "2", "Zebra", "ant", "sea_lion"]):
         for part in ("train", "val"):
@@ -325,7 +337,12 @@ def test_numbered_classes_are_matched_too():
     split = Split("val", text, np.arange(11), lambda row: marked(row))
     assert matched(split, numbers).labels.tolist() == [0, 1, 10, *range(2, 10)]
     named = replace(split, classes=[{"name": f"class {label}"} for label in range(11)])
-    assert matched(named, numbers) is named
+    assert matched(named, numbers, numbered=True) is named
+    for names, wanted in ((named.classes, numbers), ([*text[:-1], {"name": "11"}], numbers)):     # not a distilled set's
+        with pytest.raises(InputError, match="missing"):
+            matched(replace(split, classes=names), wanted)
+    with pytest.raises(InputError, match="1 missing"):      # names in common: no places
+        matched(replace(split, classes=[*text[:-1], {"name": "11"}]), numbers, numbered=True)
     with pytest.raises(InputError, match="11 classes of teacher"):
         check_class_names("set", numbers, "teacher", text)
 
@@ -449,6 +466,12 @@ def write_formats(folder: Path) -> dict[str, tuple[np.ndarray, int]]:
     write("turned.jpg", np.kron(STORED[5], np.ones((8, 8, 1), np.uint8)), np.kron(COLOUR, np.ones((8, 8, 1))), 12, 6,
           quality=100, subsampling=0)
     write("turned.tif", STORED[7], COLOUR, orientation=8)
+    odd = Image.Exif()
+    odd[0x0112], odd[0x0128] = 6, 2
+    order = "little" if b"II*" in odd.tobytes() else "big"
+    unit, as_text = (b"".join(value.to_bytes(2, order) for value in (0x0128, kind)) for kind in (3, 2))   # 2: ASCII
+    block = odd.tobytes().replace(unit, as_text)    # a unit that is a text, which cannot be written again
+    write("odd.png", STORED[5], COLOUR, exif=block)
     write("moving.png", COLOUR, COLOUR, save_all=True, append_images=[Image.new("RGB", (8, 6))])
     return expected
 

@@ -19,6 +19,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from distillation.distilled_set import finish_distilled, row, write_image
 from matching.image_set import distilled_images
 from matching.soft_labels import SoftLabels
+from misc.verify import verify
 from scripts.cli import ROOT
 from scripts.networks import load_model
 
@@ -47,6 +48,7 @@ def ten_classes(tmp_path) -> Path:
 
 
 def test_our_readers_and_datasets_read_the_hub_folder(hub, distilled, soft_labels, tmp_path):
+    assert verify(hub)[1] == []
     images, own = distilled_images(hub / "images"), distilled_images(distilled.folder)
     assert images.digest == own.digest and torch.equal(images.weights, own.weights)
     drawn, answers = SoftLabels(hub / "soft_labels", images).epoch(1, "cpu")

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from misc.judge import share_near
+from distillation.datasets import load_split
+from matching.image_set import real_images
+from misc.judge import network_judge, share_near
 
 
 def test_an_image_is_near_within_the_others_third_neighbour():
@@ -38,5 +40,10 @@ def test_the_command_judges_a_checkpoint_and_a_set(here, image_data, checkpoint,
     assert ("resnet18" if network else "SVC") in found["judge"]["model"]
     assert found["judge"]["test_accuracy"] > 0.5      # a colour per class
     sets = {"pure noise", distilled.folder.name}
+    if network:     # at the teacher's resolution, whatever that of the images
+        train = real_images(load_split("folder", image_data, "train"), 32)
+        judge, larger = network_judge(str(teacher.folder), train, "cpu"), train.images.repeat_interleave(2, 2)
+        same = judge.names(larger.repeat_interleave(2, 3)) == judge.names(train.images)
+        assert same.mean() > 0.9
     assert found["recognised"].keys() == sets and found["manifold"].keys() == sets | {"real training images"}
     assert found["manifold"]["real training images"]["recall"] > found["manifold"]["pure noise"]["recall"]

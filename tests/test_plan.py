@@ -1,6 +1,7 @@
 """The plan: settings are those of the scripts, counts and bytes those of real artefacts, operations the published ones."""
 
 import json
+import math
 
 import pytest
 from conftest import CLASSES, EPOCHS, IPC, PER_CLASS, REPEATS, SIZE, TEST_PER_CLASS
@@ -33,6 +34,10 @@ def test_settings_come_from_the_scripts_and_the_environment(monkeypatch):
     monkeypatch.setenv("STRENGTH", "0.3")
     units = units_of(read_settings("imagenet"), (1000, 1_281_167, 50_000, 224))
     assert units["prototypes"] == {"images encoded": 1_281_167, "classes clustered": 1000} and "teacher" not in units
+    own = {**read_settings("digits"), "METHODS": "er", "STREAMS": "real"}
+    assert units_of(own, TINY)["continual"] == {"er steps": 5 * 42}       # the first of 42 14 14
+    own |= {"SCHEDULE": "epochs", "TASK_EPOCHS": "2"}
+    assert units_of(own, TINY)["continual"] == {"er steps": 5 * math.ceil(2 * TINY[1] / 5 / int(own["BATCH_SIZE"]))}
     assert units["images"] == {"guided steps": 50_000 * 15} and units["soft labels"] == {"views labelled": 15_000_000}
 
 

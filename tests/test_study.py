@@ -88,6 +88,17 @@ def test_what_an_autoencoder_keeps(ten_classes, here, tmp_path):
             assert ldm["config"]["latent_channels"] == int(name[0]) and psnr == f"{ldm['psnr']:.2f}"
 
 
+def test_fewer_tests_keeps_names_and_links(tmp_path):
+    for part, name in (("train", "a.png"), ("test", "it's one.png")):
+        (tmp_path / "from" / part / "red fox").mkdir(parents=True)
+        (tmp_path / "from" / part / "red fox" / name).write_text(part)
+    (tmp_path / "from" / "test" / "red fox" / "link.png").symlink_to("it's one.png")
+    (tmp_path / "few.sh").write_text(f"set -eu\ncd {ROOT}\n. misc/studies/common.sh\nfewer_tests $1 $2 2\n")
+    done = shell(tmp_path / "few.sh", str(tmp_path / "from"), str(tmp_path / "to"), STUDY=str(tmp_path / "study"))
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "to" / "test" / "red fox").iterdir()) == ["it's one.png", "link.png"]
+
+
 @pytest.mark.parametrize("changed", [{"SCALE": "medium"}, {"PARTS": "everything"}, {"PARTS": "sets", "ARMS": "strength"}])
 def test_bad_settings_are_named(ten_classes, tmp_path, changed):
     answer = study(ten_classes, tmp_path, **changed)

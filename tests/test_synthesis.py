@@ -221,7 +221,8 @@ def test_a_converted_scheduler_ends_where_the_checkpoints_own_ends():
     (["--stop_t", 0], "--stop_t: expected a value in [1"),
     (["--guidance", "mode", "--method", "noise", "--ipc", 1], "--guidance mode needs --method d4m (got noise)"),
     (["--repeats", 2, "--method", "random", "--ipc", 1], "--repeats needs --method d4m, prototype or noise (got random)"),
-    (["--method", "noise", "--ipc", 1, "--dataset", "digits", "--filter_teacher", None], "expected the 10 classes")])
+    (["--method", "noise", "--ipc", 1, "--dataset", "digits", "--filter_teacher", None], "expected the 10 classes"),
+    (["--dataset", "digits"], "--dataset: expected that of the prototypes")])
 def test_what_does_not_fit_is_refused_in_one_line(here, checkpoint, prototypes, image_data, teacher, tmp_path, flags, words):
     flags = [teacher.folder if flag is None else flag for flag in flags]
     answer = here("distillation.gen_syn_image", "--dataset", "folder", "--data_dir", image_data, "--prototype_path",
@@ -267,6 +268,13 @@ def test_images_of_prototypes_with_other_prompts_are_refused(here, prototypes, c
     assert both("a photo of a {}").code == 0
     answer = both("drawing of a {}")
     assert answer.code == 2 and "prompts" in answer.err
+    words = ("distillation.gen_syn_image", "--dataset", "folder", "--prototype_path", tmp_path / "a" / prototypes.folder.name,
+             "--diffusion_checkpoints_path", checkpoint, "--num_inference_steps", 2, "--save_init_image_path",
+             tmp_path / "same", "--prompt_template")
+    assert refused(here(*words, "a drawing of a {}"), "--prompt_template: expected none, or that of the prototypes")
+    assert here(*words, "a photo of a {}").code == 0
+    (made,) = (tmp_path / "same").iterdir()
+    assert read_distilled(made)[0][11]["prompt"] == "a photo of a sea lion"      # not wrapped twice
 
 
 # the teacher's filter

@@ -215,8 +215,8 @@ def load_test(args, classes: list[dict]):
     if args.val_dir:
         folder = Path(args.val_dir)
         split = listed("val", folder, Path(args.val_labels)) if args.val_labels else image_folder("val", folder)
-        return matched(replace(split, on_bad_image=args.on_bad_image), classes)
-    return load_split(split="test", **dataset_flags(args), classes=classes)
+        return matched(replace(split, on_bad_image=args.on_bad_image), classes, numbered=bool(args.train_dir))
+    return load_split(split="test", **dataset_flags(args), classes=classes, numbered=bool(args.train_dir))
 
 
 def new_labels(settings, images):

@@ -176,7 +176,7 @@ for PART in $PARTS; do
     models) models ;;
     sets | judge | students | autoencoders) batch "$PART" ;;
     continual) STREAMS=$DATA
-        [ "$TEST_PER_CLASS" = all ] || { STREAMS=$STUDY/streams; fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"; }
+        [ "$TEST_PER_CLASS" = all ] || { STREAMS=$STUDY/streams$TEST_PER_CLASS; fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"; }
         batch continual ;;
     *) echo "PARTS: expected models, sets, judge, students, continual or autoencoders, found $PART" >&2; exit 2 ;;
     esac

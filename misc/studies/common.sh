@@ -38,7 +38,7 @@ fewer_tests() {                  # from, to, count: links the training images, c
     for class in "$1"/test/*/; do
         kept="$2/part/$(basename "$class")"
         mkdir "$kept"
-        find "$class" -type f | sort | head -n "$3" | xargs -I{} cp {} "$kept/"
+        find -L "$class" -type f | sort | head -n "$3" | while IFS= read -r image; do cp "$image" "$kept/"; done
     done
     mv "$2/part" "$2/test"
 }
