@@ -22,7 +22,7 @@ from misc.benchmark import photograph_patches
 from scripts.cli import MIX, InputError
 from scripts.networks import STD
 
-CIFAR = os.environ.get("CIFAR10_JPEG", "")  # a folder with one folder of JPEG files per class
+CIFAR = os.environ.get("CIFAR10", "")  # a folder with train/<class>/*
 
 
 def digits(side: int) -> torch.Tensor:
@@ -31,7 +31,7 @@ def digits(side: int) -> torch.Tensor:
 
 
 def cifar(side: int) -> torch.Tensor:
-    split = image_folder("cifar10", Path(CIFAR))
+    split = image_folder("cifar10", Path(CIFAR) / "train")
     return real_images(split.only(np.linspace(0, len(split.labels) - 1, 200).astype(int)), side).images
 
 
@@ -40,7 +40,7 @@ def photographs(side: int) -> torch.Tensor:
 
 
 SETS = [(digits, 32, 32), (digits, 32, 12), (digits, 32, 45), (photographs, 224, 224), (photographs, 224, 100),
-        *[pytest.param(cifar, 32, size, marks=pytest.mark.skipif(not CIFAR, reason="needs CIFAR10_JPEG")) for size in (32, 24)]]
+        *[pytest.param(cifar, 32, size, marks=pytest.mark.skipif(not CIFAR, reason="needs CIFAR10")) for size in (32, 24)]]
 
 
 @pytest.mark.parametrize("beyond", [0, 10_000], ids=["one by one", "at once"])  # at once: what an accelerator computes

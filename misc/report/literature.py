@@ -274,7 +274,7 @@ def continual(misc: Path) -> list[Section]:
             groups.setdefault((run.config["arch"], run.get("config.buffer_size")), []).append(run)
         rows += [continual_row(study, method, arm.name, list(row.values())) for group in groups.values()
                  for method, arms in continual_rows(group).items() for arm, row in arms.items()]
-        rows += [study.row("CIFAR-10, 5 tasks", "ResNet-18", METHODS[method], dict.fromkeys(columns, NOT_RUN),
+        rows += [study.row(f"{study.data}, 5 tasks", "ResNet-18", METHODS[method], dict.fromkeys(columns, NOT_RUN),
                            [study.to_run("")]) for method in methods
                  if not any(run.config["method"] == method for run in runs)]
     return section("Continual learning", rows, columns)
@@ -285,14 +285,14 @@ def continual_row(study: Study, method: str, arm: str, runs: list[Run]) -> Row:
     config = runs[0].config
     numbers = measure({(): runs}, {"class_il": "metrics.acc", "task_il": "metrics.task_il_acc"})[()]
     memory = "" if method in ("joint", "finetune") else f", buffer {config['buffer_size']}"
-    return study.row(f"CIFAR-10, {config['tasks']} tasks", NETWORKS.get(config["arch"], config["arch"]),
+    return study.row(f"{study.data}, {config['tasks']} tasks", NETWORKS.get(config["arch"], config["arch"]),
                      f"{METHODS[method]}, {arm}{memory}", {name: cell(numbers, name, 100) for name in ("class_il", "task_il")},
                      [f"{named(run.metrics['steps'] for run in runs)} steps in batches of {config['recipe.batch_size']}, "
                       f"{config['recipe.optimizer']}", STEMS[config["stem"]]], str(numbers["n"]))
 
 
 TABLES = {
-    "literature-cifar": partial(side_by_side, "cifar", ("cifar10", "cifar10_small", "matching_cifar10", "cifar100"),
+    "literature-cifar": partial(side_by_side, "cifar", ("cifar10", "cifar10_small", "cifar100"),
                                 ("10", "50", "500", "all")),
     "literature-fashion": partial(side_by_side, "fashion", ("fashion_mnist",), ("1", "10", "50")),
     "literature-large": partial(side_by_side, "large", ("imagenet", "tiny_imagenet"), ("10", "50", "100", "200", "all")),

@@ -2,7 +2,7 @@
 # shellcheck disable=SC2030,SC2031  # a subshell changes STUDY and SEED for itself
 # CIFAR-10 from the prior to the tables: a latent diffusion model of our own, a teacher, images made in every way of ARMS, soft
 # labels, students, continual learning. Each seed has its own images. DATA has train/<class>/* and test/<class>/* (PNG).
-# SCALE=full is for one GPU like an H200 and has not been run. SCALE=small takes two cores two hours: a prior of 70 minutes of
+# SCALE=full is for one GPU like an H200 and has not been run. SCALE=small takes two cores two hours: a prior of 50 minutes of
 # one core, a ConvNet teacher, 10 images per class, short schedules. PRIOR names a checkpoint and TEACHER a teacher that exist;
 # without them both are trained, side by side. PARTS runs a part; the same command resumes. Then:
 # python -m misc.report collect runs/study-cifar10 misc/results/cifar10.jsonl   (small: ...-small, cifar10_small.jsonl)
@@ -30,13 +30,13 @@ small)
     STUDY=${STUDY:-runs/study-cifar10-small} IPCS=${IPCS:-10} EPOCHS=${EPOCHS:-100} STEM=${STEM:-imagenet} STEPS=${STEPS:-20}
     PARTS=${PARTS:-models sets judge students}
     KINDS=${KINDS:-convnet_d3_w128-hard resnet18-hard resnet18-soft}
-    TEACHER_EPOCHS=${TEACHER_EPOCHS:-8} BUFFER=${BUFFER:-200} REAL_STEPS=${REAL_STEPS:-48} SMALL_STEPS=${SMALL_STEPS:-18}
+    TEACHER_EPOCHS=${TEACHER_EPOCHS:-5} BUFFER=${BUFFER:-200} REAL_STEPS=${REAL_STEPS:-48} SMALL_STEPS=${SMALL_STEPS:-18}
     CONTINUAL_IPC=${CONTINUAL_IPC:-10} START_STEPS=${START_STEPS:-100} TEST_PER_CLASS=${TEST_PER_CLASS:-200}
     JUDGED=${JUDGED:-500}
     TEACHER_ARCH=${TEACHER_ARCH:-convnet_d3_w128_bn} TEACHER_BATCH=${TEACHER_BATCH:-128}
     TEACHER_RECIPE=${TEACHER_RECIPE:---crop pad --optimizer sgd -lr 0.1 --weight-decay 5e-4 --lr-schedule triangle --bf16}
     VAE_CHANNELS=${VAE_CHANNELS:-24 48} VAE_STEPS=${VAE_STEPS:-1000} UNET_CHANNELS=${UNET_CHANNELS:-64 128 256}
-    UNET_STEPS=${UNET_STEPS:-1600} LDM_BATCH=${LDM_BATCH:-64}
+    UNET_STEPS=${UNET_STEPS:-800} LDM_BATCH=${LDM_BATCH:-64}
     LDM_RECIPE=${LDM_RECIPE:---prediction_type v_prediction --kl_weight 1e-5 --unet_lr 6e-4 --bf16 --save_seconds 120}
     export TEACHER_ARCH TEACHER_BATCH TEACHER_RECIPE VAE_CHANNELS VAE_STEPS UNET_CHANNELS UNET_STEPS LDM_BATCH LDM_RECIPE ;;
 *) echo "SCALE: expected full or small, found $SCALE" >&2; exit 2 ;;

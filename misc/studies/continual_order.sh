@@ -1,20 +1,20 @@
 #!/bin/sh
 # The order of methods on CIFAR-10 in Buzzega et al. (2020, arXiv 2004.07211): fine-tuning, A-GEM with 200 images, ER with 200
 # and with 500; ResNet-18 with the CIFAR stem, 5 tasks of 2 classes in their natural order, SGD at a constant rate, real images.
-# CIFAR10_JPEG is a folder with train/<class>/ and test/<class>/. Theirs are 50 epochs of batches of 32 + 32 and all test images
+# DATA is a folder with train/<class>/ and test/<class>/. Theirs are 50 epochs of batches of 32 + 32 and all test images
 # (EPOCHS=50 BATCH=32 TEST_PER_CLASS=1000 FLAGS=). The default takes two cores an hour and a quarter: one epoch of batches of
 # 16 + 16 in bfloat16 (twice as many steps as with 32), 200 test images of each class. The same command resumes. Then:
 # python -m misc.report collect runs/study-order misc/results/continual_order_cifar10.jsonl --kind continual
 # python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
-CIFAR10_JPEG=${CIFAR10_JPEG:?expected a folder with train/<class>/ and test/<class>/}
+DATA=${DATA:?expected a folder with train/<class>/ and test/<class>/}
 STUDY=${STUDY:-runs/study-order}
 . misc/studies/common.sh
 
 SEEDS=${SEEDS:-0} EPOCHS=${EPOCHS:-1} BATCH=${BATCH:-16} TEST_PER_CLASS=${TEST_PER_CLASS:-200} FLAGS=${FLAGS---bf16}
 
-fewer_tests "$CIFAR10_JPEG" "$STUDY/data$TEST_PER_CLASS" "$TEST_PER_CLASS"
+fewer_tests "$DATA" "$STUDY/data$TEST_PER_CLASS" "$TEST_PER_CLASS"
 
 runs() {                         # buffer images, flags that name the methods ...
     buffer=$1; shift
