@@ -177,7 +177,8 @@ def rates_of(finished: Path) -> dict[str, float]:
 def measured_units(result: dict):
     """Unit, count and seconds in the result of one stage."""
     found = {**result, **result["metrics"]} if isinstance(result.get("metrics"), dict) else result
-    config, seconds, kind = found.get("config", {}), found.get("seconds", {}), found.get("kind")
+    config, kind = found.get("config", {}), found.get("kind")
+    seconds = {name: took * found.get("processes", 1) for name, took in found.get("seconds", {}).items()}     # of one process
     if found.get("resumed") or kind == "prototypes" and not {"encode", "cluster"} <= seconds.keys():
         return      # seconds of a part of the work
     if kind == "prototypes":

@@ -411,13 +411,15 @@ def hardware() -> str:
 def write_result(folder: Path, kind: str, config: dict, metrics: dict, seconds: dict, added_up: bool = False) -> None:
     """Write `result.json`: what a run measured, and on what. It is not in the manifest, since times differ between runs.
 
-    The field `resumed` says that `seconds` are this process's alone, and that an earlier one began the folder.
-    `added_up`: they are those of all processes.
+    The field `resumed` says that `seconds` are this process's alone, and that an earlier one began the folder; `added_up`: they
+    are those of all of these. `processes` is the number of those that divided the work.
     """
-    resumed = {"resumed": True} if Path(folder).absolute() in _continued and not added_up else {}
+    how = {"resumed": True} if Path(folder).absolute() in _continued and not added_up else {}
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        how["processes"] = processes
     write_json(Path(folder) / "result.json", {
         "kind": kind, "metrics": metrics, "config": config, "seconds": {name: round(s, 3) for name, s in seconds.items()},
-        **resumed, "code": code_version(), "packages": package_versions(), "hardware": hardware(),
+        **how, "code": code_version(), "packages": package_versions(), "hardware": hardware(),
     })
 
 

@@ -76,6 +76,8 @@ def test_seconds_are_units_divided_by_rates(here, soft_labels, tmp_path, monkeyp
     assert stages["student"]["seconds"] is None
     assert found["seconds"] == pytest.approx(sum(stage["seconds"] or 0 for stage in found["stages"]))
     ((unit, count, spent),) = measured_units(result(soft_labels))
+    assert [*measured_units(result(soft_labels) | {"processes": 2})] == [(unit, count, 2 * spent)]
+    assert [*measured_units(result(soft_labels) | {"resumed": True})] == []
     assert rates_of(soft_labels.folder) == {unit: count / spent}
     assert here("misc.plan", "--from", soft_labels.folder).code == 0
 
