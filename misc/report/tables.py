@@ -353,6 +353,9 @@ TABLES = {"headline": ("digits.jsonl fashion_mnist.jsonl cifar10_small.jsonl con
           "autoencoders-cifar10": ("cifar10_autoencoders.jsonl", autoencoders),
           **{f"{name}-fashion": ("fashion_mnist.jsonl", lambda results, make=make: [make(fashion_rows(results))])
              for name, make in (("claim", claim_section), ("runs", partial(runs_section, wanted=SHORT_COLUMNS)))},
+          "students-photographs": ("photographs.jsonl", students_by_name),
+          "runs-photographs": ("photographs.jsonl",
+                               lambda results: [runs_section(continual_rows(results.runs), SHORT_COLUMNS)]),
           "crops-fashion": ("fashion_mnist.jsonl fashion_mnist_crops.jsonl", stream_crops),
           "payback-fashion": ("fashion_mnist.jsonl ../../distillation/checkpoints/fashion-ldm/manifest.json", fashion_payback),
           "losses-fashion": ("fashion_mnist.jsonl", losses), "distilling-fashion": ("fashion_mnist.jsonl", distilling),
