@@ -2,9 +2,10 @@
 # shellcheck disable=SC2030,SC2031  # a subshell changes STUDY and SEED for itself
 # CIFAR-10 from the prior to the tables: a latent diffusion model of our own, a teacher, images made in every way of ARMS, soft
 # labels, students, continual learning. Each seed has its own images. DATA has train/<class>/* and test/<class>/* (PNG).
-# SCALE=full is for one GPU like an H200 and has not been run. SCALE=small takes two cores two hours: a prior of 50 minutes of
-# one core, a ConvNet teacher, 10 images per class, short schedules. PRIOR names a checkpoint and TEACHER a teacher that exist;
-# without them both are trained, side by side. PARTS runs a part; the same command resumes. Then:
+# SCALE=full is for one GPU like an H200 and has not been run. SCALE=small has a prior of 50 minutes of one core, a ConvNet
+# teacher of 8 minutes, 10 images per class and short schedules; IPCS=50 EPOCHS=40 adds 50 per class. PRIOR names a checkpoint
+# and TEACHER a teacher that exist; without them both are trained, side by side. PARTS runs a part; the same command resumes.
+# Then:
 # python -m misc.report collect runs/study-cifar10 misc/results/cifar10.jsonl   (small: ...-small, cifar10_small.jsonl)
 # python -m misc.report collect runs/study-cifar10/autoencoders misc/results/cifar10_autoencoders.jsonl --kind ldm student
 # python -m misc.report tables
@@ -176,7 +177,10 @@ for PART in $PARTS; do
     models) models ;;
     sets | judge | students | autoencoders) batch "$PART" ;;
     continual) STREAMS=$DATA
-        [ "$TEST_PER_CLASS" = all ] || { STREAMS=$STUDY/streams$TEST_PER_CLASS; fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"; }
+        if [ "$TEST_PER_CLASS" != all ]; then
+            STREAMS=$STUDY/streams$TEST_PER_CLASS
+            fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"
+        fi
         batch continual ;;
     *) echo "PARTS: expected models, sets, judge, students, continual or autoencoders, found $PART" >&2; exit 2 ;;
     esac

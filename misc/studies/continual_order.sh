@@ -14,12 +14,13 @@ STUDY=${STUDY:-runs/study-order}
 
 SEEDS=${SEEDS:-0} EPOCHS=${EPOCHS:-1} BATCH=${BATCH:-16} TEST_PER_CLASS=${TEST_PER_CLASS:-200} FLAGS=${FLAGS---bf16}
 
-fewer_tests "$DATA" "$STUDY/data$TEST_PER_CLASS" "$TEST_PER_CLASS"
+FEWER=$STUDY/data$TEST_PER_CLASS
+fewer_tests "$DATA" "$FEWER" "$TEST_PER_CLASS"
 
 runs() {                         # buffer images, flags that name the methods ...
     buffer=$1; shift
     for SEED in $SEEDS; do
-        echo "continual.train_continual --dataset folder --data_dir $STUDY/data$TEST_PER_CLASS --size 32 --stream real --seed $SEED" \
+        echo "continual.train_continual --dataset folder --data_dir $FEWER --size 32 --stream real --seed $SEED" \
             "--arch resnet18 --stem cifar --tasks 5 --class-order natural --epochs $EPOCHS --batch-size $BATCH" \
             "--replay-batch-size $BATCH --buffer-size $buffer --optimizer sgd --lr 0.1 --momentum 0 --weight-decay 0" \
             "--lr-schedule constant --bn-momentum 0.1 --flip 0.5 $FLAGS --output-dir $STUDY/buffer$buffer $*"
