@@ -31,6 +31,9 @@ OTHERS = ("sre2l", "mtt")     # methods of others
 UNKNOWN = ("Distilled images", "")
 MODE_GUIDED = ("Mode-guided images", "Each image is drawn from noise under its class's prompt and pulled towards a prototype, "
                "a k-means centroid of its class's latents, during the first steps (mode guidance, arXiv 2505.18963).")
+CENTROID = "a k-means centroid of its class's latents"
+OTHER_PROTOTYPES = {"medoid": "the real image's latents nearest to a k-means centroid of its class",
+                    "random": "the latents of a random real image of its class"}
 SOURCES = {"digits": "UCI's handwritten digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
            "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet-1K", "folder": "an image folder"}
 COLUMNS = {
@@ -80,7 +83,12 @@ def card(classes: list[dict], config: dict, rows: list[dict], labels: dict | Non
 
 def made_how(config: dict) -> tuple[str, str]:
     """The name of a set's images, and how they were made."""
-    return MODE_GUIDED if config.get("guidance") == "mode" else METHODS.get(config.get("method"), UNKNOWN)
+    name, how = MODE_GUIDED if config.get("guidance") == "mode" else METHODS.get(config.get("method"), UNKNOWN)
+    source = config.get("source")
+    prototype = source.get("prototype") if isinstance(source, dict) else None
+    if (config.get("method"), prototype) == ("prototype", "random"):
+        name = "Random real images, encoded and decoded"
+    return name, how.replace(CENTROID, OTHER_PROTOTYPES.get(prototype, CENTROID))
 
 
 def front_matter(pretty_name: str, classes: list[dict], rows: list[dict], below: str) -> list[str]:

@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from distillation.card import card, quoted, size_category
+from distillation.card import card, made_how, quoted, size_category
 from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
 from scripts.cli import ROOT
 
@@ -24,6 +24,15 @@ def hub_dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets.disable_progress_bars()
     return lambda *where, **flags: datasets.load_dataset(*where, **flags, split="train", cache_dir=str(tmp_path / "cache"))
+
+
+def test_what_the_images_were_made_from_is_named():
+    how = {prototype: made_how({"method": "prototype", "source": {"prototype": prototype}})
+           for prototype in ("centroid", "medoid", "random")}
+    assert [name for name, _ in how.values()] == ["Decoded prototypes"] * 2 + ["Random real images, encoded and decoded"]
+    assert ["k-means centroid of its class's latents" in text for _, text in how.values()] == [True, False, False]
+    assert "nearest to a k-means centroid" in how["medoid"][1] and "random real image" in how["random"][1]
+    assert made_how({"method": "d4m", "source": "elsewhere"})[0] == "D4M images"
 
 
 def grey_set(folder: Path, names: list[str], config: dict) -> Path:
