@@ -45,6 +45,8 @@ STREAM = re.compile(r"seed\d+/streams/(?P<arm>\w+)-ipc(?P<ipc>\d+)/(?P<method>\w
 OPTIMISED = re.compile(r"seed\d+/distilled/[a-z0-9_]+_(?P<arm>sre2l|mtt)_ipc(?P<ipc>\d+)$")
 LOSSES = {"sre2l": {"cross_entropy": "Cross-entropy of the teacher", "batch_norm": "Distance to its BatchNorm statistics"},
           "mtt": {"loss": "Matching loss"}}
+PARTS = {"ldm": "diffusion model", "teacher": "teacher", "prototypes": "prototypes", "distilled": "images",
+         "soft_labels": "soft labels", "student": "students"}
 PROTOCOLS = ("d4m", "rded")
 PROTOCOL_RUN = re.compile(r"seed\d+/students/protocols/(?P<arm>\w+)-(?P<model>\w+)-(?P<protocol>\w+)-(?P<labels>hard|soft)$")
 STORAGE_RUN = re.compile(r"seed\d+/(students/storage/|soft-labels/storage-)(?P<kept>[\w.-]+)$")
@@ -270,9 +272,14 @@ def storage(results: Results) -> list[Section]:
 
 
 def parts(results: Results) -> list[Section]:
-    listed = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in results.seconds.items())
-    return [Section("Time", f"Minutes of `{results.command}` ({made_with(results, 'hardware')} a process): {listed}; "
-                    f"{sum(results.seconds.values()) / 60:.1f} in all.")]
+    """What a study took, by kind of run."""
+    rows = []
+    for kind, name in PARTS.items():
+        runs = [run for run in results.of_kind(kind) if run.seconds]
+        spent = sum(took for run in runs for part, took in run.seconds.items() if part != "wait")      # "encode" has it
+        rows.append((name, str(len(runs)), f"{spent / 60:.1f}") if runs else (name, NOT_RUN, NOT_RUN))
+    return [Section("Time", f"Minutes of one process ({made_with(results, 'hardware')}), summed over runs.",
+                    ("Part", "Runs", "Minutes"), tuple(rows))]
 
 
 def targets(results: Results) -> list[Section]:
