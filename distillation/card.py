@@ -87,7 +87,7 @@ def made_how(config: dict) -> tuple[str, str]:
     source = config.get("source")
     prototype = source.get("prototype") if isinstance(source, dict) else None
     if (config.get("method"), prototype) == ("prototype", "random"):
-        name = "Random real images, encoded and decoded"
+        name = "Encoded and decoded images"
     return name, how.replace(CENTROID, OTHER_PROTOTYPES.get(prototype, CENTROID))
 
 
