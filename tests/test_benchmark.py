@@ -42,7 +42,7 @@ def test_a_wrong_flag_is_refused(here, tmp_path, wrong):
 def test_synthesis_makes_the_images_of_diffusers_pipeline(checkpoint, image_data, tmp_path):
     prototypes, _ = stage(tmp_path, "distillation.gen_prototype", "--save_prototype_path", "--dataset", "folder", "--data_dir",
                           image_data, "--ipc", IPC, "--diffusion_checkpoints_path", checkpoint)
-    how = ("-s", 0.7, "-g", 2, "--num_inference_steps", 4)
+    how = ("--dataset", "folder", "-s", 0.7, "-g", 2, "--num_inference_steps", 4)
     rows = benchmark.compare_synthesis(tmp_path, CPU, 1, str(checkpoint), prototypes, "float32", (36, 5), 2, how)
     for row in rows.values():
         here, other = (row["seconds"][name][0] for name in ("here", "other"))

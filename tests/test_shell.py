@@ -274,8 +274,9 @@ def test_photographs_from_prototypes_to_continual_learning(checkpoint, tmp_path)
             for path in sorted(Path(PHOTOGRAPHS, part, wnid).iterdir())[:count]:
                 (tmp_path / "data" / part / wnid / path.name).symlink_to(path.resolve())
     settings = {"DATASET": "imagenet", "DATA": tmp_path / "data", "RUN": tmp_path / "run", "CHECKPOINT": checkpoint, "IPC": 2,
-                "SIZE": 64, "STEPS": 4, "INPUT_SIZE": 64, "WEIGHTS": "", "TEACHER_EPOCHS": 1, "TEACHER_BATCH": 4, "EPOCHS": 2,
-                "BATCH": 4, "BF16": "", "TASKS": 2, "TASK_EPOCHS": 1, "BATCH_SIZE": 4, "REPLAY_BATCH_SIZE": 4}
+                "SIZE": 64, "STEPS": 4, "INPUT_SIZE": 64, "WEIGHTS": "", "TEACHER_EPOCHS": 1, "TEACHER_BATCH": 4,
+                "TEACHER_RECIPE": "--optimizer adamw", "EPOCHS": 2, "BATCH": 4, "BF16": "", "TASKS": 2, "TASK_EPOCHS": 1,
+                "BATCH_SIZE": 4, "REPLAY_BATCH_SIZE": 4}
     sets = [("distillation/gen_syn_image", {"METHOD": method}) for method in ("d4m", "random", "herding", "kcenter")]
     for script, more in [("distillation/gen_prototype", {}), *sets, *[(stage, {}) for stage in CHAIN[2:]],
                          ("continual/continual", {"METHODS": "er", "STREAMS": "real random distilled"})]:
