@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from distillation.images import resized
 from matching.image_set import ImageSet, image_set
 from scripts.cli import InputError
 from scripts.randomness import generator_for, seed_for
@@ -117,14 +117,11 @@ def random_images(real: ImageSet, like: ImageSet, seed: int) -> ImageSet:
     return real.rows(torch.cat(rows))
 
 
-def resized(images: ImageSet, size_pixels: int) -> ImageSet:
-    """The set at `size_pixels`, bilinear with antialias; the set itself where it has that size."""
+def set_at(images: ImageSet, size_pixels: int) -> ImageSet:
+    """The set at `size_pixels`; the set itself where it has that size."""
     if images.images.shape[-1] == size_pixels:
         return images
-    parts = [F.interpolate(part.float(), (size_pixels, size_pixels), mode="bilinear", antialias=True)
-             for part in images.images.split(256)]
-    pixels = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
-    return image_set(images.name, images.classes, pixels, images.labels, images.weights)
+    return image_set(images.name, images.classes, resized(images.images, size_pixels), images.labels, images.weights)
 
 
 def batches(images: ImageSet, steps: Iterable[int], batch_size: int, seed: int, task: int) -> Iterator[Batch]:

@@ -143,7 +143,7 @@ def main(args):
 def load_sources(args, device):
     """Real, distilled and random images at the training size, and the teacher if there is one, on the device."""
     from continual.experiment import Sources
-    from continual.streams import resized
+    from continual.streams import set_at
     from continual.training import read_teacher
     from distillation.datasets import load_splits
     from matching.image_set import distilled_images, real_images
@@ -154,7 +154,7 @@ def load_sources(args, device):
     folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]
     teacher = read_teacher(args.teacher, args.temperature, splits[0].classes, size, device) if args.teacher else None
     return Sources(*(real_images(split, size).to(device) for split in splits),
-                   *(resized(images, size).to(device) if images else None for images in folders)), teacher
+                   *(set_at(images, size).to(device) if images else None for images in folders)), teacher
 
 
 def run_of(args, sources, method: str, index: int, seed: int):

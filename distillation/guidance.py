@@ -4,11 +4,11 @@ arXiv 2506.22637)."""
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from distillation.distilled_set import check_class_names
+from distillation.images import resized
 from scripts.networks import load_model, predict
 
 # mode guidance
@@ -59,9 +59,7 @@ class TeacherFilter:
 
     def choose(self, candidates: Tensor, labels: Tensor) -> Tensor:
         """The candidate to keep [G] of uint8 images [G, M, 3, H, W] of classes `labels` [G]."""
-        flat = candidates.flatten(0, 1).to(self.device)
-        if flat.shape[-1] != self.size:
-            flat = F.interpolate(flat.float(), self.size, mode="bilinear", antialias=True).round().to(torch.uint8)
+        flat = resized(candidates.flatten(0, 1).to(self.device), self.size)
         logits = predict(self.network, flat).cpu()
         return best_candidates(logits.unflatten(0, candidates.shape[:2]), labels, self.keep)
 

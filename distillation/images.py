@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
@@ -141,6 +142,14 @@ def fit_image(image: Image.Image, size_pixels: int, fit: str) -> Image.Image:
     left, top = ((length - side) / 2 for length in image.size)
     # cut and resize in one call, so that an image far longer than wide is never enlarged in memory
     return image.resize(square, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def resized(images: Tensor, size_pixels: int) -> Tensor:
+    """uint8 [N, 3, H, W] at `size_pixels`, bilinear with antialias; the images themselves where they have that size."""
+    if images.shape[-1] == size_pixels:
+        return images
+    return torch.cat([F.interpolate(part.float(), (size_pixels, size_pixels), mode="bilinear", antialias=True).round()
+                      .clamp(0, 255).to(torch.uint8) for part in images.split(256)])
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -126,18 +126,16 @@ def fit_judge(train) -> Judge:
 def network_judge(folder: str, train, device) -> Judge:
     """A teacher's network at its own resolution; its features are the inputs of its last linear layer."""
     import torch
-    import torch.nn.functional as F
 
     from continual.task_arithmetic import head_of, inputs_of
+    from distillation.images import resized
     from matching.teachers import load_teacher
     from scripts.networks import predict
     size = train.images.shape[-1]
     network = load_teacher(folder, "", "", "", train, size)[0].to(device)
 
     def logits(images):
-        if images.shape[-1] != size:
-            images = F.interpolate(images.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
-        return predict(network, images.to(device))
+        return predict(network, resized(images.to(device), size))
 
     def names(images):
         return logits(images).argmax(1).cpu().numpy()

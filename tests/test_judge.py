@@ -40,7 +40,7 @@ def test_the_command_judges_a_checkpoint_and_a_set(here, image_data, checkpoint,
     assert ("resnet18" if network else "SVC") in found["judge"]["model"]
     assert found["judge"]["test_accuracy"] > 0.5      # a colour per class
     sets = {"pure noise", distilled.folder.name}
-    if network:     # at the teacher's resolution, whatever that of the images
+    if network:     # images of another resolution than the teacher's are resized for it
         train = real_images(load_split("folder", image_data, "train"), 32)
         judge, larger = network_judge(str(teacher.folder), train, "cpu"), train.images.repeat_interleave(2, 2)
         same = judge.names(larger.repeat_interleave(2, 3)) == judge.names(train.images)

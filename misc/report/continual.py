@@ -1,4 +1,4 @@
-"""Tables of continual learning: the claim, all runs, paired differences, what a distilled set costs and when it pays back."""
+"""Tables of continual learning: the claim, all runs, paired differences, the cost of a distilled set and its payback."""
 
 import re
 from dataclasses import replace

@@ -47,6 +47,11 @@ class Run:
         part, _, name = key.partition(".")
         return getattr(self, part).get(name, default) if name else self.made.get(part, default)
 
+    @property
+    def took(self) -> float:
+        """All its seconds; those of "encode" contain the waiting for decoded images."""
+        return sum(spent for part, spent in self.seconds.items() if part != "wait")
+
     def need(self, key: str):
         """The same; raises InputError where there is none."""
         found = self.get(key, absent := object())

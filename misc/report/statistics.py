@@ -224,8 +224,7 @@ def mean_costs(runs: list[Run]) -> dict[str, float]:
     names = {run.name.rpartition("/")[2] for run in found["distilled"]}
     labels = found.get("soft_labels", [])
     found |= {"soft_labels": [run for run in labels if run.get("config.images") in names] or labels} if labels else {}
-    return {kind: statistics.fmean(sum(took for name, took in run.seconds.items() if name != "wait") for run in sets)
-            for kind, sets in found.items()}     # "encode" has the waiting in it
+    return {kind: statistics.fmean(run.took for run in sets) for kind, sets in found.items()}
 
 
 def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, str]) -> str:

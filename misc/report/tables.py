@@ -276,8 +276,7 @@ def parts(results: Results) -> list[Section]:
     rows = []
     for kind, name in PARTS.items():
         runs = [run for run in results.of_kind(kind) if run.seconds]
-        spent = sum(took for run in runs for part, took in run.seconds.items() if part != "wait")      # "encode" has it
-        rows.append((name, str(len(runs)), f"{spent / 60:.1f}") if runs else (name, NOT_RUN, NOT_RUN))
+        rows.append((name, str(len(runs)), f"{sum(run.took for run in runs) / 60:.1f}") if runs else (name, NOT_RUN, NOT_RUN))
     return [Section("Time", f"Minutes of one process ({made_with(results, 'hardware')}), summed over runs.",
                     ("Part", "Runs", "Minutes"), tuple(rows))]
 
