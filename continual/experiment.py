@@ -22,8 +22,9 @@ from continual.timing import Timers
 from continual.training import Recipe, Teacher, Trainer, settings
 from distillation.distilled_set import check_class_names
 from matching.image_set import ImageSet
-from scripts.artefact import begin, code_version, finish, hardware, identity, package_versions, write_json, write_tensors
+from scripts.artefact import begin, code_version, finish, hardware, identity, package_versions
 from scripts.cli import InputError
+from scripts.files import write_json, write_tensors
 from scripts.networks import seeded
 from scripts.randomness import seed_for
 

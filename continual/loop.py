@@ -11,8 +11,8 @@ from torch import Tensor
 from continual.learner import Learner
 from continual.metrics import confusion_matrix, masked_accuracy
 from continual.streams import Task, batches
-from scripts.artefact import read_torch, write_state
 from scripts.cli import Progress, stop_asked, stop_if_asked
+from scripts.files import read_torch, write_state
 from scripts.networks import predict
 from scripts.training import POSTFIX_SECONDS
 

@@ -10,8 +10,9 @@ from continual.task_arithmetic import head_of
 from continual.timing import Timers
 from continual.training import Recipe, Trainer
 from matching.image_set import ImageSet
-from scripts.artefact import begin, finish, raise_first, read_json, read_manifest, read_tensors, write_json, write_tensors
+from scripts.artefact import begin, finish, raise_first, read_manifest
 from scripts.cli import InputError, Progress
+from scripts.files import read_json, read_tensors, write_json, write_tensors
 from scripts.networks import build, load_model, weight_problems
 
 IMAGENET_CLASSES = 1000

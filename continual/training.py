@@ -16,8 +16,9 @@ from continual.timing import Timers
 from distillation.distilled_set import check_class_names
 from matching.augmentation import crop_resize, draw_crops, normalise
 from matching.soft_labels import soft_loss
-from scripts.artefact import DIVERGED, check_finite, identity
+from scripts.artefact import identity
 from scripts.cli import InputError
+from scripts.files import DIVERGED, check_finite
 from scripts.networks import load_model
 from scripts.parallel import batch_norms
 from scripts.randomness import seed_for

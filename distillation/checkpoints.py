@@ -10,8 +10,8 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from scripts.artefact import digest, one_line
 from scripts.cli import InputError
+from scripts.files import digest, one_line
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CONVERT = ('from diffusers import StableDiffusionPipeline as SD; '

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_image
-from scripts.artefact import read_bytes
 from scripts.cli import ROOT, InputError, note
+from scripts.files import read_bytes
 from scripts.parallel import new_pool
 from scripts.randomness import seed_for
 

@@ -44,7 +44,7 @@ def main(args):
     from distillation.distilled_set import complete
     from distillation.encoding import size_to_encode
     from distillation.synthesis import ImageMaker, check_latent_shape
-    from scripts.artefact import read_json
+    from scripts.files import read_json
     from scripts.parallel import all_done, begin_together, new_accelerator
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
@@ -76,7 +76,7 @@ def main(args):
 
 def distil(encoder, maker, split, size: int, args, accelerator, seconds: dict) -> None:
     """Make the images of this process's classes, in groups of classes that fill a batch."""
-    from scripts.artefact import write_json
+    from scripts.files import write_json
     from scripts.parallel import my_unfinished
 
     labels, together = list(range(len(split.classes))), max(1, args.batch_size // denoised(args))  # classes that fill a batch

@@ -14,8 +14,9 @@ from torch import Tensor
 from distillation.card import card
 from distillation.datasets import image_folder
 from distillation.prototypes import class_folder
-from scripts.artefact import atomic_path, finish, raise_first, read_manifest, write_result, write_text
+from scripts.artefact import finish, raise_first, read_manifest, write_result
 from scripts.cli import InputError
+from scripts.files import atomic_path, write_text
 
 LARGEST_WEIGHT = 10 ** 6  # this code writes fractions of a class
 

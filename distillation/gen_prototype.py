@@ -189,7 +189,8 @@ def configuration(args, ipc: int, split, size: int) -> dict:
 def complete(folder: Path, split, config: dict, pipeline, seconds: dict) -> None:
     """Write result.json and the manifest."""
     from distillation.prototypes import class_file
-    from scripts.artefact import finish, read_tensors, write_result
+    from scripts.artefact import finish, write_result
+    from scripts.files import read_tensors
     files = [class_file(label, entry["name"]) for label, entry in enumerate(split.classes)]
     left_out = [int(split.rows_of(label)[index]) for label, file in enumerate(files)
                 for index in read_tensors(folder / file)["skipped"]]

@@ -209,7 +209,8 @@ def keep_of(args, images_per_class: int) -> str:
 def configuration(args, image_size: int, source: dict, images_per_class: int) -> dict:
     """Everything that decides the images; no paths."""
     from distillation.checkpoints import checkpoint_identity
-    from scripts.artefact import digest, identity
+    from scripts.artefact import identity
+    from scripts.files import digest
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
     names = ("method", "dataset", "ipc", "repeats", "km_expand", "guidance_scale", "num_inference_steps", "scheduler",
              "negative_prompt", "prompt_template", "guidance", "dtype", "batch_size", "seed", "image_format")

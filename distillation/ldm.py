@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from scripts.artefact import check_finite, likely_cause, write_text
 from scripts.cli import Progress
+from scripts.files import check_finite, likely_cause, write_text
 from scripts.randomness import generator_for
 from scripts.training import CURVES, Loop, averaged, half_precision, new_optimizer
 

@@ -16,7 +16,8 @@ from distillation.datasets import Split
 from distillation.images import to_pil
 from distillation.ldm import images_at_once
 from distillation.synthesis import Denoising, latent_shape, synthesize
-from scripts.artefact import DIVERGED, LOCK, atomic_path, check_finite, disk_errors, finish, write_result, write_text
+from scripts.artefact import LOCK, finish, write_result
+from scripts.files import DIVERGED, atomic_path, check_finite, disk_errors, write_text
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 
 COLUMNS, WIDEST_PIXELS = 20, 2560  # of the picture of samples

@@ -110,7 +110,8 @@ def train_experts(folder: Path, config: dict, images, split, args, device) -> No
     import torch
     import torch.nn.functional as F
 
-    from scripts.artefact import finish, write_result, write_tensors
+    from scripts.artefact import finish, write_result
+    from scripts.files import write_tensors
     from scripts.networks import normalise
     from scripts.randomness import generator_for, seed_for
     images, labels = images.to(device), torch.from_numpy(split.labels).to(device)
@@ -145,7 +146,7 @@ def match(folder: Path, config: dict, experts: Path, split, args, device) -> Non
     from distillation.distilled_set import complete, row, write_image
     from distillation.images import to_pil, to_uint8
     from distillation.real_subset import at_random
-    from scripts.artefact import read_tensors
+    from scripts.files import read_tensors
     from scripts.networks import normalise, normalised_range
     from scripts.randomness import generator_for, seed_for
     from scripts.training import Loop

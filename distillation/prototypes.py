@@ -10,18 +10,9 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from scripts.artefact import (
-    Expected,
-    atomic_path,
-    one_line,
-    raise_first,
-    read_json,
-    read_manifest,
-    read_tensors,
-    tensor_problems,
-    write_tensors,
-)
+from scripts.artefact import raise_first, read_manifest
 from scripts.cli import InputError
+from scripts.files import Expected, atomic_path, one_line, read_json, read_tensors, tensor_problems, write_tensors
 
 LARGEST_JSON_BYTES = 2 ** 32  # of the original's file: ImageNet-1K at IPC 10 takes 3.2 GB
 REAL = ("medoid", "random")  # prototypes that are latents of real images

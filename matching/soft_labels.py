@@ -17,8 +17,9 @@ from torch import Tensor
 
 from matching.augmentation import Drawn, batches_of
 from matching.image_set import FileImages, ImageSet
-from scripts.artefact import Expected, raise_first, read_manifest, read_tensors, tensor_problems, write_tensors
+from scripts.artefact import raise_first, read_manifest
 from scripts.cli import InputError
+from scripts.files import Expected, read_tensors, tensor_problems, write_tensors
 from scripts.networks import LARGEST_PIXELS
 from scripts.randomness import seed_for
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from matching.augmentation import Views, cut_out, draw_cutout, draw_views
 from matching.image_set import FileImages, ImageSet
 from matching.soft_labels import SoftLabels, hard_loss, soft_loss
-from scripts.artefact import finish, write_result, write_tensors, write_text
+from scripts.artefact import finish, write_result
+from scripts.files import write_tensors, write_text
 from scripts.networks import WEIGHTS, accuracy, predict
 from scripts.parallel import LEAST_ROWS, Team, batch_norms
 from scripts.randomness import seed_for

@@ -29,8 +29,9 @@ from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from pathlib import Path
 
-from scripts.artefact import code_version, hardware, package_versions, read_json, read_manifest, write_json
+from scripts.artefact import code_version, hardware, package_versions, read_manifest
 from scripts.cli import DIGITS_LDM, ROOT, Parser, Progress, check_range, run
+from scripts.files import read_json, write_json
 
 SCALES = ((1000, 10), (10000, 10), (10000, 50), (60000, 10))  # images, IPC
 # key of a measurement: (what is measured, what it is compared with, aim); * needs an accelerator, ** bfloat16 units

@@ -20,8 +20,9 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from scripts.artefact import atomic_path, begin, digest, finish, identity, read_manifest, write_state, write_text
+from scripts.artefact import begin, finish, identity, read_manifest
 from scripts.cli import InputError, Parser, run
+from scripts.files import atomic_path, digest, write_state, write_text
 
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))    # mean and deviation by which DD-Ranking 0.2.0 normalises
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.artefact import code_version, hardware, package_versions, read_manifest, write_json
+from scripts.artefact import code_version, hardware, package_versions, read_manifest
 from scripts.cli import Parser, Progress, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+from scripts.files import write_json
 
 PIXELS = 16  # side of the grey images for the support-vector machine and for distances
 UNSEEN = "real images not trained on"     # test images, or with --validation the held-out ones

@@ -38,7 +38,8 @@ def parse_args():
 
 def main(args):
     from misc.report.section import plain
-    from scripts.artefact import code_version, hardware, package_versions, read_json, write_json
+    from scripts.artefact import code_version, hardware, package_versions
+    from scripts.files import read_json, write_json
     settings = read_settings(args.dataset)
     data = data_of(args.dataset, settings)
     if args.rates:
@@ -163,7 +164,7 @@ def classifiers(s: dict, data: tuple[int, int, int, int]) -> tuple:
 
 def rates_of(finished: Path) -> dict[str, float]:
     """Units per second over all results below a folder. Raises InputError where there is none."""
-    from scripts.artefact import read_json
+    from scripts.files import read_json
     counts, seconds = Counter(), Counter()
     for path in finished.rglob("result.json"):
         for unit, count, spent in measured_units(read_json(path)):

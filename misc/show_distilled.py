@@ -15,8 +15,9 @@ from textwrap import fill
 from distillation.card import made_how, unique_names
 from misc.judge import PIXELS, quantiles, small
 from misc.report.figures import draw_grid, new_figure, plain_name, save
-from scripts.artefact import code_version, identity, package_versions, read_manifest, write_json
+from scripts.artefact import code_version, identity, package_versions, read_manifest
 from scripts.cli import InputError, Parser, Progress, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+from scripts.files import write_json
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
 GROUPS = 2              # images per class in neighbours.png

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts import artefact
+from scripts import artefact, files
 from scripts.cli import InputError, Parser, Progress, printable, run
 
 BESIDE = ("manifest.json", "config.json", "result.json", "metrics.jsonl")  # have no digest in the manifest
@@ -40,7 +40,7 @@ def verify(folder: Path) -> tuple[str, list[str]]:
     if not (folder / "manifest.json").exists():
         return "no artefact", [f"manifest.json: expected a finished artefact, found {artefact.without_manifest(folder)}"]
     try:
-        manifest = artefact.read_json(folder / "manifest.json")
+        manifest = files.read_json(folder / "manifest.json")
     except InputError as error:
         return "no artefact", [str(error).removeprefix(f"{folder}/")]
     kind = str(manifest.get("kind")) if isinstance(manifest, dict) else "no artefact"
@@ -74,7 +74,7 @@ def wrong_files(folder: Path, manifest: dict) -> Problems:
     yield from broken
     known, listed = files_of(broken), {*manifest["files"], *BESIDE}
     for name, expected in Progress(manifest["files"].items(), desc=folder.name, unit="file", delay=1):
-        if name not in known and (found := artefact.digest(folder / name)) != expected:
+        if name not in known and (found := files.digest(folder / name)) != expected:
             yield f"{name}: expected the digest {expected[:12]}..., found {found[:12]}..."
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -91,7 +91,7 @@ def wrong_files(folder: Path, manifest: dict) -> Problems:
 def tensor_file(folder: Path, name: str, check: Callable[[dict], list[str]]) -> Problems:
     """Problems of one safetensors file."""
     def found() -> Problems:
-        yield from (f"{name}: {problem}" for problem in check(artefact.read_tensors(folder / name)))
+        yield from (f"{name}: {problem}" for problem in check(files.read_tensors(folder / name)))
     return reported(folder, found())
 
 
@@ -127,7 +127,7 @@ def distilled(folder: Path, manifest: dict) -> Problems:
         elif abs(weight - 1) > 1e-4:
             yield f"manifest.json: expected weights of class {entry['name']} that sum to 1, found {weight:.6g}"
     listing = folder / "metadata.jsonl"
-    found = [artefact.parse_json(listing, line) for line in artefact.read_bytes(listing, "a file of rows").splitlines()]
+    found = [files.parse_json(listing, line) for line in files.read_bytes(listing, "a file of rows").splitlines()]
     if len(found) != len(rows):
         yield f"metadata.jsonl: expected {len(rows)} lines, found {len(found)}"
     yield from (f"metadata.jsonl: expected line {number} equal to the row in manifest.json, found another"
@@ -184,14 +184,14 @@ def checkpoint(folder: Path, manifest: dict) -> Problems:
 def continual(folder: Path, manifest: dict) -> Problems:
     """A result with accuracies; the buffer's images, no more than it may have; the weights of a common start."""
     from scripts.networks import weight_problems
-    yield from accuracies("result.json", artefact.read_json(folder / "result.json"))
+    yield from accuracies("result.json", files.read_json(folder / "result.json"))
     room, classes = manifest["config"].get("buffer_size"), len(manifest["classes"])
 
     def buffer_problems(tensors: dict) -> list[str]:
         count = tensors["labels"].numel() if "labels" in tensors else None
-        problems = artefact.tensor_problems(tensors, {
-            "images": artefact.Expected("integer", (count, 3, None, None), 0, 255),
-            "labels": artefact.Expected("integer", (count,), 0, classes - 1)})
+        problems = files.tensor_problems(tensors, {
+            "images": files.Expected("integer", (count, 3, None, None), 0, 255),
+            "labels": files.Expected("integer", (count,), 0, classes - 1)})
         full = not problems and isinstance(room, int) and count > room
         return [f"labels: expected at most {room} images, found {count}"] if full else problems
     for name, check in (("buffer.safetensors", buffer_problems), ("model.safetensors", weight_problems)):

@@ -9,17 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from scripts.artefact import (
-    DIVERGED,
-    Expected,
-    check_finite,
-    raise_first,
-    read_manifest,
-    read_tensors,
-    read_torch,
-    tensor_problems,
-)
+from scripts.artefact import raise_first, read_manifest
 from scripts.cli import InputError, note
+from scripts.files import DIVERGED, Expected, check_finite, read_tensors, read_torch, tensor_problems
 from scripts.parallel import batch_norms
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in torchvision's pretrained models

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from scripts.artefact import check_finite, likely_cause
+from scripts.files import check_finite, likely_cause
 
 TRANSFORMERS = int(version("transformers").split(".")[0])
 TEXT_NAMES = {r"^(text_model\.)?": "text_model."}  # transformers 4 writes and needs this prefix; 5 writes none and reads both

@@ -5,7 +5,7 @@ from diffusers import AutoencoderKL, StableDiffusionImg2ImgPipeline, UNet2DCondi
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from scripts.artefact import check_finite, likely_cause
+from scripts.files import check_finite, likely_cause
 from scripts.pipeline_stable_diffusion_gen_latents import load_network
 
 NETWORKS = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}

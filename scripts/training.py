@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from scripts.artefact import read_torch, write_state
 from scripts.cli import InputError, Progress, Stopped
+from scripts.files import read_torch, write_state
 from scripts.parallel import Team
 
 POSTFIX_SECONDS = 10  # between readings of the loss for the progress line; each waits for the device

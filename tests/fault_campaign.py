@@ -25,8 +25,9 @@ from pathlib import Path
 
 from continual.train_continual import METHODS
 from misc.studies.batch import LOADED, run_command
-from scripts.artefact import code_version, digest, hardware, package_versions, write_json
+from scripts.artefact import code_version, hardware, package_versions
 from scripts.cli import ROOT, Parser, Progress, run
+from scripts.files import digest, write_json
 
 PATIENCE_SECONDS = 600  # a run that takes longer counts as one that hangs
 MEASURED = {"seconds", "images_per_second", "peak_memory_bytes", "code", "hardware", "result.json", "README.md"}

@@ -13,8 +13,8 @@ from test_verify import rewrite
 from tiny_continual import FAST, tiny, write_data, write_teacher
 
 from distillation.ldm import new_vae
-from scripts.artefact import digest, write_tensors
 from scripts.cli import InputError
+from scripts.files import digest, write_tensors
 from scripts.networks import predict, seeded
 from scripts.pipeline_stable_diffusion_latents2img import decode_latents
 

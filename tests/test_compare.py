@@ -31,8 +31,9 @@ from misc.report.statistics import (
     saved,
     summaries,
 )
-from scripts.artefact import write_json, write_result
+from scripts.artefact import write_result
 from scripts.cli import ROOT, InputError
+from scripts.files import write_json
 
 REAL, RANDOM, DISTILLED = (Arm(name, name, "hard") for name in ("real", "random", "distilled"))
 SAME = Arm("real", "real", "hard", "same steps")

@@ -18,8 +18,8 @@ from continual.streams import batches, class_order, hold_out, make_tasks, merge_
 from continual.task_arithmetic import TaskArithmetic, reestimate_batchnorm
 from continual.timing import Timers
 from continual.training import Trainer, bn_momentum
-from scripts.artefact import read_tensors
 from scripts.cli import ROOT, InputError
+from scripts.files import read_tensors
 from scripts.randomness import generator_for
 
 # metrics

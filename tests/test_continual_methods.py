@@ -25,8 +25,8 @@ from continual.streams import batches, make_tasks, merge_tasks
 from continual.task_arithmetic import TaskArithmetic, backbone_vector, set_backbone
 from continual.timing import Timers
 from continual.training import Teacher, Trainer, augment, settings
-from scripts.artefact import read_tensors
 from scripts.cli import InputError
+from scripts.files import read_tensors
 from scripts.networks import build, normalise, predict, seeded
 from scripts.randomness import generator_for, seed_for
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from scripts import artefact, cli
+from scripts import artefact, cli, files
 from scripts.cli import ROOT, InputError, Parser, Progress, Stopped
 from scripts.training import CURVES, Loop, averaged, new_optimizer, parameter_groups
 
@@ -89,7 +89,7 @@ def test_a_configuration_binds_only_once_there_is_output(tmp_path):
             artefact.unlock(tmp_path)
     (tmp_path / "00000_ant").mkdir()
     for ipc in (1, 2):
-        assert begin(ipc) is False and artefact.read_json(tmp_path / "config.json")["config"] == {"ipc": ipc}
+        assert begin(ipc) is False and files.read_json(tmp_path / "config.json")["config"] == {"ipc": ipc}
     (tmp_path / "00000_ant" / "image.png").write_bytes(b"")
     with pytest.raises(InputError, match="begun with ipc=2, now asked for 1"):
         begin(1)
@@ -98,7 +98,7 @@ def test_a_configuration_binds_only_once_there_is_output(tmp_path):
 
 def test_the_configuration_of_a_process_that_was_waited_for_is_checked(tmp_path, monkeypatch):
     def other_process_ends(seconds):
-        artefact.write_json(tmp_path / "config.json", {"kind": "start", "config": {"steps": 1}})
+        files.write_json(tmp_path / "config.json", {"kind": "start", "config": {"steps": 1}})
         (tmp_path / "manifest.json").write_text("{}")
     monkeypatch.setattr(artefact, "lock", lambda folder: "process 1")
     monkeypatch.setattr(artefact.time, "sleep", other_process_ends)

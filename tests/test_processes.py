@@ -19,7 +19,7 @@ from test_resume import manifest_of
 from tiny_continual import RECIPE, tiny, write_data
 
 from continual.experiment import Run
-from scripts.artefact import read_tensors
+from scripts.files import read_tensors
 from scripts.parallel import divide, my_share
 
 # differences of two orders of the same float32 sums after a dozen steps of SGD (measured: 2.4e-7); and magnified by instance

@@ -17,7 +17,8 @@ from misc.report.results import Results, Run
 from misc.report.section import Section, cell, left_columns, markdown_table, plain_table
 from misc.report.statistics import kept, mean_std, saved
 from misc.report.tables import run_students
-from scripts.artefact import begin, write_json, write_result
+from scripts.artefact import begin, write_result
+from scripts.files import write_json
 
 CLASSES = [{"name": "cat & dog", "prompt": "a cat"}, {"name": "<eel>", "prompt": "an eel"}]
 SHADES = {"d4m": 40, "prototype": 120, "random": 200}

@@ -20,8 +20,8 @@ from conftest import artefact, start
 from test_bad_input import refused
 
 from misc.report.results import read_run
-from scripts.artefact import atomic_path
 from scripts.cli import ROOT
+from scripts.files import atomic_path
 
 STAGES = ["prototypes", "distilled", "teacher", "soft_labels", "student", "sre2l", "mtt"]
 HOLD = "import sys, time; from pathlib import Path; from scripts.artefact import lock; lock(Path(sys.argv[1])); print(); " \

@@ -33,6 +33,7 @@ from matching.image_set import distilled_images
 from matching.soft_labels import SoftLabels, epoch_file, leading_answers, write_epoch
 from scripts import artefact
 from scripts.cli import InputError, printable
+from scripts.files import LARGEST_BYTES, read_json, read_tensors, write_tensors
 from scripts.networks import load_checkpoint, load_model, read_state_dict, seeded
 
 NAMES, IPC, SIZE, ARCH = ("ant", "sea lion", "crane"), 2, 8, "convnet_d1_w4"
@@ -72,7 +73,7 @@ def artefacts(tmp_path_factory):
     artefact.begin(root / "teacher", "teacher", TEACHER)
     state = seeded(ARCH, 3, "imagenet", 0, SIZE).state_dict()
     for path in (root / "teacher" / "model.safetensors", root / "weights.safetensors"):
-        artefact.write_tensors(path, state)
+        write_tensors(path, state)
     torch.save({"state_dict": state}, root / "weights.pt")
     artefact.finish(root / "teacher", "teacher", CLASSES, TEACHER, ["model.safetensors"])
     for folder in ("prototypes", "distilled", "soft_labels", "teacher"):  # without sizes damage gets past the first check
@@ -263,20 +264,20 @@ def test_a_tensor_with_wrong_values_is_refused(sound, kind, name, change):
 @pytest.mark.parametrize(("text", "words"), [
     ("[" * 100_000 + "]" * 100_000, "brackets"), ('{"a":' * 10 ** 6, "brackets"), ("[NaN]", "NaN"),
     ("[1, -Infinity]", "-Infinity"), ("9" * 5000, "expected JSON"), ("\ufeff{}", "expected JSON"), ("", "JSON"),
-    (None, artefact.LARGEST_BYTES + 1)])
+    (None, LARGEST_BYTES + 1)])
 def test_json_that_is_none_too_deep_or_too_large(tmp_path, text, words):
     path = tmp_path / "some.json"
     path.write_text(text or "")
     if text is None:
-        os.truncate(path, artefact.LARGEST_BYTES + 1)  # takes no room
-    assert refused(lambda: artefact.read_json(path), path, words)
+        os.truncate(path, LARGEST_BYTES + 1)  # takes no room
+    assert refused(lambda: read_json(path), path, words)
 
 
 @pytest.mark.parametrize("name", ["pipe", ".", "none", "x" * 300])
 def test_what_is_no_file_is_refused(tmp_path, name):
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer
-    assert refused(lambda: artefact.read_json(tmp_path / name), "found")
-    assert refused(lambda: artefact.read_tensors(tmp_path / name), "expected a safetensors file")
+    assert refused(lambda: read_json(tmp_path / name), "found")
+    assert refused(lambda: read_tensors(tmp_path / name), "expected a safetensors file")
 
 
 def test_a_name_that_is_too_long_is_bad_input_wherever_it_is_met(here):
@@ -290,7 +291,7 @@ def test_a_network_that_cannot_be_built_names_its_manifest_and_a_regnet_is_read(
     edit(sound / "teacher", lambda manifest: manifest["config"].update(arch="resnet19"))
     assert refused(lambda: load_model(sound / "teacher", "teacher"), sound / "teacher" / "manifest.json", "resnet19")
     network = seeded("regnet_x_400mf", 3, "imagenet", 0)
-    artefact.write_tensors(sound / "teacher" / "model.safetensors", network.state_dict())
+    write_tensors(sound / "teacher" / "model.safetensors", network.state_dict())
     edit(sound / "teacher", lambda manifest: manifest["config"].update(arch="regnet_x_400mf"))
     loaded, _ = load_model(sound / "teacher", "teacher")
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in network.state_dict().items())

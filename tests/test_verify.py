@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_continual import tiny, write_data, write_teacher
 
-from scripts.artefact import digest
 from scripts.cli import ROOT
+from scripts.files import digest
 
 
 def rewrite(folder: Path, name: str, change) -> None:

@@ -11,8 +11,9 @@ from continual import train_continual
 from continual.training import Recipe
 from distillation.distilled_set import finish_distilled, row, write_image
 from matching.image_set import image_set
-from scripts.artefact import finish, write_tensors
+from scripts.artefact import finish
 from scripts.cli import run
+from scripts.files import write_tensors
 from scripts.networks import seeded
 from scripts.randomness import generator_for
 

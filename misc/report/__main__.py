@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 from misc import benchmark, judge, plan
 from misc.report import continual, curves, figures, literature, results, section, statistics, tables
 from misc.report.page import chapters_of, is_run, page
-from scripts.artefact import read_json, write_json, write_text
 from scripts.cli import InputError, Parser, check_range, run
+from scripts.files import read_json, write_json, write_text
 
 
 def parse_args():

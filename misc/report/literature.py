@@ -14,8 +14,8 @@ from misc.report.results import METHODS, Results, Run, continual_rows, grouped, 
 from misc.report.section import NONE, NOT_RUN, Section, cell, counts
 from misc.report.statistics import measure
 from misc.report.tables import IMAGES, STUDENT, setting, teachers
-from scripts.artefact import read_json
 from scripts.cli import InputError
+from scripts.files import read_json
 
 NETWORKS = {"convnet_d3_w128": "ConvNet-W128", "resnet18": "ResNet-18", "resnet50": "ResNet-50", "resnet101": "ResNet-101",
             "mobilenet_v2": "MobileNetV2", "efficientnet_b0": "EfficientNet-B0", "swin_t": "Swin-T", "vit_b_16": "ViT-B"}

@@ -12,8 +12,8 @@ from misc.report import tables as made
 from misc.report.figures import picture_figures, pictures_of, stream_figures, student_figures
 from misc.report.results import Results, continual_rows, read_collected, read_results
 from misc.report.section import NOT_RUN, Section, left_columns
-from scripts.artefact import read_json
 from scripts.cli import InputError
+from scripts.files import read_json
 
 Tables = dict[str, tuple[str, Callable]]    # name: result file, and what makes its sections
 TITLES = {"quickstart": "Quickstart: digits, one run", "digits": "Digits: students by images per class",

@@ -16,8 +16,8 @@ import sys
 import threading
 from pathlib import Path
 
-from scripts.artefact import read_bytes
 from scripts.cli import InputError, Parser, Progress, Stopped, check_range, run
+from scripts.files import read_bytes
 
 LOADED = ("accelerate", "diffusers", "sklearn.cluster", "torch", "torchvision", "transformers",
           "scripts.pipeline_stable_diffusion_latents2img")
