@@ -16,7 +16,7 @@ from misc.report.page import html_section
 from misc.report.results import Results, Run
 from misc.report.section import Section, cell, left_columns, markdown_table, plain_table
 from misc.report.statistics import kept, mean_std, saved
-from misc.report.tables import run_students
+from misc.report.tables import run_students, students_by_name
 from scripts.artefact import begin, write_result
 from scripts.files import write_json
 
@@ -234,6 +234,16 @@ def test_students_of_a_run_are_not_averaged_over_images_per_class_and_networks()
     assert rows["D4M images (distilled-ipc50-resnet18-d4m)"][5:] == ("2.00", "1")
     assert rows["D4M images (distilled-ipc50-convnet-d4m)"][1] == "60.0"
     assert rows["real images by herding (herding-ipc1-resnet18-d4m)"][2] == "30.0" and "D4M images" not in rows
+
+
+def test_students_that_were_tested_on_held_out_images_say_so():
+    runs = [Run(f"students/{name}-hard", "student", {"labels": "hard", "arch": "a", **more},
+                {"train_images": 10, "steps": 5, "test_accuracy": 0.5}, {"train": 1.0})
+            for name, more in (("real", {"validation": 5000}), ("random", {}))]
+    held_out = "Accuracy on 5,000 training images that were held out"
+    assert run_students(Results(runs[:1])).says.startswith(held_out)
+    assert run_students(Results(runs[1:])).says.startswith("Accuracy on the real test images;")
+    assert f"the real test images or {held_out.partition('on ')[2]}" in students_by_name(Results(runs))[0].says
 
 
 def test_what_a_set_costs_by_hand():

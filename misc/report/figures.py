@@ -224,8 +224,8 @@ def student_figures(folder: Path, results: Results) -> list[Section]:
     if len(ipcs) > 1:
         draw_images_per_class(folder / "images_per_class.png", numbers, ipcs)
         groups = {(f"IPC {ipc}",): runs for (ipc,), runs in grouped(results, tables.ARM, "student", "ipc").items() if ipc}
-        sections.append(Section("Accuracy against images per class", "Accuracy on the real test images; a dotted line is the "
-                                f"real training split. {bars({one['n'] for one in numbers.values()})}",
+        sections.append(Section("Accuracy against images per class", f"Accuracy on {tables.tested_on(results)}; a dotted line "
+                                f"is the real training split. {bars({one['n'] for one in numbers.values()})}",
                                 figure="images_per_class.png", held=equal_and_not(groups, 0, STUDENT_SETTINGS),
                                 alt="Two panels, hard and soft labels: accuracy against images per class, a line per arm."))
     if len(points) > 1:

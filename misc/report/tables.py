@@ -131,6 +131,12 @@ def student_table(title: str, arms: tuple[str, ...], labels: tuple[str, ...], re
                     ("Trained on", *(f"IPC {ipc}, {kind}" for kind in labels for ipc in IPCS), "Seeds (n)"), tuple(rows))]
 
 
+def tested_on(results: Results) -> str:
+    """The images that students were tested on: test images, or training images that --validation held out."""
+    held_out = sorted({run.config.get("validation", 0) for run in results.of_kind("student")}) or [0]
+    return " or ".join(f"{one:,} training images that were held out" if one else "the real test images" for one in held_out)
+
+
 def run_students(results: Results) -> Section:
     """The students of one run, `students/<name>-<labels>[-seed<k>]`: a row for each name, which begins with the images."""
     groups: dict[tuple, list[Run]] = {}
@@ -152,7 +158,7 @@ def run_students(results: Results) -> Section:
                          " / ".join(dict.fromkeys(str(one["n"]) for one in (hard, soft) if one)) or NOT_RUN))
     teacher = next((run for run in results.runs if run.name == "teacher"), None)
     reached = f"{100 * teacher.need('metrics.test_accuracy'):.1f} %" if teacher else NOT_RUN
-    return Section("Students", f"Accuracy on the real test images; teacher: {reached}. "
+    return Section("Students", f"Accuracy on {tested_on(results)}; teacher: {reached}. "
                    + equal_and_not(groups, 0, RUN_SETTINGS),
                    ("Trained on", "Images", "Hard labels, accuracy (%)", "Soft labels, accuracy (%)", "Training, hard (s)",
                     "Training, soft (s)", "Soft labels (MB)", "Seeds (n)"), tuple(rows))
@@ -192,9 +198,7 @@ def students_by_name(results: Results) -> list[Section]:
         name = re.sub(r"\bseed\d+/|-seed\d+$", "", run.name).replace("students/", "")
         groups.setdefault((name,), []).append(run)
     numbers = measure(groups, {**STUDENT, "images": "metrics.train_images"})
-    held_out = max((run.config.get("validation", 0) for run in results.of_kind("student")), default=0)
-    tested = f"{held_out:,} training images that were held out" if held_out else "the real test images"
-    return [Section("Students", f"Accuracy on {tested}, mean ± standard deviation over seeds.",
+    return [Section("Students", f"Accuracy on {tested_on(results)}, mean ± standard deviation over seeds.",
                     ("Run", "Accuracy (%)", "Images", "Steps", "Training (s)", "Seeds (n)"),
                     tuple((name, cell(one, "accuracy", 100), cell(one, "images", digits=0), cell(one, "steps", digits=0),
                            cell(one, "seconds"), str(one["n"])) for (name,), one in numbers.items()))] if numbers else []
@@ -210,7 +214,7 @@ def students_by_images(results: Results) -> list[Section]:
         rows.append((IMAGES.get(arm) or f"D4M images, strength {arm.removeprefix('s')}",
                      *(cell(one, "accuracy", 100) for one in cells), counts(cells)))
     taken = steps_taken(numbers, 2, {ipc: f"IPC {ipc}: " for ipc in dict.fromkeys(ipc for _, ipc in columns)}, " or ")
-    return [Section("Students", "Accuracy on the real test images in percent, mean ± standard deviation over seeds; each seed "
+    return [Section("Students", f"Accuracy on {tested_on(results)} in percent, mean ± standard deviation over seeds; each seed "
                     f"has images and a student of its own. Teacher: {teachers(results)}. Steps: {taken}.",
                     ("Trained on", *(f"{kind.replace('-', ', ')}, IPC {ipc}" for kind, ipc in columns), "Seeds (n)"),
                     tuple(rows))]
