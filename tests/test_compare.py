@@ -370,6 +370,21 @@ def test_a_collected_file_with_newer_fields_gives_more_columns_rows_and_a_figure
     assert (tmp_path / "out" / "confusion.png").exists() and (tmp_path / "out" / "scale_curves.png").exists()
 
 
+def test_the_cost_is_that_of_sets_as_large_as_the_stream_from_their_own_prototypes(here, tmp_path):
+    for stream, steps in (("real", 30), ("distilled", 10)):
+        write_json(tmp_path / "runs" / stream / "result.json", content(stream=stream, steps=steps, confusion=[[1] * 10] * 10))
+    for ipc in (1, 10):
+        write_result(tmp_path / "made" / f"set-ipc{ipc}", "distilled", {"method": "d4m", "ipc": ipc}, {}, {"make": 7.0 * ipc})
+        for way, config in (("", {}), ("-random", {"prototype": "random"})):
+            write_result(tmp_path / "made" / f"prototypes-ipc{ipc}{way}", "prototypes", {"ipc": ipc, **config}, {},
+                         {"encode": 1.0 if way else 50.0})
+    answer = here("misc.report.__main__", "compare", tmp_path / "runs", "--output", tmp_path / "out", "--cost-from",
+                  tmp_path / "made")
+    assert answer.code == 0, answer.err
+    costs = json.loads((tmp_path / "out" / "comparison.json").read_text())["cost_seconds"]
+    assert costs == {"prototypes": 50, "distilled": 70}
+
+
 @pytest.mark.parametrize("words, message", [
     (("nowhere", "--output", "out"), "nowhere: expected a folder or file, found none"),
     (("empty", "--output", "out"), "expected result.json files of continual.train_continual, found none"),

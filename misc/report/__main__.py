@@ -155,7 +155,8 @@ def compare(args):
         raise InputError(f"{', '.join(args.runs)}: expected result.json files of continual.train_continual, found none")
     rows, costs = results.continual_rows(runs), {} if args.cost_seconds is None else {"given": args.cost_seconds}
     if args.cost_from:
-        costs = statistics.mean_costs([run for folder in existing(args.cost_from) for run in results.read_results(folder).runs])
+        sets = [run for folder in existing(args.cost_from) for run in results.read_results(folder).runs]
+        costs = statistics.mean_costs([*runs, *sets])
         if not costs:
             raise InputError(f"--cost-from {' '.join(args.cost_from)}: expected the result.json of a distilled set, found none")
     output = Path(args.output)

@@ -208,14 +208,15 @@ def cost_of(arm: Arm, costs: dict[str, float]) -> float:
 def mean_costs(runs: list[Run]) -> dict[str, float]:
     """Mean seconds by stage of making one D4M set, its teacher and its soft labels; empty without D4M sets.
 
-    Beside continual runs on D4M images only sets of as many images count, and soft labels only of these sets.
+    Beside continual runs on D4M images only sets of as many images count, and soft labels only of these sets. Prototypes that
+    are random images, for `--method prototype`, are none of a D4M set.
     """
     streams = {run.metrics["stream_images"] // len(run.metrics["confusion"]) for run in runs
                if run.kind == "continual" and run.config["stream"] == "distilled" and "confusion" in run.metrics}
     found: dict[str, list[Run]] = {}
     for run in runs:
         if run.seconds and run.kind in ("prototypes", "distilled", "teacher", "soft_labels") and \
-                run.get("config.method", "d4m") == "d4m":
+                run.get("config.method", "d4m") == "d4m" and run.get("config.prototype") != "random":
             found.setdefault(run.kind, []).append(run)
     if "distilled" not in found:
         return {}
