@@ -10,7 +10,7 @@ from conftest import shell
 from test_datasets import write_idx
 
 from misc.report.results import Results, Run
-from misc.report.tables import targets
+from misc.report.tables import parts, targets
 from scripts.cli import DIGITS_LDM, ROOT
 
 TINY = {"SCALE": "small", "NETWORK": "convnet_d2_w8", "TEACHER_ARCH": "convnet_d2_w8", "TEACHER_BATCH": "8",
@@ -121,6 +121,14 @@ def test_a_target_is_met_only_by_a_whole_interval():
     kept = f"random real images, encoded and decoded, IPC 10, {hard}"
     assert met("autoencoder", (0.600, 0.601), (0.610, 0.611), 10)[kept] == "holds"      # one point is lost, two may be
     assert met("autoencoder", (0.600, 0.601), (0.630, 0.631), 10)[kept] == "no"
+
+
+def test_minutes_count_an_encoding_that_several_ipcs_share_once():
+    runs = [Run(f"seed{seed}/prototypes/folder-ipc{ipc}-kmexpand1", "prototypes", {}, {},
+                {"wait": 10.0, "encode": 120.0 + seed, "cluster": 60.0 - seed}) for seed in (0, 1) for ipc in (10, 50)]
+    runs.append(Run("seed2/prototypes/folder-ipc10-kmexpand1", "prototypes", {}, {}, {"encode": 120.0, "cluster": 60.0}))
+    (section,) = parts(Results(runs))
+    assert ("prototypes", "5", f"{(120 + 121 + 120 + 2 * 60 + 2 * 59 + 60) / 60:.1f}") in section.rows
 
 
 def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_path):
