@@ -207,6 +207,8 @@ def test_each_arm_has_its_counterparts():
     assert counterparts(soft, arms | {Arm("random", "random", "soft")})[0] == Arm("random", "random", "soft")
     assert [arm.name for arm in counterparts(memory, arms)] == ["real, memory random", "real, same steps", "real"]
     assert counterparts(RANDOM, arms) == []
+    longer, others = (Arm(name, name, "soft", "28 steps") for name in ("distilled", "random"))
+    assert counterparts(longer, arms | {longer, others}) == [others]     # `real, same steps` has the steps of others
 
 
 @pytest.mark.parametrize("change, message", [

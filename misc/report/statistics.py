@@ -125,7 +125,7 @@ def counterparts(arm: Arm, arms) -> list[Arm]:
     if "distilled" not in (arm.stream, arm.memory):
         return []
     found = []
-    for source, schedule in (("random", arm.schedule), ("real", SAME_STEPS), ("real", arm.schedule)):
+    for source, schedule in (("random", arm.schedule), ("real", arm.schedule or SAME_STEPS), ("real", arm.schedule)):
         options = [arm.of(source, schedule=schedule, labels=labels) for labels in dict.fromkeys((arm.labels, "hard"))]
         found += [option for option in options if option in arms][:1]
     return list(dict.fromkeys(other for other in found if other != arm))
