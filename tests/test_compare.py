@@ -270,6 +270,20 @@ def test_what_task_arithmetic_does_with_its_memory_is_listed():
             "for distilled)") in equal_in_rows(rows)
 
 
+def test_every_setting_that_differs_between_the_sources_of_a_method_is_named():
+    runs = comparison({"real": [0.9], "random": [0.9], "distilled": [0.9]})
+    runs["soft"] = content(stream="distilled", steps=10, labels="soft")
+    for name, one in runs.items():
+        one["config"]["recipe"] = {"flip": 0.0 if name.startswith("real") else 0.5, "lr": 0.1}
+        one["config"] |= {"buffer": "class-balanced"} if name.startswith("distilled") else {}
+        one["config"] |= {"temperature": 4.0} if name == "soft" else {}
+    found = equal_in_rows(rows_of(runs))
+    assert "Not equal: flip (0.0 for real; 0.5 for random, distilled, distilled, soft labels)." in found
+    assert "Not equal: buffer (not stated for real, random, distilled, soft labels; class-balanced for distilled)." in found
+    assert "learning rate 0.1" in found and "temperature" not in found
+    assert "flip" not in equal_in_rows(rows_of({"a": content(), "b": content("finetune")}))
+
+
 def test_what_makes_accuracy_kept_mean_little_is_shown():
     runs = comparison({"real": [0.9, 0.9], "distilled": [0.9, 0.9]}, "task_arithmetic")
     for name, one in runs.items():

@@ -19,6 +19,7 @@ SETTINGS = {"network": "config.arch", "stem": "config.stem", "pixels": "config.s
             "class order": "config.class_order", "optimiser": "config.recipe.optimizer", "learning rate": "config.recipe.lr",
             "batch size": "config.recipe.batch_size", "buffer images": "config.buffer_size", "hardware": "hardware",
             "steps": "metrics.steps", "images of the stream": "metrics.stream_images", "labels": "config.labels"}
+NAMED = ("method", "stream", "buffer_source", "labels", "schedule", "seed", "steps", "digests.")     # by an arm, or above
 MEMORY = {"the images that choose Task Arithmetic's scale and head": "metrics.memory"}
 
 
@@ -248,11 +249,27 @@ def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, 
 
 
 def equal_in_rows(rows: Rows) -> str:
-    """The same for rows of continual runs, by arm; a common start that differs within a method is named."""
+    """The same for rows of continual runs, by arm; whatever else differs within a method is named."""
     groups = {(method, arm.name): list(row.values()) for method, arms in rows.items() for arm, row in arms.items()}
     merged = {key: runs for key, runs in groups.items() if key[0] == "task_arithmetic"}
-    return " ".join(filter(None, [equal_and_not(groups, 1, SETTINGS), equal_and_not(merged, 1, MEMORY),
+    return " ".join(filter(None, [equal_and_not(groups, 1, SETTINGS), equal_and_not(merged, 1, MEMORY), other_settings(rows),
                                   *map(different_starts, rows.values())]))
+
+
+def other_settings(rows: Rows) -> str:
+    """A sentence for each setting beside SETTINGS that differs between arms of a method, the temperature between soft ones."""
+    groups = {(method, arm): list(row.values()) for method, arms in rows.items() for arm, row in arms.items()}
+    keys = {key for runs in groups.values() for run in runs for key in run.config
+            if not key.startswith(NAMED) and f"config.{key}" not in SETTINGS.values()}
+    found = []
+    for key in sorted(keys):
+        own = {(method, arm.name): runs for (method, arm), runs in groups.items()
+               if key != "temperature" or arm.labels == "soft"}
+        values = {method: {str(run.config.get(key)) for (of, _), runs in own.items() if of == method for run in runs}
+                  for method in rows}
+        differ = {group: runs for group, runs in own.items() if len(values[group[0]]) > 1}
+        found.append(equal_and_not(differ, 1, {key.rpartition(".")[2].replace("_", " "): f"config.{key}"}))
+    return " ".join(filter(None, found))
 
 
 def different_starts(arms: dict[Arm, dict[int, Run]]) -> str:
