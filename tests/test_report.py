@@ -12,7 +12,7 @@ from PIL import Image
 
 from distillation.distilled_set import finish_distilled, row, write_image
 from misc.report.continual import distilling
-from misc.report.page import html_section
+from misc.report.page import chapters_of, html_section
 from misc.report.results import Results, Run
 from misc.report.section import Section, cell, left_columns, markdown_table, plain_table
 from misc.report.statistics import kept, mean_std, saved
@@ -173,6 +173,14 @@ def test_the_same_files_give_the_same_report(a_run, here):
     assert before == [(a_run / name).read_bytes() for name in names]
     assert answer.out.rstrip().endswith("\n".join(["Written:", *(f"  {a_run / name}" for name in (
         "report.html", "grid.png", "beside.png", "accuracy_vs_time.png"))]))
+
+
+def test_runs_of_one_name_have_a_chapter_each(tmp_path):
+    for seed in (0, 1):
+        write_student(tmp_path / f"seed{seed}" / "trial", "real", "hard", seed, 0.5 + seed / 4)
+    paths = [tmp_path / "seed0" / "trial", tmp_path / "seed1" / "trial", tmp_path / "seed0" / "trial"]
+    chapters = chapters_of(paths, {}, tmp_path)
+    assert {name: chapter[0].rows[0][2] for name, chapter in chapters.items()} == {"Trial": "50.0", "Seed1-trial": "75.0"}
 
 
 def test_stages_alone_make_a_report(tmp_path, here):

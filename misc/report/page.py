@@ -41,7 +41,11 @@ def chapters_of(paths: list[Path], tables: Tables, figures: Path, command: str =
     found = {}
     for path in paths:
         files = [path] if path.is_file() or is_run(path) else sorted(path.glob("*.json*")) if path.is_dir() else []
-        found |= {file.stem if file.is_file() else file.resolve().name: file for file in files}
+        for file in files:
+            places = [*file.resolve().parent.parts, file.stem if file.is_file() else file.resolve().name]
+            name = next(name for depth in range(1, len(places) + 1) if (name := "-".join(places[-depth:])) not in found
+                        or found[name].resolve() == file.resolve())
+            found[name] = file      # of two with one name the second has its folder's name before it
     chapters = {}
     for name in sorted(found, key=[*TITLES, *found].index):
         prefix = "" if len(found) == 1 else f"{name}/"
