@@ -214,15 +214,15 @@ def computed(s: dict, data: tuple[int, int, int, int], tflops: float) -> dict[st
 
     def trained(network, side: int) -> float:
         return rate(lambda: network(torch.empty(2, 3, side, side)).sum().backward(), units=2)
-    width, side, text = unet.config.in_channels, unet.config.sample_size, unet.config.cross_attention_dim
+    shape, text = StableDiffusionGenLatentsPipeline(vae).latent_shape(size), unet.config.cross_attention_dim
     views, one = int(s["INPUT_SIZE"]), trained(learner, data[3])
     batch, replay = int(s["BATCH_SIZE"]), int(s["REPLAY_BATCH_SIZE"])
-    latents = torch.randn(math.ceil(data[1] / data[0]), *StableDiffusionGenLatentsPipeline(vae).latent_shape(size))
+    latents = torch.randn(math.ceil(data[1] / data[0]), *shape)
     began = time.process_time()
     find_prototypes(latents, int(s["IPC"]), int(s["KM_EXPAND"] or 0) or None, 0, kmeans=s["KMEANS"])
     return {"classes clustered": 1 / (time.process_time() - began),
             "images encoded": rate(lambda: vae.encode(torch.empty(1, 3, size, size))),
-            "guided steps": rate(lambda: unet(torch.empty(2, width, side, side), torch.ones(1), torch.empty(2, 77, text))),
+            "guided steps": rate(lambda: unet(torch.empty(2, *shape), torch.ones(1), torch.empty(2, 77, text))),
             "teacher's views trained": trained(teacher, views), "student's views trained": trained(student, views),
             "views labelled": rate(lambda: teacher(torch.empty(2, 3, views, views)), units=2),
             **{f"{method} steps": one / (batch + replay * {"er": 1, "agem": 1, "derpp": 2}.get(method, 0))

@@ -60,6 +60,9 @@ def test_operations_are_the_published_ones(tiny):
     rates = computed({**tiny, "INPUT_SIZE": "224"}, (1000, 12_000, 1000, 32), 20)
     assert 20e12 / rates["views labelled"] == pytest.approx(2 * 1.814e9, rel=0.01)   # torchvision: 1.814 billion multiply-adds
     assert 2.9 < rates["views labelled"] / rates["teacher's views trained"] <= 3     # images need no gradient
+    larger = computed({**tiny, "SIZE": str(2 * SIZE)}, (1000, 12_000, 1000, 32), 20)
+    for unit in ("images encoded", "guided steps"):
+        assert larger[unit] < rates[unit] / 3.9, unit
     assert rates["er steps"] == pytest.approx(rates["finetune steps"] / 2) and rates["classes clustered"] > 0
 
 
