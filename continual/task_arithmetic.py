@@ -18,7 +18,7 @@ from continual.learner import Learner
 from continual.merging import MERGES
 from continual.metrics import masked_accuracy
 from continual.streams import Batch, Task
-from continual.training import Trainer, bn_momentum, only
+from continual.training import Trainer, augment, bn_momentum, only
 from scripts.parallel import batch_norms
 
 STATE = ("vectors", "head_rows", "curves", "start", "expert")
@@ -125,7 +125,8 @@ class TaskArithmetic(Learner):
         """Augmented views of the whole buffer, at least LEAST_VIEWS of them, and their labels."""
         images, labels = self.buffer.contents()
         rows = torch.arange(max(len(labels), LEAST_VIEWS), device=labels.device) % len(labels)
-        return self.trainer.views(images[rows], self.trainer.rng("memory-views", task.index)), labels[rows]
+        rng, recipe = self.trainer.rng("memory-views", task.index), self.trainer.recipe
+        return augment(images[rows], rng, recipe.min_scale, recipe.flip), labels[rows]  # a part of merging's seconds
 
 
 def head_of(network: nn.Module) -> nn.Linear:

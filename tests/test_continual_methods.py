@@ -266,6 +266,13 @@ def test_experts_begin_where_they_should_and_vectors_cancel():
     assert torch.equal(learner.vectors[1], ends[1] - ends[0]) and torch.equal(learner.origin, ends[0])
 
 
+def test_merging_takes_no_seconds_of_another_phase(tmp_path):
+    learner = TaskArithmetic(new_trainer(), Reservoir(ROOM, SHAPE, "cpu"), "mean", [1.0], 0)
+    learner.begin(task := two_tasks()[0], 1)
+    learner.end(task)
+    assert set(learner.trainer.timers.phases) == {"buffer", "merge"}
+
+
 def test_an_expert_leaves_the_head_of_other_classes_alone_and_test_images_choose_nothing(tmp_path):
     merged = []
     for test in (some_images(3, seed=1), some_images(3, seed=2)):
