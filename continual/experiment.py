@@ -211,8 +211,9 @@ def merging_facts(run: Run, prepared: Prepared, sources: Sources, output: Path) 
         class_il, task_il = prepared.tested(prepared.network)
         start.update(class_il_acc=fmean(class_il), task_il_acc=fmean(task_il))
     prepared.learner.set_start()
+    why = "is small" if run.buffer_source == run.stream else "has some of them"
     memory = ("scale, BatchNorm and head are chosen on the buffer's images, which were "
-              + ("held out of training" if prepared.held_out else "trained on too, since the stream is small"))
+              + ("held out of training" if prepared.held_out else f"trained on too, since the stream {why}"))
     return {"start": start, "memory": memory}
 
 

@@ -83,12 +83,16 @@ def merge_tasks(tasks: list[Task]) -> Task:
 def hold_out(task: Task, count: int, seed: int, least_ratio: int = 5) -> tuple[Task, bool]:
     """Take `count` class-balanced images of a task as its memory, out of training where it has `least_ratio` times as many.
 
-    Returns the task and whether its memory is held out; a smaller task trains on its memory too.
+    Returns the task and whether its memory is held out; a smaller task trains on its memory too. A memory of another source
+    is held out where the stream has none of its images, as random real ones and all real ones have in common.
     """
     chosen = balanced_rows(task.memory.labels, count, generator_for(seed, "memory", task.index))
     memory = task.memory.rows(chosen)
-    if not task.memory_is_stream or len(task.train) < least_ratio * count:
-        return replace(task, memory=memory), not task.memory_is_stream
+    if not task.memory_is_stream:
+        stream, chosen = ({hash(image.numpy().tobytes()) for image in part.images.cpu()} for part in (task.train, memory))
+        return replace(task, memory=memory), stream.isdisjoint(chosen)
+    if len(task.train) < least_ratio * count:
+        return replace(task, memory=memory), False
     rest = torch.ones(len(task.train), dtype=torch.bool, device=chosen.device)
     rest[chosen] = False
     return replace(task, train=task.train.rows(rest), memory=memory), True

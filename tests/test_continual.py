@@ -74,6 +74,8 @@ def test_memory_is_held_out_only_where_the_task_can_spare_it():
     assert not kept & {tuple(row) for row in task.train.images.flatten(1).tolist()}
     task, held = hold_out(tasks[0], 6, 0)
     assert not held and len(task.train) == 24 and len(task.memory) == 6
+    for memory, apart in ((streams.random_images(images, some_images(3), 0), False), (some_images(3, seed=2), True)):
+        assert hold_out(make_tasks(images, memory, memory, [(0, 1), (2, 3)])[0], 4, 0)[1] is apart
     assert len(merge_tasks(tasks).train) == 48 and merge_tasks(tasks).classes == (0, 1, 2, 3)
 
 
