@@ -227,7 +227,7 @@ def load_start(run: Run, network: nn.Module, sources: Sources, output: Path) -> 
     if merging.start == "imagenet":
         return pretrained_backbone(run.arch, run.stem, network)
     if merging.start != "distilled":
-        return read_start(Path(merging.start), network)
+        return read_start(Path(merging.start), network, sources.test.classes)
     images = sources.of("distilled", run.seed)
     config = {"arch": run.arch, "stem": run.stem, "size": run.size, "seed": run.seed, "steps": merging.start_steps,
               "recipe": settings(run.recipe), "digest": images.digest}

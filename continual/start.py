@@ -9,6 +9,7 @@ from continual.streams import Task, batches
 from continual.task_arithmetic import head_of
 from continual.timing import Timers
 from continual.training import Recipe, Trainer
+from distillation.distilled_set import check_class_names
 from matching.image_set import ImageSet
 from scripts.artefact import begin, finish, raise_first, read_manifest
 from scripts.cli import InputError, Progress
@@ -57,8 +58,8 @@ def pretrained_backbone(arch: str, stem: str, network: nn.Module, weights: str =
     return {"name": "imagenet", "seconds": 0.0, "note": f"torchvision's {weights} with a new head"}
 
 
-def read_start(folder: Path, network: nn.Module) -> dict:
-    """Load the weights of a teacher or student into `network`. Raises InputError where they do not fit."""
+def read_start(folder: Path, network: nn.Module, classes: list[dict]) -> dict:
+    """Load the weights of a teacher or student of `classes` into `network`. Raises InputError where they do not fit."""
     kind = next((kind for kind in ("teacher", "student") if _is(folder, kind)), None)
     if kind is None:
         raise InputError(f"--start {folder}: expected random, task1, imagenet, distilled or a finished folder of kind "
@@ -70,6 +71,7 @@ def read_start(folder: Path, network: nn.Module) -> dict:
         config = manifest["config"]
         raise InputError(f"--start {folder}: expected the network of --arch and --stem with as many classes, found "
                          f"{config['arch']} {config['stem']} with {len(manifest['classes'])} classes") from None
+    check_class_names(f"--start {folder}", manifest["classes"], "the stream", classes)
     return {"name": folder.name, "seconds": 0.0, "note": f"a {kind} that has seen all {len(manifest['classes'])} classes"}
 
 

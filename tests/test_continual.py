@@ -247,6 +247,14 @@ def test_a_start_that_was_trained_again_is_another_start(data, tmp_path, monkeyp
     assert "begun with digests" in refusal(monkeypatch, capsys, *words)
 
 
+def test_a_start_that_has_seen_other_classes_is_refused(data, tmp_path, monkeypatch, capsys):
+    manifest = write_teacher(tmp_path / "teacher") / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"c3"', '"c4"'))
+    words = tiny(data, tmp_path / "out", "--method", "task_arithmetic", "--tasks", 2, "--start", tmp_path / "teacher",
+                 "--arch", FAST)
+    assert "expected the 4 classes of the stream in its order, found 4: c0, c1, c2, c4" in refusal(monkeypatch, capsys, *words)
+
+
 def test_a_run_that_was_refused_before_its_first_step_can_be_corrected(data, tmp_path, monkeypatch, capsys):
     words = tiny(data, tmp_path / "out", "--method", "finetune", "--arch", FAST)
     assert "--tasks: expected between 1 and 4 tasks" in refusal(monkeypatch, capsys, *words, "--tasks", 5)
