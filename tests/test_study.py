@@ -131,6 +131,13 @@ def test_minutes_count_an_encoding_that_several_ipcs_share_once():
     assert ("prototypes", "5", f"{(120 + 121 + 120 + 2 * 60 + 2 * 59 + 60) / 60:.1f}") in section.rows
 
 
+def test_a_teacher_that_fails_ends_the_study(tmp_path):
+    write_idx(tmp_path / "data", count=60)
+    answer = shell("misc/studies/fashion_mnist.sh", DATA=tmp_path / "data", STUDY=tmp_path / "run", PARTS="teachers",
+                   VALIDATION="20", NETWORKS="nonesuch")
+    assert answer.returncode and "found nonesuch" in answer.stderr and not (tmp_path / "run" / "stages.jsonl").exists()
+
+
 def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_path):
     write_idx(tmp_path / "data", count=60)
     tiny = {"DATA": tmp_path / "data", "STUDY": tmp_path / "run", "PRIOR": DIGITS_LDM, "VALIDATION": "20", "SEEDS": "0",
