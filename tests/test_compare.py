@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import stats
 
 from distillation.distilled_set import finish_distilled, row, write_image
-from misc.report.continual import fashion_payback, paired_section
+from misc.report.continual import fashion_payback, paired_section, runs_section
 from misc.report.curves import crossing, curves_of, least_cost, least_costs
 from misc.report.results import Arm, Results, Run, continual_rows, read_run
 from misc.report.section import cell, interval_cell
@@ -268,6 +268,11 @@ def test_what_task_arithmetic_does_with_its_memory_is_listed():
                     for stream, steps, use in (("real", 30, "held out of training"), ("distilled", 10, "trained on too"))})
     assert ("Not equal: the images that choose Task Arithmetic's scale and head (held out of training for real; trained on too "
             "for distilled)") in equal_in_rows(rows)
+
+
+def test_peak_memory_is_said_to_be_that_of_the_process():
+    said = [runs_section(rows_of({"a": content(**more)})).says for more in ({"peak_memory_bytes": 1e9}, {})]
+    assert ["Peak memory on a CPU is that of the process so far" in one for one in said] == [True, False]
 
 
 def test_every_setting_that_differs_between_the_sources_of_a_method_is_named():

@@ -76,6 +76,8 @@ def runs_section(rows: Rows, wanted=tuple(COLUMNS), expected=()) -> Section:
     text = ("Mean ± standard deviation over seeds (n), tested on real images after the last task. `real` takes its own epochs; "
             "`real, same steps` takes as many steps as the small sets. Labels are hard and the memory is the stream's unless "
             "named. Time saved and ACC kept are against `real`, over common seeds. " + SLOW_SEEDS + " "
+            + ("Peak memory on a CPU is that of the process so far, which may have done other runs before. "
+               if "peak_memory_bytes" in columns else "")
             + common_start(rows) + stats.equal_in_rows(rows)
             + (f" Not in these results: {', '.join(absent)}." if absent else ""))
     return Section("Runs", text, ("Method", "Source", *(head for head, _, _ in columns.values()), "n"),
