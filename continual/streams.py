@@ -10,7 +10,7 @@ from torch import Tensor
 from distillation.images import resized
 from matching.image_set import ImageSet, image_set
 from scripts.cli import InputError
-from scripts.randomness import generator_for, seed_for
+from scripts.randomness import generator_for, seed_for, seed_network
 
 
 @dataclass(frozen=True)
@@ -140,5 +140,6 @@ def batches(images: ImageSet, steps: Iterable[int], batch_size: int, seed: int, 
     for step in steps:
         first = step * batch_size
         rows = torch.tensor([row_at(first + offset) for offset in range(batch_size)], device=images.labels.device)
+        seed_network(seed, task, step)
         yield Batch(images.images.index_select(0, rows), images.labels[rows], min(max(count - first, 0), batch_size),
                     np.random.default_rng(seed_for(seed, "step", task, step)))

@@ -113,7 +113,7 @@ def train_experts(folder: Path, config: dict, images, split, args, device) -> No
     from scripts.artefact import finish, write_result
     from scripts.files import write_tensors
     from scripts.networks import normalise
-    from scripts.randomness import generator_for, seed_for
+    from scripts.randomness import generator_for, seed_for, seed_network
     images, labels = images.to(device), torch.from_numpy(split.labels).to(device)
     started, files = time.perf_counter(), []
     for expert in Progress(range(args.experts), desc="experts", unit="expert"):
@@ -125,6 +125,7 @@ def train_experts(folder: Path, config: dict, images, split, args, device) -> No
         optimizer = torch.optim.SGD(network.parameters(), args.expert_lr)
         for epoch, name in enumerate(names):
             write_tensors(folder / name, network.state_dict())
+            seed_network(args.seed, "expert", expert, epoch)
             order = torch.randperm(len(images), generator=generator_for(args.seed, "expert", expert, epoch)).to(device)
             for rows in order.split(args.expert_batch) if name != names[-1] else ():
                 optimizer.zero_grad()
@@ -148,7 +149,7 @@ def match(folder: Path, config: dict, experts: Path, split, args, device) -> Non
     from distillation.real_subset import at_random
     from scripts.files import read_tensors
     from scripts.networks import normalise, normalised_range
-    from scripts.randomness import generator_for, seed_for
+    from scripts.randomness import generator_for, seed_for, seed_network
     from scripts.training import Loop
     chosen = torch.cat([images for _, images, _ in at_random(split, list(range(len(split.classes))), args.ipc, args.size,
                                                              args.seed, args.num_workers)])
@@ -165,6 +166,7 @@ def match(folder: Path, config: dict, experts: Path, split, args, device) -> Non
     for step in loop:
         # draw the expert, the start and the student's batches
         generator = generator_for(args.seed, "match", step)
+        seed_network(args.seed, "match", step)
         expert, epoch = (int(torch.randint(limit, (), generator=generator)) for limit in (args.experts, args.last_start + 1))
         start, target = (read_tensors(experts / weights_file(expert, at)) for at in (epoch, epoch + args.expert_epochs_ahead))
         batches = [torch.randperm(len(labels), generator=generator)[:args.student_batch].to(device)

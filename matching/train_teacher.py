@@ -93,7 +93,7 @@ def main(args):
     crops = {"shifts": True} if args.crop == "pad" else {"scale": (args.min_scale_crops, args.max_scale_crops)}
     views = Views(args.input_size, args.seed, flip=args.flip, cutout=args.cutout, **mix_of(args), **crops)
     recipe = Recipe(args.epochs, args.batch_size, views, args.schedule, ema=args.ema, bf16=args.bf16,
-                    save_seconds=args.save_seconds)
+                    save_seconds=args.save_seconds, seed=args.seed)
     optimizer = new_optimizer(args.optimizer, parameter_groups(network, config["weight_decay"]), config["learning_rate"],
                               momentum=args.momentum, nesterov=args.momentum > 0)
     model, loop = train(network, padded, Labels(images.weights, args.label_smoothing), recipe, optimizer, folder, "teacher",

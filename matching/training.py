@@ -18,7 +18,7 @@ from scripts.artefact import finish, write_result
 from scripts.files import write_tensors, write_text
 from scripts.networks import WEIGHTS, accuracy, predict
 from scripts.parallel import LEAST_ROWS, Team, batch_norms
-from scripts.randomness import seed_for
+from scripts.randomness import seed_for, seed_network
 from scripts.training import CURVES, Loop, averaged, half_precision
 
 STATE, METRICS = "state.pt", "metrics.jsonl"  # in a model's folder: the resume point, and one line per epoch
@@ -42,6 +42,7 @@ class Recipe:
     ema: float = 0.0
     bf16: bool = False
     save_seconds: float = 20
+    seed: int = 0  # of what the network draws itself
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def train(network: nn.Module, images: ImageSet | FileImages, labels: Labels, rec
     current = None
     for step in loop:
         epoch, batch = divmod(step, per_epoch)
+        seed_network(recipe.seed, step, team.rank)
 
         # draw the epoch's views and labels
         if epoch != current:

@@ -17,3 +17,8 @@ def seed_for(seed: int, *where) -> int:
 def generator_for(seed: int, *where) -> torch.Generator:
     """A fresh generator for the place `where`, on the CPU: the same numbers for every device."""
     return torch.Generator().manual_seed(seed_for(seed, *where))
+
+
+def seed_network(seed: int, *where) -> None:
+    """Seed what a network draws itself (dropout, stochastic depth) at the place `where`; its layers take no generator."""
+    torch.manual_seed(seed_for(seed, "network", *where))

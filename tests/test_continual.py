@@ -65,6 +65,16 @@ def test_batches_show_every_image_once_before_any_twice():
     assert torch.equal(later[0].images, found[3].images) and later[0].rng.random() == found[3].rng.random()
 
 
+def test_dropout_is_a_function_of_seed_task_and_step():
+    images = some_images(5, 2)
+
+    def drawn(first, seed, task):
+        return [torch.rand(3).tolist() for _ in batches(images, range(first, 3), 4, seed, task)]
+    one, two = drawn(1, 0, 0)
+    assert drawn(2, 0, 0) == [two] != [one]
+    assert two not in (*drawn(2, 1, 0), *drawn(2, 0, 1))
+
+
 def test_memory_is_held_out_only_where_the_task_can_spare_it():
     images = some_images(12)
     tasks = make_tasks(images, images, some_images(3, seed=1), [(0, 1), (2, 3)])

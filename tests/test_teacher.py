@@ -123,6 +123,13 @@ def losses_of(digits, folder, network=None, **settings) -> tuple[nn.Module, list
     return network, loop.losses
 
 
+def test_dropout_is_a_function_of_the_seed(digits, tmp_path):
+    def losses(name, seed):
+        network = nn.Sequential(nn.Dropout(0.5), seeded("convnet_d3_w16", 10, "imagenet", 0, SIZE))
+        return losses_of(digits, tmp_path / name, network, seed=seed)[1]
+    assert losses("a", 1) == losses("b", 1) != losses("c", 2)
+
+
 def test_bfloat16_is_close_and_leaves_weights_and_loss_in_float32(digits, monkeypatch, tmp_path):
     monkeypatch.setattr(training, "has_bfloat16", lambda device_type: True)  # slow where the processor has none
     (exact, losses), (network, rounded) = losses_of(digits, tmp_path / "a"), losses_of(digits, tmp_path / "b", bf16=True)

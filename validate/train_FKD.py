@@ -248,7 +248,7 @@ def new_recipe(settings):
     views = Views(settings.input_size, settings.seed if settings.mode == "hard" else settings.fkd_seed,
                   (settings.min_scale_crops, settings.max_scale_crops), settings.flip, **mix_of(settings))
     return Recipe(settings.epochs, settings.batch_size, views, settings.lr_schedule, settings.gradient_accumulation_steps,
-                  settings.ema, settings.bf16, settings.save_seconds)
+                  settings.ema, settings.bf16, settings.save_seconds, settings.seed)
 
 
 def student_optimizer(settings, network):
