@@ -3,7 +3,8 @@
     python -m distillation.sre2l --teacher runs/digits/teacher --ipc 10 --save_init_image_path runs/distilled
 
 "Squeeze" is the teacher's training, "recover" this command, "relabel" matching.generate_soft_label (Yin et al. 2023, arXiv
-2306.13092). Writes `<save_init_image_path>/<dataset>_sre2l_ipc<IPC>`, a distilled set as gen_syn_image does. The teacher is
+2306.13092; the released code also shifts the views at random, weights the first layer's statistics tenfold, and has priors on
+pixels). Writes `<save_init_image_path>/<dataset>_sre2l_ipc<IPC>`, a distilled set as gen_syn_image does. The teacher is
 train_teacher's, or for ImageNet torchvision's (--weights). The same command resumes, also in the middle of a batch.
 """
 
