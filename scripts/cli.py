@@ -305,8 +305,9 @@ def _question(args, main, output: str) -> str:
 def _dates(path: str) -> list:
     """Size and date of a file or of a finished folder's manifest; of any other folder those of each folder and of its files."""
     manifest, seen = os.path.join(path, "manifest.json"), set()
-    if not os.path.isdir(path) or os.path.isfile(manifest):
-        return [_date(manifest if os.path.isfile(manifest) else path)]
+    ours = os.path.isfile(manifest) and os.path.isfile(os.path.join(path, "config.json"))   # others' data may have the first
+    if ours or not os.path.isdir(path):
+        return [_date(manifest if ours else path)]
     dates = []
     for folder, folders, _ in os.walk(path, followlinks=True):
         if os.path.realpath(folder) in seen:    # a link to a folder above

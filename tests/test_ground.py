@@ -196,3 +196,7 @@ def test_a_file_rewritten_among_many_is_another_input(tmp_path):
     assert cli._dates(str(tmp_path)) == before
     (tmp_path / "7.png").write_text("b picture")
     assert cli._dates(str(tmp_path)) != before
+    (tmp_path / "manifest.json").write_text("{}")     # of whoever made the pictures
+    before = cli._dates(str(tmp_path))
+    (tmp_path / "8.png").unlink()
+    assert cli._dates(str(tmp_path)) != before
