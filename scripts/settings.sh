@@ -7,7 +7,7 @@
 value='' here=$OLDPWD/
 [ "$OLDPWD" != "$PWD" ] || here=
 for name in RUN DATA VAL PROMPTS PROTOTYPES DISTILLED RANDOM_REAL TEACHER SOFT_LABELS STUDENT LDM OUTPUT_DIR COMPARISON \
-    CHECKPOINT INIT; do
+    CHECKPOINT INIT VAL_LABELS; do
     eval "value=\${$name-}"
     case $value in '' | /*) continue ;; esac
     # a checkpoint that is no folder here is a name on the hub

@@ -193,6 +193,8 @@ def test_a_relative_path_means_the_folder_where_the_user_stands(asked, tmp_path)
     assert found.diffusion_checkpoints_path == f"{tmp_path}/own-ldm"
     (found,) = asked("distillation/gen_prototype", cwd=tmp_path, DATASET="folder", CHECKPOINT="name/on-the-hub", DATA="/data")
     assert (found.diffusion_checkpoints_path, found.data_dir) == ("name/on-the-hub", "/data")
+    (found,) = asked("matching/train_teacher", cwd=tmp_path, VAL_LABELS="labels.csv")
+    assert found.val_labels == f"{tmp_path}/labels.csv"
     (found,) = asked("distillation/gen_prototype", DATASET="folder", **given)
     assert found.data_dir == "images"
 
