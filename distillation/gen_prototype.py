@@ -207,10 +207,12 @@ def complete(folder: Path, split, config: dict, pipeline, seconds: dict) -> None
 
 
 def write_originals_file(folder: Path) -> None:
-    """Write the original's JSON file beside the finished `folder`."""
+    """Write the original's JSON file beside the finished `folder`, unless it is there and not older than the folder."""
     from distillation.prototypes import read_prototypes, write_json_file
+    from scripts.cli import finished
     path = folder.with_name(folder.name + ".json")
-    if path.exists():
+    finished.append(path)
+    if path.exists() and path.stat().st_mtime_ns >= (folder / "manifest.json").stat().st_mtime_ns:
         print(f"{path}: there already, left as it is")
         return
     classes, found, _ = read_prototypes(folder)

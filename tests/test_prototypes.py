@@ -16,6 +16,7 @@ from distillation.datasets import decode, load_split
 from distillation.encoding import Encoding, encode_classes
 from distillation.prototypes import cluster, find_prototypes, inliers, nearest_members, read_prototypes
 from matching.image_set import distilled_images
+from scripts import cli
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 from scripts.randomness import generator_for
 
@@ -182,6 +183,11 @@ def test_json_round_trip_in_the_originals_layout(gen_prototype):
         assert answer.code == 0, answer.err
     assert "left as it is" in answer.out
     path = folder.with_suffix(".json")
+    assert path in cli.finished     # the same command makes it again where it is gone
+    path.unlink()
+    assert gen_prototype("--format", "json")[0].code == 0 and path.exists()
+    shutil.rmtree(folder)     # other prototypes in its place
+    assert gen_prototype("--format", "json", "--seed", 1)[0].code == 0
     content = json.loads(path.read_text())
     assert list(content) == [name.replace("_", " ") for name in CLASSES]
     assert np.array(list(content.values())).shape == (12, IPC, 4, 8, 8)
