@@ -9,7 +9,6 @@ cd "$(dirname "$0")/.."
 METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic}
 STREAMS=${STREAMS:-real${DISTILLED:+ random distilled}}
 STREAM_LABELS=${STREAM_LABELS:-hard}     # hard, soft (TEACHER's) or both
-SOFT_STREAMS=${SOFT_STREAMS:-random distilled}
 SAME_STEPS=${SAME_STEPS:-}               # per task: real streams once more with as many steps as the small sets
 
 case $SCHEDULE in                        # each value per task: one, or one per stream in the order of STREAMS
@@ -36,11 +35,8 @@ train() {
 
 # shellcheck disable=SC2086  # lists of words
 for KIND in $STREAM_LABELS; do
-    case $KIND in
-    hard) train --stream $STREAMS $LENGTH $OWN --output-dir "$OUTPUT_DIR" "$@" ;;
-    *) train --stream $SOFT_STREAMS $LENGTH "${VALUES##* }" --labels "$KIND" --teacher "$TEACHER" \
-        --output-dir "$OUTPUT_DIR" "$@" ;;      # the small sets' length is the last of the list
-    esac
+    case $KIND in hard) LABELLER= ;; *) LABELLER=$TEACHER ;; esac
+    train --stream $STREAMS $LENGTH $OWN --labels "$KIND" ${LABELLER:+--teacher "$LABELLER"} --output-dir "$OUTPUT_DIR" "$@"
 done
 [ -z "$SAME_STEPS" ] || train --stream real --steps "$SAME_STEPS" --output-dir "$OUTPUT_DIR/same-steps" "$@"
 [ -z "$COMPARISON" ] || python -m misc.report compare "$OUTPUT_DIR" --output "$COMPARISON"

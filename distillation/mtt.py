@@ -85,7 +85,7 @@ def main(args):
     if begin(experts, "experts", shared, wait=True):     # sets of other sizes may train them at this moment
         print(f"{experts}: complete, nothing to do")
     else:
-        train_experts(experts, shared, *decode_all(split, args.size, args.num_workers), args, accelerator.device)
+        train_experts(experts, shared, *decode_all(split, args.size, args.num_workers, "centre"), args, accelerator.device)
     config = {"method": "mtt", **shared, **{name: getattr(args, name) for name in OF_IMAGES}, "image_size": args.size,
               "trajectories": identity(experts)}
     if not begin_together(folder, "distilled", config, accelerator):

@@ -8,10 +8,12 @@ cd "$(dirname "$0")/.."
 . scripts/settings.sh
 
 if [ -n "$WEIGHTS" ]; then
-    set -- --teacher-arch "$TEACHER_ARCH" --weights "$WEIGHTS" "$@"
+    set -- --weights "$WEIGHTS" "$@"
 else
     set -- --teacher "$TEACHER" "$@"
 fi
+# of the weights, or of a TEACHER that is a checkpoint file; a folder of train_teacher knows its own
+set -- --teacher-arch "$TEACHER_ARCH" --stem "$TEACHER_STEM" "$@"
 # with PROTOCOL=d4m the images of a student's batch share one mix, so the labels have the student's batches
 case $PROTOCOL in d4m) LABEL_BATCH=${BATCH:-1024}; set -- --mix-per batch "$@" ;; esac
 $LAUNCH -m matching.generate_soft_label \

@@ -106,7 +106,7 @@ def report(result: dict) -> list:
             "Distances are root-mean-square pixel distances (0 to 1) to the nearest training image; a copy has 0.")
     if near:
         says += (f" Precision is the fraction of drawn images near one of the {UNSEEN}, recall that of these near a drawn one, "
-                 "in the judge's features, with as many real images as drawn ones.")
+                 "in the judge's features, with as many real images as drawn ones, or all where there are fewer.")
     return [Section("Judge", says, tuple(header[place] for place in kept),
                     tuple(tuple(row[place] for place in kept) for row in rows))]
 

@@ -236,11 +236,12 @@ def report(result: dict) -> list:
              "; ".join(f"{unit['per_second']:,.2f}" if unit["per_second"] else NONE for unit in one["units"]),
              NONE if one["seconds"] is None else f"{one['seconds'] / 60:,.1f}", size(one["disk_bytes"]),
              size(one["memory_bytes"])) for one in result["stages"]]
-    rows.append(("total", NONE, NONE, f"{result['seconds'] / 60:,.1f}",
+    unknown = any(one["seconds"] is None for one in result["stages"])
+    rows.append(("total of the stages with rates" if unknown else "total", NONE, NONE, f"{result['seconds'] / 60:,.1f}",
                  size(sum(one["disk_bytes"] for one in result["stages"])), NONE))
-    says = (f"IPC {result['ipc']}, processes: {result['gpus']}. Rates: {result['rates']}. Processes divide a stage without "
-            "loss; reading files and starting processes are not counted. Memory is that of weights, images and latents; "
-            "activations come on top.")
+    says = (f"IPC {result['ipc']}, processes: {result['gpus']}. Rates: {result['rates']}. The time of continual is "
+            "that of one process; processes divide the other stages without loss. Reading files and starting processes are not "
+            "counted. Memory is that of weights, images and latents; activations come on top.")
     return [Section("Plan", says, ("Stage", "Units", "Units/s of one process", "Time (min)", "On disk", "Memory"), tuple(rows))]
 
 

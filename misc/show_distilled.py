@@ -79,8 +79,9 @@ def main(args):
     if prototypes is None and "prototypes" in config.get("source", {}):
         print("left out of neighbours.png and latents.png: the prototypes; they need --prototype_path")
     pipeline, size = load_encoder(args, prototypes, made_with)
-    views = compare(args, pipeline, size, split, distilled, rows, prototypes, shown)
-    show_neighbours(output / "neighbours.png", pipeline, split, distilled, rows, views)
+    fit = fit_of(config, made_with)
+    views = compare(args, pipeline, size, split, fit, distilled, rows, prototypes, shown)
+    show_neighbours(output / "neighbours.png", pipeline, split, fit, distilled, rows, views)
     if sum(len(view.real_latents) for view in views) > 1:   # two components need two images
         show_latents(output / "latents.png", distilled, views, f"{Path(args.diffusion_checkpoints_path).name} at {size} pixels")
     write_numbers(output / "result.json", folder, split, distilled, views)
@@ -159,7 +160,14 @@ def load_encoder(args, prototypes, made_with: dict):
     return pipeline, size
 
 
-def compare(args, pipeline, size: int, split, distilled, rows: list[dict], prototypes, shown: list[int]) -> list[ClassView]:
+def fit_of(config: dict, made_with: dict) -> str:
+    """How training images become squares (`fit_image`): as for the set, so that a copy has the distance 0."""
+    cut = made_with.get("prototype") == "random" or config.get("method") in ("random", "herding", "kcenter", "mtt")
+    return "centre" if cut else made_with.get("resize", "squash")
+
+
+def compare(args, pipeline, size: int, split, fit: str, distilled, rows: list[dict], prototypes,
+            shown: list[int]) -> list[ClassView]:
     """Compare each class shown with all its training images."""
     import numpy as np
     import torch
@@ -174,7 +182,8 @@ def compare(args, pipeline, size: int, split, distilled, rows: list[dict], proto
         def in_batches(work, source, rows, size_pixels: int):
             parts = []
             for first in range(0, len(rows), args.batch_size):
-                images = decode(source, rows[first:first + args.batch_size], size_pixels, args.num_workers)
+                images = decode(source, rows[first:first + args.batch_size], size_pixels, args.num_workers,
+                                fit if source is split else "squash")
                 parts.append(work(images).cpu())
                 bar.update(len(images))
             return torch.cat(parts).flatten(1)
@@ -251,7 +260,7 @@ def row_titles(folder: Path, config: dict) -> tuple[str, ...]:
     return how, f"{how}, strength {config['strength']}" if "strength" in config else folder.name, folder.name, str(folder)
 
 
-def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], views: list) -> None:
+def show_neighbours(path: Path, pipeline, split, fit: str, distilled, rows: list[dict], views: list) -> None:
     """The images of the largest clusters of each class, beside their prototypes and nearest training images."""
     import numpy as np
     names, groups = unique_names(distilled.classes), min(GROUPS, *(len(view.images) for view in views))
@@ -266,7 +275,7 @@ def show_neighbours(path: Path, pipeline, split, distilled, rows: list[dict], vi
     beside = f"; training images to one another: median {np.median(among_real):.3f}" if len(among_real) else ""
     grid, notes = {}, {}
     for view in views:
-        cells = [group_cells(view, place, pipeline, split, distilled) for place in heaviest(view, rows)[:groups]]
+        cells = [group_cells(view, place, pipeline, split, fit, distilled) for place in heaviest(view, rows)[:groups]]
         line = [cell for group in cells for cell in (*group, (None, ""))][:-1]
         grid[names[view.label]], notes[names[view.label]] = zip(*line, strict=True)
     caption = (f"{distilled.name}. {says} (root-mean-square distance of {PIXELS} x {PIXELS} grey pixels, 0 to 1{beside}). "
@@ -283,7 +292,7 @@ def heaviest(view, rows: list[dict]) -> list[int]:
     return sorted(range(len(view.images)), key=order if rows else None)
 
 
-def group_cells(view, place: int, pipeline, split, distilled) -> list[tuple]:
+def group_cells(view, place: int, pipeline, split, fit: str, distilled) -> list[tuple]:
     """An image and its neighbours, each with the line below it."""
     from distillation.datasets import decode
     from distillation.images import to_pil, to_uint8
@@ -292,7 +301,7 @@ def group_cells(view, place: int, pipeline, split, distilled) -> list[tuple]:
 
     def real(neighbours: tuple, which: int, digits: int):
         nearest_rows, apart = neighbours
-        return to_pil(decode(split, [nearest_rows[which]], image.width)[0]), f"{apart[which]:.{digits}f}"
+        return to_pil(decode(split, [nearest_rows[which]], image.width, fit=fit)[0]), f"{apart[which]:.{digits}f}"
     cells = [(image, ""), real(view.by_pixels, place, 3)]
     if view.by_latents:
         which = view.prototype_of[place]

@@ -197,6 +197,20 @@ def test_copies_are_exposed(show, random_set, image_data, tmp_path):
     assert [len(line) for line in panels(tmp_path / "shown" / "neighbours.png")] == [2 * 2] * 2
 
 
+def test_copies_of_wide_images_have_no_distance(here, show, tmp_path):
+    for number in range(6):
+        folder = tmp_path / "wide" / "train" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (6, 12, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((96, 48), Image.BICUBIC).save(folder / f"{number}.png")
+    data = ("--dataset", "folder", "--data_dir", tmp_path / "wide")
+    assert here("distillation.gen_syn_image", *data, "--method", "random", "--ipc", 2, "--image_size", SIZE,
+                "--save_init_image_path", tmp_path / "sets").code == 0
+    assert show(tmp_path / "sets" / "folder_random_ipc2", *data, data=False).code == 0
+    result = json.loads((tmp_path / "shown" / "result.json").read_text())
+    assert [entry["distance"] for entry in result["images"]] == [0] * 4
+
+
 def test_the_map_is_the_latents_principal_components(show, random_set, image_data, vae, tmp_path):
     """One class: its marks in the picture lie as numpy's own components of the class's latents say, up to scale and sign."""
     from matplotlib.colors import to_rgb

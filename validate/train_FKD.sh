@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 case $LABELS-$PROTOCOL in       # "$@" stays last, so that its flags win
 soft-rded)
-    set -- ${WEIGHTS:+--teacher-arch "$TEACHER_ARCH" --weights "$WEIGHTS"} "$@"
+    set -- --teacher-arch "$TEACHER_ARCH" --teacher-stem "$TEACHER_STEM" ${WEIGHTS:+--weights "$WEIGHTS"} "$@"
     [ -n "$WEIGHTS" ] || set -- --teacher "$TEACHER" "$@" ;;
 soft-*) set -- --fkd-path "$SOFT_LABELS" "$@" ;;
 *) set -- --labels "$LABELS" ${CLUSTER_WEIGHTS:+--cluster-weights} "$@" ;;
