@@ -10,18 +10,16 @@ encoded, one class in memory at a time.
 
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 
 from distillation.card import made_how, unique_names
 from misc.judge import PIXELS, quantiles, small
-from misc.report.figures import draw_grid, new_figure, plain_name, save
+from misc.report.pictures import draw_grid, draw_map
 from scripts.artefact import code_version, identity, package_versions, read_manifest
 from scripts.cli import InputError, Parser, Progress, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
 from scripts.files import write_json
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
 GROUPS = 2              # images per class in neighbours.png
-TEN_COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#222222")
 POINTS = 200            # real images per class on the map
 
 
@@ -329,45 +327,6 @@ def show_latents(path: Path, distilled, views: list, encoder: str) -> None:
                + (", joined to their prototypes." if views[0].by_latents else "."))
     draw_map(path, [group(view) for view in views], labels, caption)
     print(f"{path}: {caption}")
-
-
-def draw_map(path: Path, groups: list[tuple], labels: list[str], caption: str) -> None:
-    """Points in the plane, a colour per group of (mark, name, real [N, 2], distilled [M, 2], prototypes [M, 2] or empty).
-
-    Prototypes, or without them the distilled points, carry the group's mark, for readers who cannot distinguish the colours.
-    """
-    import numpy as np
-    from matplotlib.lines import Line2D
-    width, height = np.ptp(np.concatenate([points for group in groups for points in group[2:4]]), axis=0)
-    figure, ((axis,),) = new_figure(7.4, 1.2 + 5 * min(max(height / width, 0.5), 1.5), dpi=200)
-    joined = len(groups[0][4]) > 0
-    for (mark, _, real, distilled, prototypes), colour in zip(groups, TEN_COLOURS, strict=False):
-        axis.scatter(*real.T, s=9, color=colour, alpha=0.4, lw=0, zorder=1)
-        marked = prototypes if joined else distilled
-        axis.scatter(*marked.T, s=120, color=colour, edgecolors="black", lw=1, zorder=3)
-        for point in marked:
-            axis.annotate(mark, point, ha="center", va="center_baseline", fontsize=7, color=ink_on(colour), zorder=4)
-        if joined:
-            axis.plot(*zip(prototypes.T, distilled.T, strict=True), color="black", lw=0.7, zorder=2)
-            axis.scatter(*distilled.T, s=42, marker="X", color=colour, edgecolors="white", lw=0.8, zorder=5)
-    axis.set(xlabel=labels[0], ylabel=labels[1], aspect="equal")
-    axis.spines[["top", "right"]].set_visible(False)
-    kinds = [("training image", "o", 3, "none"), ("prototype" if joined else "image of the set", "o", 10, "black")]
-    kinds += [("distilled image", "X", 8, "white")] if joined else []
-    handles = [Line2D([], [], ls="none", marker=marker, ms=size, mec=edge, color="#b0b0b0", label=name)
-               for name, marker, size, edge in kinds]
-    handles += [Line2D([], [], ls="none", marker="o", ms=8, color=colour,
-                       label=mark if name == mark else f"{mark}  {plain_name(name)}")
-                for (mark, name, *_), colour in zip(groups, TEN_COLOURS, strict=False)]
-    figure.legend(handles=handles, loc="outside right center", frameon=False)
-    figure.supxlabel(fill(caption, 125, break_on_hyphens=False), x=0.01, ha="left", fontsize=8, parse_math=False)
-    save(figure, path, bbox_inches="tight", pad_inches=0.05)
-
-
-def ink_on(colour: str) -> str:
-    """Black or white, whichever is more readable on `colour`, "#rrggbb"."""
-    red, green, blue = (int(colour[place:place + 2], 16) for place in (1, 3, 5))
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
 
 
 def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> None:

@@ -215,7 +215,7 @@ def test_the_map_is_the_latents_principal_components(show, random_set, image_dat
     """One class: its marks in the picture lie as numpy's own components of the class's latents say, up to scale and sign."""
     from matplotlib.colors import to_rgb
 
-    from misc.show_distilled import TEN_COLOURS
+    from misc.report.pictures import TEN_COLOURS
     assert show(random_set, "--classes", "gnu").code == 0
     label = CLASSES.index("gnu")
     latents = encoded(vae, training_files(image_data, label))

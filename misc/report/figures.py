@@ -1,9 +1,7 @@
-"""Every figure: students, continual runs, grids of images. The same numbers give the same PNG."""
+"""Figures of students and of continual runs. The same numbers give the same PNG."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
-from textwrap import fill
 
 from misc.report import tables
 from misc.report.results import METHODS, Results, Rows, Run, grouped, place_of
@@ -22,7 +20,6 @@ STUDENT_SETTINGS = {"network": "config.arch", "teacher": "config.teacher", "batc
 LABEL_SETTINGS = {**STUDENT_SETTINGS, "teacher": "config.teacher_arch", "temperature": "config.temperature",
                   "learning-rate schedule": "config.lr_schedule"}
 GREY = "#59626d"
-SHOWN_CLASSES, BESIDE = 10, 4
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, dpi=160, layout="constrained", **options):
@@ -285,106 +282,3 @@ def draw_label_bytes(path: Path, results: Results) -> None:
     tidy(axis)
     axis.margins(x=0.12)
     save(figure, path)
-
-
-def draw_grid(path: Path, names: list[str | None], rows: dict[str, list | None], notes: dict[str, list[str]] | None = None,
-              caption: str = "", cell_inches: float = 0.62, head_points: float = 11, width_inches: float | None = None) -> None:
-    """Named rows of images under named columns; a column None is a gap, a row None is not run, an image None is left empty.
-
-    `notes` are a line under each image, by row; `caption` goes below everything. The picture is as wide as its columns need,
-    or `width_inches`.
-    """
-    widths, notes = [0.2 if name is None else 1 for name in names], notes or {}
-    width = width_inches or 1.08 * cell_inches * sum(widths) + 0.2 + 0.1 * max(len(plain_name(name)) for name in rows)
-    caption = fill(caption, max(int(17 * width), 40), break_on_hyphens=False)
-    height = (cell_inches + (0.2 if notes else 0.08)) * len(rows) + 0.35 + 0.14 * len(caption.splitlines())
-    figure, axes = new_figure(width, height, len(rows), len(names), dpi=200, layout="compressed", width_ratios=widths)
-    for line, (name, images) in zip(axes, rows.items(), strict=True):
-        label = plain_name(name) if images else f"{plain_name(name)}\n({NOT_RUN})"
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
-        for place, axis in enumerate(line):
-            axis.set(xticks=[], yticks=[])
-            if images and images[place] is None:
-                axis.set_axis_off()
-            elif images:
-                axis.imshow(images[place])
-                axis.set_xlabel(notes.get(name, [""] * len(names))[place], fontsize=7.5, labelpad=2)
-            else:
-                axis.set_box_aspect(1)
-    crowded = max((len(plain_name(name)) for name, following in pairwise(names) if name and following), default=1)
-    points = min(head_points, 72 * cell_inches / (0.55 * crowded))     # a letter is about 0.55 of its size wide
-    for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(plain_name(name or ""), fontsize=points)
-    if caption:
-        figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, parse_math=False)
-    save(figure, path, **({} if width_inches else {"bbox_inches": "tight", "pad_inches": 0.05}))
-
-
-def plain_name(name: str, most: int = 28) -> str:
-    """A name as a figure prints it: cut after `most` characters, without mathematics between dollar signs."""
-    return (name if len(name) <= most else f"{name[:most - 1]}…").replace("$", r"\$")
-
-
-# pictures of a run: real, prototype and D4M image of each class, and D4M images beside random real ones
-
-def pictures_of(folder: Path) -> dict | None:
-    """The images of a run, {"rows": {name: [image per class] or None}, "beside": {name: [[image, ...] per class]}}, and facts.
-
-    None where there is no D4M set. Of two sets of a method the first by name counts.
-    """
-    from distillation.card import unique_names
-    from distillation.images import open_image
-    from scripts.artefact import read_manifest
-    sets = {}
-    for path in sorted(folder.glob("distilled/*/manifest.json"), reverse=True):     # the first by name stays
-        manifest = read_manifest(path.parent, "distilled")
-        sets[manifest["config"].get("method")] = {**manifest, "folder": path.parent}
-    d4m, prototype, random = (sets.get(method) for method in ("d4m", "prototype", "random"))
-    if not d4m:
-        return None
-    if prototype and prototype["config"]["source"] != d4m["config"]["source"]:
-        prototype = None    # decoded from other prototypes: the rows would not belong together
-    names = unique_names(d4m["classes"])[:SHOWN_CLASSES]
-
-    def read(of, rows):
-        return [open_image(of["folder"] / row["file_name"]) for row in rows]
-
-    def of_class(of, label):
-        return [row for row in of["rows"] if row["label"] == label]
-    largest = [sorted(of_class(d4m, label), key=lambda row: (row["repeat"], -row["weight"])) for label in range(len(names))]
-    both = {"D4M": (d4m, largest)}
-    if random:
-        both["random real"] = random, [of_class(random, label) for label in range(len(names))]
-    each = min(BESIDE, *(len(rows) for _, by_class in both.values() for rows in by_class))
-    first = [rows[0] for rows in largest]
-    decoded = prototype and [next(row for row in of_class(prototype, wanted["label"])
-                                  if row["prototype"] == wanted["prototype"]) for wanted in first]
-    return {"classes": names, "of": len(d4m["classes"]), "strength": d4m["config"]["strength"],
-            "guidance_scale": d4m["config"]["guidance_scale"],
-            "images": {name: len(one["rows"]) for name, (one, _) in both.items()},
-            "rows": {"real": random and read(random, [rows[0] for rows in both["random real"][1]]),
-                     "prototype": decoded and read(prototype, decoded), "D4M": read(d4m, first)},
-            "beside": {name: [read(one, rows[:each]) for rows in by_class] for name, (one, by_class) in both.items()}}
-
-
-def picture_figures(folder: Path, pictures: dict) -> list[Section]:
-    """Draw grid.png and, with random real images, beside.png."""
-    names, found = pictures["classes"], pictures["images"]
-    missing = "".join(f" Row {name}: {NOT_RUN}." for name, images in pictures["rows"].items() if images is None)
-    draw_grid(folder / "grid.png", [name[:12] for name in names], pictures["rows"], width_inches=7.4)
-    grids = [Section("Images", f"A column per class ({len(names)} of {pictures['of']}): a real training image, the decoded "
-                     "prototype of the class's largest cluster, and the D4M image made from that prototype (strength "
-                     f"{pictures['strength']}, guidance {pictures['guidance_scale']}). The real image is any one of its class."
-                     f"{missing}", figure="grid.png", held="Equal: the class of a column, and the prototype of rows prototype "
-                     "and D4M.", alt=f"Images, a column per class ({', '.join(names)}), rows real, prototype and D4M.")]
-    if len(pictures["beside"]) == 2:
-        each = len(pictures["beside"]["D4M"][0])
-        lines = zip(*pictures["beside"].values(), strict=True)
-        draw_grid(folder / "beside.png", ["D4M", *[""] * (each - 1), None, "random", *[""] * (each - 1)],
-                  {name: [*own, None, *other] for name, (own, other) in zip(names, lines, strict=True)})
-        held = f"{'Equal' if len(set(found.values())) == 1 else 'Not equal'}: the number of images "
-        grids.append(Section("D4M images beside random real ones", f"A row per class ({len(names)} of {pictures['of']}): "
-                             f"{each} D4M images, large clusters first, then {each} random real ones.", figure="beside.png",
-                             held=held + f"({' and '.join(f'{count} {name}' for name, count in found.items())}).",
-                             alt=f"Images, a row per class ({', '.join(names)}): {each} D4M images, then {each} real ones."))
-    return grids

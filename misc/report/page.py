@@ -9,7 +9,8 @@ from pathlib import Path
 from string import Template
 
 from misc.report import tables as made
-from misc.report.figures import picture_figures, pictures_of, stream_figures, student_figures
+from misc.report.figures import stream_figures, student_figures
+from misc.report.pictures import picture_figures, pictures_of
 from misc.report.results import Results, continual_rows, read_collected, read_results
 from misc.report.section import NOT_RUN, Section, left_columns
 from scripts.cli import InputError
