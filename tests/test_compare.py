@@ -173,7 +173,8 @@ def test_a_row_has_one_number_of_images():
 
 
 def test_payback_of_fashion_mnist_counts_its_own_sets_and_then_the_checkpoint():
-    streams = {"real/er-real": content(), "ipc50/er-distilled": content(stream="distilled", seconds=10.0, steps=10)}
+    streams = {"real/er-real": content(steps=40), "real/er-half": content(steps=20, seconds=999),
+               "ipc50/er-distilled": content(stream="distilled", seconds=10.0, steps=10)}
     runs = [read_run(f"continual/resnet18-memory500/{name}", one) for name, one in streams.items()]
     runs += [read_run(f"seed0/prototypes/fashion_mnist-ipc{ipc}-kmexpand1{way}",
                       {"kind": "prototypes", "seconds": {"wait": 10, "encode": 80, "cluster": seconds}})

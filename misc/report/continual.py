@@ -29,7 +29,6 @@ SET_SECONDS = {"prototypes": {"wait": "Reading images", "encode": "Encoding them
 START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
 STARTS = {"random": "random", "task1": "the first task's expert", "distilled": "pre-trained on the distilled set"}
 FASHION_STREAM = re.compile(r"/resnet18-memory500/(real|ipc50)/")
-EPOCH, QUARTER = 375, 93     # steps a task of batches of 32 of Fashion-MNIST's 60,000 images
 FASHION_TEACHER = "teacher-convnet_d3_w64_bn"
 
 
@@ -179,11 +178,13 @@ def apart(seconds: dict) -> dict:
 
 
 def fashion_rows(results: Results) -> Rows:
-    """Continual runs of Fashion-MNIST with a memory of 500 images: on real images for an epoch, and for a quarter of it, as on
-    streams of 50 images a class. `curves` have the other lengths.
+    """Continual runs of Fashion-MNIST with a memory of 500 images: on real images for the longest run, and for a quarter of its
+    steps, as on streams of 50 images a class. `curves` have the other lengths.
     """
-    return continual_rows([run for run in results.runs if FASHION_STREAM.search(run.name)
-                           and run.config["steps"] in (QUARTER, *((EPOCH,) if run.config["stream"] == "real" else ()))])
+    runs = [run for run in results.runs if FASHION_STREAM.search(run.name)]
+    longest = max((run.config["steps"] for run in runs if run.config["stream"] == "real"), default=0)
+    return continual_rows([run for run in runs if run.config["steps"] == longest // 4
+                           or run.config["stream"] == "real" and run.config["steps"] == longest])
 
 
 def stream_crops(current: Results, earlier: Results) -> list[Section]:
