@@ -89,8 +89,8 @@ def hold_out(task: Task, count: int, seed: int, least_ratio: int = 5) -> tuple[T
     chosen = balanced_rows(task.memory.labels, count, generator_for(seed, "memory", task.index))
     memory = task.memory.rows(chosen)
     if not task.memory_is_stream:
-        stream, chosen = ({hash(image.numpy().tobytes()) for image in part.images.cpu()} for part in (task.train, memory))
-        return replace(task, memory=memory), stream.isdisjoint(chosen)
+        stream, held = ({hash(image.numpy().tobytes()) for image in part.images.cpu()} for part in (task.train, memory))
+        return replace(task, memory=memory), stream.isdisjoint(held)
     if len(task.train) < least_ratio * count:
         return replace(task, memory=memory), False
     rest = torch.ones(len(task.train), dtype=torch.bool, device=chosen.device)

@@ -124,6 +124,8 @@ def matched(split: Split, classes: list[dict], numbered: bool = False) -> Split:
     labels = np.array([label_of.get(name, -1) for name in found])[split.labels]
     kept = replace(split, labels=labels, classes=[split.classes[found.index(name)] for name in wanted])
     return kept.only(np.flatnonzero(labels >= 0))
+
+
 def part_of_training(training: Split, split: str, validation: int) -> Split:
     """`validation` training images, as evenly over the classes as all of them are ("test"), or the others ("train").
 

@@ -13,6 +13,7 @@ from scripts.networks import load_model, predict
 
 # mode guidance
 
+
 def pull(predicted: Tensor, prototypes: Tensor, alpha_bar: Tensor, previous: Tensor, scale: float) -> Tensor:
     """What mode guidance adds to the next latents: scale * sigma * (prototype - x0), with x0 `predicted` [B, C, h, w].
 

@@ -24,6 +24,7 @@ from scripts.randomness import generator_for
 
 # metrics
 
+
 @pytest.mark.parametrize("matrix, expected", [
     ([[0.9, 0.1, 0.0], [0.6, 0.8, 0.2], [0.7, 0.5, 1.0]],
      {"acc": (0.7 + 0.5 + 1.0) / 3, "average_incremental": (0.9 + (0.6 + 0.8) / 2 + (0.7 + 0.5 + 1.0) / 3) / 3,

@@ -25,6 +25,7 @@ from scripts.training import averaged, half_precision, triangle
 
 # views
 
+
 def test_shifted_views_are_torchvisions_padding_and_cropping_to_the_bit(digits):
     padded = pad_images(digits, 4)
     drawn = draw_views(Views(SIZE, 0, shifts=True), padded, 3)

@@ -249,7 +249,7 @@ def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, 
 
 
 def equal_in_rows(rows: Rows) -> str:
-    """The same for rows of continual runs, by arm; whatever else differs within a method is named."""
+    """Equal and different SETTINGS of continual runs, by arm, and every other setting that differs within a method."""
     groups = {(method, arm.name): list(row.values()) for method, arms in rows.items() for arm, row in arms.items()}
     merged = {key: runs for key, runs in groups.items() if key[0] == "task_arithmetic"}
     return " ".join(filter(None, [equal_and_not(groups, 1, SETTINGS), equal_and_not(merged, 1, MEMORY), other_settings(rows),
@@ -258,16 +258,16 @@ def equal_in_rows(rows: Rows) -> str:
 
 def other_settings(rows: Rows) -> str:
     """A sentence for each setting beside SETTINGS that differs between arms of a method, the temperature between soft ones."""
-    groups = {(method, arm): list(row.values()) for method, arms in rows.items() for arm, row in arms.items()}
-    keys = {key for runs in groups.values() for run in runs for key in run.config
+    keys = {key for arms in rows.values() for row in arms.values() for run in row.values() for key in run.config
             if not key.startswith(NAMED) and f"config.{key}" not in SETTINGS.values()}
     found = []
     for key in sorted(keys):
-        own = {(method, arm.name): runs for (method, arm), runs in groups.items()
-               if key != "temperature" or arm.labels == "soft"}
-        values = {method: {str(run.config.get(key)) for (of, _), runs in own.items() if of == method for run in runs}
-                  for method in rows}
-        differ = {group: runs for group, runs in own.items() if len(values[group[0]]) > 1}
+        differ = {}
+        for method, arms in rows.items():
+            own = {(method, arm.name): list(row.values()) for arm, row in arms.items()
+                   if key != "temperature" or arm.labels == "soft"}
+            if len({str(run.config.get(key)) for runs in own.values() for run in runs}) > 1:
+                differ |= own
         found.append(equal_and_not(differ, 1, {key.rpartition(".")[2].replace("_", " "): f"config.{key}"}))
     return " ".join(filter(None, found))
 

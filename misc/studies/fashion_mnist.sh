@@ -36,12 +36,12 @@ HARD_LABELS="--input-size 32 --min-scale-crops 1 --flip 0.5 --sgd -lr 0.01 --mom
 
 teachers() {                     # the first one labels, the second is of another architecture
     export DATA VALIDATION TEACHER_EPOCHS
-    started_now='' failed=''
+    processes='' failed=''
     for NETWORK in $NETWORKS; do
         DATASET=fashion_mnist TEACHER_ARCH=$NETWORK TEACHER=$STUDY/teacher-$NETWORK sh matching/train_teacher.sh &
-        started_now="$started_now $!"
+        processes="$processes $!"
     done
-    for teacher in $started_now; do wait "$teacher" || failed=1; done
+    for process in $processes; do wait "$process" || failed=1; done
     [ -z "$failed" ]
 }
 
