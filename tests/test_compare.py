@@ -173,8 +173,10 @@ def test_a_row_has_one_number_of_images():
 
 
 def test_payback_of_fashion_mnist_counts_its_own_sets_and_then_the_checkpoint():
-    streams = {"real/er-real": content(steps=40), "real/er-half": content(steps=20, seconds=999),
-               "ipc50/er-distilled": content(stream="distilled", seconds=10.0, steps=10)}
+    streams = {"real/er-real": content(steps=48), "real/er-half": content(steps=24, seconds=999),
+               "ipc50/er-distilled": content(stream="distilled", seconds=10.0, steps=12),
+               "ipc50/er-longer": content(stream="distilled", seconds=15.0, steps=16),
+               "real/er-third": content(seconds=20.0, steps=16)}
     runs = [read_run(f"continual/resnet18-memory500/{name}", one) for name, one in streams.items()]
     runs += [read_run(f"seed0/prototypes/fashion_mnist-ipc{ipc}-kmexpand1{way}",
                       {"kind": "prototypes", "seconds": {"wait": 10, "encode": 80, "cluster": seconds}})
@@ -184,6 +186,8 @@ def test_payback_of_fashion_mnist_counts_its_own_sets_and_then_the_checkpoint():
              for ipc, seconds in ((50, 20), (10, 999))]
     sections = fashion_payback(Results(runs), {"seconds": {"autoencoder": 30, "unet": 50}})
     assert [section.rows[0][3:] for section in sections] == [("110.0", "+20.0 (–)", "5.5"), ("190.0", "+20.0 (–)", "9.5")]
+    assert [row[1:4] + row[5:] for row in sections[0].rows[1:]] == [
+        ("distilled, 16 steps", "real, 16 steps", "110.0", "22.0"), ("distilled, 16 steps", "real", "110.0", "7.3")]
     assert ["checkpoint is not counted" in section.says for section in sections] == [True, False]
 
 
@@ -199,6 +203,9 @@ def test_real_runs_with_the_steps_of_the_small_sets_are_an_arm_of_their_own():
                                                 "distilled, soft labels"]
     assert [arm.name for arm in rows["finetune"]] == ["real"] and list(rows) == ["finetune", "er"]
     assert rows["er"][SAME][0].name == "real-same-0"
+    longer = {stream: content(stream=stream, steps=28) for stream in ("real", "distilled")}
+    assert [arm.name for arm in rows_of(runs | longer)["er"] if arm.schedule] == ["real, 28 steps", "real, same steps",
+                                                                                  "distilled, 28 steps"]
 
 
 def test_each_arm_has_its_counterparts():
@@ -209,7 +216,8 @@ def test_each_arm_has_its_counterparts():
     assert [arm.name for arm in counterparts(memory, arms)] == ["real, memory random", "real, same steps", "real"]
     assert counterparts(RANDOM, arms) == []
     longer, others = (Arm(name, name, "soft", "28 steps") for name in ("distilled", "random"))
-    assert counterparts(longer, arms | {longer, others}) == [others]     # `real, same steps` has the steps of others
+    assert counterparts(longer, arms | {longer, others}) == [others, REAL]      # `real, same steps` has other steps
+    assert counterparts(longer, arms | {longer, real := Arm("real", "real", "hard", "28 steps")}) == [real, REAL]
 
 
 @pytest.mark.parametrize("change, message", [

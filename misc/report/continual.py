@@ -178,12 +178,12 @@ def apart(seconds: dict) -> dict:
 
 
 def fashion_rows(results: Results) -> Rows:
-    """Continual runs of Fashion-MNIST with a memory of 500 images: on real images for the longest run, and for a quarter of its
-    steps, as on streams of 50 images a class. `curves` have the other lengths.
+    """Continual runs of Fashion-MNIST with a memory of 500 images: on all real images for the longest run, and on them and on
+    streams of 50 images a class for a quarter and for a third of its steps. `curves` have the other lengths.
     """
     runs = [run for run in results.runs if FASHION_STREAM.search(run.name)]
     longest = max((run.config["steps"] for run in runs if run.config["stream"] == "real"), default=0)
-    return continual_rows([run for run in runs if run.config["steps"] == longest // 4
+    return continual_rows([run for run in runs if run.config["steps"] in (longest // 4, longest // 3)
                            or run.config["stream"] == "real" and run.config["steps"] == longest])
 
 

@@ -216,21 +216,22 @@ def shortened(value, significant: int = 12):
 def continual_rows(runs: list[Run]) -> Rows:
     """Sort continual runs into rows. Raises InputError where a row would mix settings, or test images differ.
 
-    A real stream with as few steps as the small sets is an arm of its own, `same steps`. A result found twice counts once.
+    A real stream with as few steps as the small sets is an arm of its own, `same steps`; so is each other number of steps that
+    small sets take too. A result found twice counts once.
     """
     runs = [run for run in runs if run.kind == "continual"]
     digests = {run.get("config.digests.test"): run.name for run in runs}
     if len(digests) > 1:
         first, second = list(digests.values())[:2]
         raise InputError(f"{first} and {second}: expected runs tested on the same images, found other test images")
-    fewest: dict[str, int] = {}
+    lengths: dict[str, set[int]] = {}       # of the small sets, in steps
     for run in runs:
         if run.config["stream"] in SMALL:
-            method = run.config["method"]
-            fewest[method] = min(run.metrics["steps"], fewest.get(method, run.metrics["steps"]))
+            lengths.setdefault(run.config["method"], set()).add(run.metrics["steps"])
     rows: Rows = {}
     for run in runs:
-        method, arm = run.config["method"], arm_of(run, fewest.get(run.config["method"]))
+        method = run.config["method"]
+        arm = arm_of(run, lengths.get(method, set()))
         row = rows.setdefault(method, {}).setdefault(arm, {})
         for other in row.values():
             check_one_setting(f"{method}, {arm.name}", other, run)
@@ -239,11 +240,13 @@ def continual_rows(runs: list[Run]) -> Rows:
             for method, arms in sorted(rows.items(), key=lambda pair: [*METHODS, pair[0]].index(pair[0]))}
 
 
-def arm_of(run: Run, fewest: int | None) -> Arm:
-    """The arm of a continual run; the small sets take `fewest` steps on their own epochs."""
+def arm_of(run: Run, lengths: set[int]) -> Arm:
+    """The arm of a continual run; the small sets of its method take `lengths` steps, the fewest of them on their own epochs."""
     stream, steps = run.config["stream"], run.metrics["steps"]
-    schedule = {True: "", False: f"{steps} steps"} if stream in SMALL else {True: SAME_STEPS, False: ""}
-    return Arm(stream, run.get("config.buffer_source", stream), run.get("config.labels", "hard"), schedule[steps == fewest])
+    schedule = f"{steps} steps" if steps in lengths else ""
+    if schedule and steps == min(lengths):
+        schedule = "" if stream in SMALL else SAME_STEPS
+    return Arm(stream, run.get("config.buffer_source", stream), run.get("config.labels", "hard"), schedule)
 
 
 def place_of(arm: Arm) -> tuple:

@@ -126,7 +126,7 @@ def counterparts(arm: Arm, arms) -> list[Arm]:
     if "distilled" not in (arm.stream, arm.memory):
         return []
     found = []
-    for source, schedule in (("random", arm.schedule), ("real", arm.schedule or SAME_STEPS), ("real", arm.schedule)):
+    for source, schedule in (("random", arm.schedule), ("real", arm.schedule or SAME_STEPS), ("real", "")):
         options = [arm.of(source, schedule=schedule, labels=labels) for labels in dict.fromkeys((arm.labels, "hard"))]
         found += [option for option in options if option in arms][:1]
     return list(dict.fromkeys(other for other in found if other != arm))
@@ -146,9 +146,9 @@ def differences(rows: Rows) -> list[dict]:
 
 
 def claims(rows: Rows) -> list[dict]:
-    """The claim's numbers for each method of it and each distilled stream on its own epochs."""
+    """The claim's numbers for each method of it and each distilled stream."""
     return [claim(method, arm, rows[method]) for method in CLAIMED for arm in rows.get(method, {})
-            if arm.stream == "distilled" and not arm.schedule and (real := real_of(arm, rows[method]))
+            if arm.stream == "distilled" and (real := real_of(arm, rows[method]))
             and rows[method][arm].keys() & rows[method][real].keys()]
 
 
@@ -186,7 +186,7 @@ def paybacks(rows: Rows, costs: dict[str, float]) -> list[dict]:
     """
     found = []
     for method, arms in rows.items() if costs else ():
-        for arm in (one for one in arms if one.stream == "distilled" and not one.schedule):
+        for arm in (one for one in arms if one.stream == "distilled"):
             for other in (one for one in counterparts(arm, arms) if one.stream == "real"):
                 saving, cost = difference(arms[other], arms[arm], "train_seconds"), cost_of(arm, costs)
                 if saving["n"]:
