@@ -21,7 +21,7 @@ def reservoir_slots(seen: int, count: int, capacity: int, rng: np.random.Generat
 
 
 def draw_rows(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` random rows of `size`: no row is drawn twice more often than another."""
+    """`count` random rows of `size`: the numbers of draws of two rows differ by at most one."""
     passes = [rng.permutation(size) for _ in range(-(-count // size))]
     return np.concatenate(passes)[:count]
 

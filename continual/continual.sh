@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 METHODS=${METHODS:-finetune joint er agem derpp task_arithmetic}
 STREAMS=${STREAMS:-real${DISTILLED:+ random distilled}}
-STREAM_LABELS=${STREAM_LABELS:-hard}     # hard, soft (TEACHER's) or both
+STREAM_LABELS=${STREAM_LABELS:-hard}     # hard, soft (labels of TEACHER), or "hard soft"
 SAME_STEPS=${SAME_STEPS:-}               # per task: real streams once more with as many steps as the small sets
 
 case $SCHEDULE in                        # each value per task: one, or one per stream in the order of STREAMS
@@ -16,11 +16,12 @@ case $SCHEDULE in                        # each value per task: one, or one per 
     steps) LENGTH=--steps VALUES=${TASK_STEPS:-} ;;
     *) echo "SCHEDULE: expected epochs or steps, found $SCHEDULE" >&2; exit 2 ;;
 esac
-case $STREAMS in                         # one stream: its own of the values, real's first, the small sets' last
+case $STREAMS in                         # one stream: the first value is for real, the last for random and distilled
     real) OWN=${VALUES%% *} ;;
     random | distilled) OWN=${VALUES##* } ;;
     *) OWN=$VALUES ;;
 esac
+case "$STREAMS/$*" in *random*/* | *buffer?source?random*) ;; *) RANDOM_REAL= ;; esac     # it need not exist
 
 train() {
     # shellcheck disable=SC2086  # lists of words
@@ -30,13 +31,14 @@ train() {
         ${VAL_LABELS:+--val_labels "$VAL_LABELS"} \
         ${DISTILLED:+--distilled "$DISTILLED"} ${RANDOM_REAL:+--random "$RANDOM_REAL"} \
         --batch-size "$BATCH_SIZE" --replay-batch-size "$REPLAY_BATCH_SIZE" --buffer-size "$BUFFER_SIZE" \
+        --labels "$KIND" ${LABELLER:+--teacher "$LABELLER"} \
         "$@"
 }
 
 # shellcheck disable=SC2086  # lists of words
 for KIND in $STREAM_LABELS; do
     case $KIND in hard) LABELLER= ;; *) LABELLER=$TEACHER ;; esac
-    train --stream $STREAMS $LENGTH $OWN --labels "$KIND" ${LABELLER:+--teacher "$LABELLER"} --output-dir "$OUTPUT_DIR" "$@"
+    train --stream $STREAMS $LENGTH $OWN --output-dir "$OUTPUT_DIR" "$@"
+    [ -z "$SAME_STEPS" ] || train --stream real --steps "$SAME_STEPS" --output-dir "$OUTPUT_DIR/same-steps" "$@"
 done
-[ -z "$SAME_STEPS" ] || train --stream real --steps "$SAME_STEPS" --output-dir "$OUTPUT_DIR/same-steps" "$@"
 [ -z "$COMPARISON" ] || python -m misc.report compare "$OUTPUT_DIR" --output "$COMPARISON"

@@ -1,6 +1,7 @@
 """What a run costs beside seconds: floating-point operations and memory."""
 
 import resource
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -41,7 +42,8 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory: on an accelerator since `reset_peak_memory`, on a CPU since the process began."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024      # macOS counts bytes, Linux kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -132,9 +132,10 @@ def prepare(run: Run, sources: Sources, device, teacher: Teacher | None = None) 
         parts = split_classes(class_order(classes, run.class_order, run.seed), run.tasks)
         tests = make_tasks(train, memory, sources.test, parts)
         stream, held_out = [merge_tasks(tests)] if run.method == "joint" else tests, False
-        if run.merging:  # each task's part of the buffer, held out of training where every task is large enough
-            pairs = [hold_out(task, run.buffer_size // len(stream), run.seed) for task in stream]
-            stream, held_out = [task for task, _ in pairs], all(held for _, held in pairs)
+        if run.merging:  # each task's part of the buffer, held out of training where every class is large enough
+            stream, held_out = hold_out(stream, run.buffer_size // len(stream), run.seed)
+            if run.buffer_source != run.stream:     # all real images and random real ones have images in common
+                held_out = "distilled" in (run.stream, run.buffer_source)
         ratio = len(tests) / len(stream)  # joint training: the steps of all tasks
         trainer = Trainer(network, run.recipe, run.seed, timers, teacher if run.labels == "soft" else None)
         learner = new_learner(run, trainer, train.images.shape[1:], classes)
@@ -163,6 +164,8 @@ def perform(run: Run, sources: Sources, output: Path, device, save_seconds: floa
             teacher: Teacher | None = None) -> dict | None:
     """Do a run, or the rest of it, and return its result; None when its folder is complete."""
     folder, config = output / run.name, {**settings(run), "digests": digests(run, sources, teacher)}
+    if run.labels == "soft" and not run.merging:    # results without it compared the student's logits of all classes
+        config["soft_loss"] = "among the classes seen"
     point = ResumePoint(folder / STATE, save_seconds, device)
     if begin(folder, "continual", config):
         point.remove()
@@ -225,7 +228,7 @@ def load_start(run: Run, network: nn.Module, sources: Sources, output: Path) -> 
     if merging.start == "task1":
         return {"name": "task1", "seconds": 0.0, "note": "the expert of the first task"}
     if merging.start == "imagenet":
-        return pretrained_backbone(run.arch, run.stem, network)
+        return pretrained_backbone(run.arch, run.stem, run.size, network)
     if merging.start != "distilled":
         return read_start(Path(merging.start), network, sources.test.classes)
     images = sources.of("distilled", run.seed)

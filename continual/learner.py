@@ -28,7 +28,7 @@ class Learner:
         return {"trainer": self.trainer.state(), "buffer": None if self.buffer is None else self.buffer.state()}
 
     def load(self, state: dict) -> None:
-        """Continue from `state`. Begin its task first."""
+        """Continue from `state`. Call `begin` with the task of `state` first."""
         self.trainer.load(state["trainer"])
         if self.buffer is not None:
             self.buffer.load(state["buffer"])
@@ -37,7 +37,7 @@ class Learner:
 class FineTune(Learner):
     """Plain training on each task in turn, without a buffer: the lower bound.
 
-    On all tasks at once (`streams.merge_tasks`), for as many steps as the tasks together: joint training, the upper bound.
+    Joint training, the upper bound, is this method on all tasks merged (`streams.merge_tasks`), with the steps of all tasks.
     """
 
     def step(self, batch: Batch) -> None:

@@ -59,7 +59,7 @@ def backward_transfer(matrix: np.ndarray) -> float | None:
 
 
 def forgetting(matrix: np.ndarray) -> float | None:
-    """Forgetting (Chaudhry et al. 2018, eq. 3): over j < T-1, the mean of max over t < T-1 of R[t, j], less R[T-1, j]."""
+    """Forgetting (Chaudhry et al. 2018, eq. 3): the mean over j < T-1 of (max over t < T-1 of R[t, j]) - R[T-1, j]."""
     if len(matrix) == 1:
         return None
     return float(np.mean(matrix[:-1, :-1].max(0) - matrix[-1, :-1]))

@@ -44,14 +44,14 @@ def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe,
             "note": f"pre-trained on all {len(images.classes)} classes of {images.name}"}
 
 
-def pretrained_backbone(arch: str, stem: str, network: nn.Module, weights: str = "IMAGENET1K_V1") -> dict:
+def pretrained_backbone(arch: str, stem: str, size: int, network: nn.Module, weights: str = "IMAGENET1K_V1") -> dict:
     """Load torchvision's ImageNet weights into `network`, except for the head; downloads them where needed.
 
-    Raises InputError for the CIFAR stem, which has no such weights.
+    Raises InputError for the CIFAR stem, which has no such weights, and for a network that does not take `size` pixels.
     """
     if stem != "imagenet":
         raise InputError(f"--start imagenet: expected --stem imagenet, found {stem}")
-    trained = build(arch, IMAGENET_CLASSES, weights=weights).state_dict()
+    trained = build(arch, IMAGENET_CLASSES, weights=weights, size=size).state_dict()
     head = {name: parameter for name, parameter in network.named_parameters()
             if any(parameter is one for one in head_of(network).parameters())}
     network.load_state_dict({**trained, **head})

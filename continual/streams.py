@@ -80,22 +80,24 @@ def merge_tasks(tasks: list[Task]) -> Task:
     return Task(0, tuple(label for task in tasks for label in task.classes), train, train, together("test"))
 
 
-def hold_out(task: Task, count: int, seed: int, least_ratio: int = 5) -> tuple[Task, bool]:
-    """Take `count` class-balanced images of a task as its memory, out of training where it has `least_ratio` times as many.
+def hold_out(tasks: list[Task], count: int, seed: int, least_ratio: int = 5) -> tuple[list[Task], bool]:
+    """Take `count` class-balanced images of each task as its memory, and out of its training images.
 
-    Returns the task and whether its memory is held out; a smaller task trains on its memory too. A memory of another source
-    is held out where the stream has none of its images, as random real ones and all real ones have in common.
+    Returns the tasks and whether they do not train on their memory: that needs `least_ratio` times as many training images of
+    every class as its memory has, in every task. A memory of another source leaves the training images as they are.
     """
-    chosen = balanced_rows(task.memory.labels, count, generator_for(seed, "memory", task.index))
-    memory = task.memory.rows(chosen)
-    if not task.memory_is_stream:
-        stream, held = ({hash(image.numpy().tobytes()) for image in part.images.cpu()} for part in (task.train, memory))
-        return replace(task, memory=memory), stream.isdisjoint(held)
-    if len(task.train) < least_ratio * count:
-        return replace(task, memory=memory), False
-    rest = torch.ones(len(task.train), dtype=torch.bool, device=chosen.device)
-    rest[chosen] = False
-    return replace(task, train=task.train.rows(rest), memory=memory), True
+    rows = [balanced_rows(task.memory.labels, count, generator_for(seed, "memory", task.index)) for task in tasks]
+    remembered = [replace(task, memory=task.memory.rows(chosen)) for task, chosen in zip(tasks, rows, strict=True)]
+    for task, smaller in zip(tasks, remembered, strict=True):
+        taken, images = (part.labels.bincount(minlength=len(part.classes)) for part in (smaller.memory, task.train))
+        if not task.memory_is_stream or (least_ratio * taken > images).any():
+            return remembered, False
+
+    def without(images: ImageSet, chosen: Tensor) -> ImageSet:
+        rest = torch.ones(len(images), dtype=torch.bool, device=chosen.device)
+        rest[chosen] = False
+        return images.rows(rest)
+    return [replace(task, train=without(task.train, chosen)) for task, chosen in zip(remembered, rows, strict=True)], True
 
 
 def balanced_rows(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:

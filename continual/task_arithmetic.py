@@ -19,6 +19,7 @@ from continual.merging import MERGES
 from continual.metrics import masked_accuracy
 from continual.streams import Batch, Task
 from continual.training import Trainer, augment, bn_momentum, only
+from scripts.cli import InputError
 from scripts.parallel import batch_norms
 
 STATE = ("vectors", "head_rows", "curves", "start", "expert")
@@ -92,7 +93,7 @@ class TaskArithmetic(Learner):
         return {**super().state(), **{name: getattr(self, name) for name in STATE}}
 
     def load(self, state: dict) -> None:
-        """Continue from `state`. Begin its task first."""
+        """Continue from `state`. Call `begin` with the task of `state` first."""
         self.trainer.network.load_state_dict(state["start"])
         self.set_start()
         super().load(state)
@@ -118,20 +119,23 @@ class TaskArithmetic(Learner):
         set_backbone(network, torch.add(self.origin, merged, alpha=point["scale"]))
         network.load_state_dict(statistics, strict=False)
         self.curves.append(curve)
-        if self.refit_steps:
-            refit_head(self.head, features, labels, list(self.head_rows), self.refit_steps)
+        if self.refit_steps:    # the rows of classes without an image in the buffer stay: they would only learn to say no
+            refit_head(self.head, features, labels, sorted(set(labels.tolist())), self.refit_steps)
 
     def memory_views(self, task: Task) -> tuple[Tensor, Tensor]:
         """Augmented views of the whole buffer, at least LEAST_VIEWS of them, and their labels."""
         images, labels = self.buffer.contents()
         rows = torch.arange(max(len(labels), LEAST_VIEWS), device=labels.device) % len(labels)
         rng, recipe = self.trainer.rng("memory-views", task.index), self.trainer.recipe
-        return augment(images[rows], rng, recipe.min_scale, recipe.flip), labels[rows]  # a part of merging's seconds
+        return augment(images[rows], rng, recipe.min_scale, recipe.flip), labels[rows]  # timed as `merge`
 
 
 def head_of(network: nn.Module) -> nn.Linear:
-    """The last linear layer: one row per class."""
-    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    """The last linear layer: one row per class. Raises InputError for a network without one."""
+    found = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not found:
+        raise InputError(f"--arch: expected a network with a linear head for task_arithmetic, found {type(network).__name__}")
+    return found[-1]
 
 
 def backbone(network: nn.Module) -> list[nn.Parameter]:

@@ -14,7 +14,7 @@ import os
 import time
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, add_dataset_flags, check_range, dataset_flags, run
+from scripts.cli import InputError, Parser, add_dataset_flags, check_optimizer, check_range, dataset_flags, run
 
 METHODS = ("finetune", "joint", "er", "agem", "derpp", "task_arithmetic")
 SOURCES = ("real", "random", "distilled")
@@ -39,7 +39,8 @@ def parse_args():
     parser.add_argument("--class-order", default="seeded", choices=("seeded", "natural"), help="order of the classes")
     # labels
     parser.add_argument("--labels", default="hard", choices=("hard", "soft"),
-                        help="soft: the logits of --teacher on the augmented views, of stream and buffer")
+                        help="soft: the logits of --teacher on the augmented views, of stream and buffer "
+                             "(merging in task_arithmetic has the buffer's hard labels)")
     parser.add_argument("--teacher", default=None, help="folder of matching.train_teacher, for soft labels")
     parser.add_argument("--temperature", default=4.0, type=float, help="temperature of soft labels")
     # buffer
@@ -54,7 +55,8 @@ def parse_args():
     parser.add_argument("--arch", default="resnet18", help="network trained: torchvision's name, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
     parser.add_argument("--schedule", default=None, choices=("epochs", "steps"),
-                        help="unit of a task's length (default: that of the given flag); `steps` goes into folder names")
+                        help="steps: the number of steps is a part of the folder's name too (default: the unit of --epochs or "
+                             "--steps, with one name for all lengths)")
     parser.add_argument("--epochs", default=None, type=float, nargs="+",
                         help="passes over a task (default: 2); one value, or one per --stream")
     parser.add_argument("--steps", default=None, type=int, nargs="+", help="steps per task; one value, or one per --stream")
@@ -96,10 +98,17 @@ def check(args) -> None:
     """Raise InputError for numbers out of range and for flags that contradict each other."""
     stored = args.tasks if set(args.method) - {"finetune", "joint"} else 0  # these two have no buffer
     for flag, low, *high in (
-            ("tasks", 1), ("buffer-size", stored), ("batch-size", 2), ("replay-batch-size", 2), ("lr", 0), ("flip", 0, 1),
+            ("tasks", 1), ("buffer-size", stored), ("batch-size", 2), ("replay-batch-size", 2), ("flip", 0, 1),
             ("bn-momentum", 0, 1), ("min-scale-crops", 0, 1), ("start-steps", 1), ("refit-head", 0), ("save-seconds", 0),
             ("temperature", 1e-3), ("alpha", 0), ("beta", 0)):
         check_range(f"--{flag}", getattr(args, flag.replace("-", "_")), low, *high)
+    check_optimizer(args)
+    for scale in args.scale:
+        check_range("--scale", scale, -math.inf)
+    if args.size is not None:
+        check_range("--size", args.size, 1)
+    if "task_arithmetic" in args.method and args.start == "distilled" and not args.distilled:
+        raise InputError("--start distilled, the default of task_arithmetic, needs --distilled; --start task1 needs nothing")
     if (args.labels == "soft") != bool(args.teacher):
         raise InputError("--labels soft and --teacher: expected both or neither, found "
                          + ("no --teacher" if args.labels == "soft" else "--labels hard"))
@@ -111,7 +120,8 @@ def check(args) -> None:
             raise InputError(f"--schedule {chosen}: expected no {flag}, found {' '.join(map(str, values))}")
         if len(values) not in (1, len(args.stream)):
             raise InputError(f"{flag}: expected one value or one per --stream ({len(args.stream)}), found {len(values)}")
-        check_range(flag, min(values), 1 if flag == "--steps" else 1e-9)
+        for value in values:
+            check_range(flag, value, 1 if flag == "--steps" else 1e-9)
     if chosen != "epochs" and lengths(args)[chosen][1] is None:
         raise InputError(f"--schedule {chosen}: expected {lengths(args)[chosen][0]}, found none")
 
@@ -153,7 +163,7 @@ def load_sources(args, device):
     size = args.size or splits[0].native_size_pixels or 224
     folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]
     teacher = read_teacher(args.teacher, args.temperature, splits[0].classes, size, device) if args.teacher else None
-    return Sources(*(real_images(split, size).to(device) for split in splits),
+    return Sources(*(real_images(split, size, fit="centre").to(device) for split in splits),
                    *(set_at(images, size).to(device) if images else None for images in folders)), teacher
 
 

@@ -144,8 +144,8 @@ class Trainer:
     def label_loss(self, logits: Tensor, views: Tensor, labels: Tensor, classes: Iterable[int] | None = None) -> Tensor:
         """Mean loss of logits [B, K] against hard labels, or against the teacher's logits of the same views.
 
-        `classes` restricts the loss to those of an expert. Otherwise hard labels compete with all classes, and the teacher's
-        probabilities cover the classes seen so far.
+        `classes` restricts the loss to those of an expert. Otherwise hard labels compete with all classes, and soft ones are
+        compared among the classes seen so far: at a high temperature the logits of coming classes would be pushed down far.
         """
         if self.teacher is None:
             with self.timers.phase("forward"):
@@ -154,9 +154,8 @@ class Trainer:
         with self.timers.phase("teacher"), self.precision(views):
             targets = self.teacher.logits(views)
         with self.timers.phase("forward"):
-            if classes is None:
-                return self.teacher.loss(logits, only(targets, self.seen))
-            return self.teacher.loss(logits[:, list(classes)], targets[:, list(classes)])
+            compared = list(self.seen if classes is None else classes)
+            return self.teacher.loss(logits[:, compared], targets[:, compared])
 
     def loss(self, views: Tensor, labels: Tensor, classes: Iterable[int] | None = None) -> Tensor:
         """Forward and mean loss; `classes` as in `label_loss`."""
@@ -199,7 +198,7 @@ class Trainer:
                 **{name: getattr(self, name) for name in COUNTERS}, "passes": dict(self.passes)}
 
     def load(self, state: dict) -> None:
-        """Continue from `state`. Begin its task first."""
+        """Continue from `state`. Call `begin` with the task of `state` first."""
         self.network.load_state_dict(state["network"])
         load_optimizer(self.optimizer, state["optimizer"], "state.pt")
         for name in COUNTERS:

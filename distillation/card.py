@@ -8,6 +8,7 @@ import json
 from pathlib import PurePosixPath
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+REAL_IMAGES = "Where a file has another size, its centre was cut out and resized. A baseline for D4M; nothing is synthetic."
 METHODS = {    # name of the images, and how they were made
     "d4m": ("D4M images", "Each image starts from a prototype, a k-means centroid of its class's latents; the prototype is "
             "noised to `strength` of the noise schedule and denoised under the class's prompt (D4M)."),
@@ -19,13 +20,11 @@ METHODS = {    # name of the images, and how they were made
               "statistics of the teacher's BatchNorm layers matched (SRe2L, arXiv 2306.13092)."),
     "mtt": ("MTT images", "The images began as random real ones and were optimised so that a network trained on them moves as "
             "networks trained on all real images do (trajectory matching, arXiv 2203.11932)."),
-    "random": ("Random real images", "Each image is a real one, drawn at random from the training split and not changed but "
-               "for its size. A baseline for D4M; nothing here is synthetic."),
-    "herding": ("Herded real images", "Each image is a real one of the training split, not changed but for its size: those "
-                "whose latents together come nearest to the mean of their class. A baseline for D4M; nothing is synthetic."),
-    "kcenter": ("Real images by k-center", "Each image is a real one of the training split, not changed but for its size: "
-                "those that leave no image of their class far away in the latent space. A baseline for D4M; nothing is "
-                "synthetic."),
+    "random": ("Random real images", f"Each image is a real one, drawn at random from the training split. {REAL_IMAGES}"),
+    "herding": ("Herded real images", "Each image is a real one of the training split: those whose latents together come "
+                f"nearest to the mean of their class. {REAL_IMAGES}"),
+    "kcenter": ("Real images by k-center", "Each image is a real one of the training split: those that leave no image of "
+                f"their class far away in the latent space. {REAL_IMAGES}"),
 }
 OTHERS = ("sre2l", "mtt")     # methods of others
 UNKNOWN = ("Distilled images", "")

@@ -84,7 +84,10 @@ def autoencoder_digest(vae) -> str:
 
 
 def check_autoencoder(pipeline, made_with: dict, prototypes: str, checkpoint: str) -> None:
-    """Raise InputError for prototypes that another autoencoder encoded. Those of before say nothing of theirs."""
+    """Raise InputError for prototypes that another autoencoder encoded.
+
+    Prototypes of earlier versions do not store their autoencoder and are accepted.
+    """
     found = made_with.get("autoencoder", pipeline.autoencoder)
     if found != pipeline.autoencoder:
         raise InputError(f"{prototypes}: expected latents of the autoencoder in {checkpoint} ({pipeline.autoencoder[:12]}), "

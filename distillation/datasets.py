@@ -12,6 +12,7 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,9 +21,8 @@ import torch
 from PIL import Image
 
 from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_image
-from scripts.cli import ROOT, InputError, note
+from scripts.cli import ROOT, InputError, note, printable
 from scripts.files import read_bytes
-from scripts.parallel import new_pool
 from scripts.randomness import seed_for
 
 PROMPTS = ROOT / "distillation" / "label-prompt"
@@ -129,7 +129,7 @@ def matched(split: Split, classes: list[dict], numbered: bool = False) -> Split:
 def part_of_training(training: Split, split: str, validation: int) -> Split:
     """`validation` training images, as evenly over the classes as all of them are ("test"), or the others ("train").
 
-    Which images is no matter of a command's seed. Raises InputError where a class has no image in one of the two parts.
+    The choice does not depend on `--seed`. Raises InputError where a class has no image in one of the two parts.
     """
     labels = training.labels
     keys = np.random.default_rng(seed_for(0, "validation")).random(len(labels))
@@ -167,7 +167,7 @@ def decode_readable(split: Split, rows, size_pixels: int, workers: int = 2, fit:
             raise
         images[index] = np.asarray(image).transpose(2, 0, 1)
         return True
-    with new_pool(workers) as pool:
+    with ThreadPoolExecutor(max(1, workers)) as pool:
         readable = np.array(list(pool.map(decode_one, range(len(rows)))), dtype=bool)
     return torch.from_numpy(images if readable.all() else images[readable]), rows[readable]
 
@@ -211,6 +211,13 @@ def check_enough_readable(split: Split, label: int, readable, ipc: int) -> None:
     if len(readable) < ipc:
         raise InputError(f"--ipc: expected at most {len(readable)}, the readable images of class "
                          f"{split.classes[label]['name']} of {split.name}, found {ipc}")
+
+
+def report_unreadable(split: Split, label: int, count: int) -> None:
+    """Print on stderr how many images of class `label` are left out, if any. Each process reports its own classes."""
+    if count:
+        print(printable(f"{split.root}: {count} unreadable images of class {split.classes[label]['name']} are left out"),
+              file=sys.stderr)
 
 
 # each data set
@@ -313,12 +320,15 @@ def _tiny_imagenet(data_dir: Path, split: str) -> Split:
 def listed(name: str, folder: Path, annotations: Path) -> Split:
     """The images in `folder` with the classes that a file names, in the order of one folder per class.
 
-    A line has a file name, with or without .JPEG, a tab, comma or blank, and its class (a wnid); the rest is not read. So are
-    Tiny-ImageNet's val_annotations.txt; ImageNet's LOC_val_solution.csv, which has a header. Or a line is the ILSVRC number of
-    the next file's class, with `meta.mat` beside it. Images that no line names are left out, with a line. Raises InputError for
-    another file.
+    A line has a file name, with or without .JPEG, a tab, comma or blank, and its class (a wnid); the rest is not read.
+    Tiny-ImageNet's val_annotations.txt and ImageNet's LOC_val_solution.csv (with a header) have this form. Otherwise line n is
+    the ILSVRC number of the class of the n-th file in sorted order; `meta.mat` must be in the same folder. Images that no line
+    names are left out, with a message. Raises InputError for another file, and where a name or a line is there twice.
     """
-    files = {file.name: file for file in image_files(folder, folder.parent)}
+    found = image_files(folder, folder.parent)
+    files = {file.name: file for file in found}
+    if len(files) < len(found):
+        raise InputError(f"{folder}: expected another name for each image, found {len(found) - len(files)} names again")
     rows = _numbered(annotations, sorted(files)) or []
     for number, line in enumerate([] if rows else read_lines(annotations), 1):
         file, *more = line.split("\t" if "\t" in line else "," if "," in line else None)
@@ -330,7 +340,9 @@ def listed(name: str, folder: Path, annotations: Path) -> Split:
             raise InputError(f"{annotations}: expected a file in {folder} and its class in line {number}, found {line!r}")
     if not rows:
         raise InputError(f"{annotations}: expected one line per image, found none")
-    if unnamed := len(files) - len({file for _, file in rows}):
+    if again := len(rows) - len({file for _, file in rows}):
+        raise InputError(f"{annotations}: expected one line per image, found {again} lines of images that have one already")
+    if unnamed := len(files) - len(rows):
         note(f"{annotations}: {unnamed} of {len(files)} images in {folder} have no line and are left out")
     rows.sort()  # the order of one folder per class
     names = sorted({class_name for class_name, _ in rows})

@@ -50,10 +50,11 @@ def add_prototype_flags(parser) -> None:
     parser.add_argument("--size", default=None, type=int, help="resolution to encode at (default: the checkpoint's)")
     parser.add_argument("--resize", default="squash", choices=("squash", "crop"),
                         help="squash ignores the aspect ratio, as D4M does; crop takes the centre square")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images (0: none beside the main one)")
+    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
     # model
     add_checkpoint_flags(parser)
-    parser.add_argument("--latent", default="sample", choices=("sample", "mean"), help="of the posterior")
+    parser.add_argument("--latent", default="sample", choices=("sample", "mean"),
+                        help="latent of an image: a sample of the autoencoder's posterior, or its mean")
     # clustering
     parser.add_argument("--km_expand", default=None, type=int,
                         help="k-means batch = km_expand * ipc latents (default: 1, and at least 1,024 latents)")
@@ -69,6 +70,10 @@ def check_prototype_flags(args, ipcs: list[int]) -> None:
     """Raise InputError for numbers out of range and flags that do not fit together."""
     if args.prototype == "random" and args.outliers != "none":
         raise InputError(f"--outliers {args.outliers} needs --prototype centroid or medoid (got random)")
+    if args.prototype == "random" and args.resize != "squash":
+        raise InputError("--resize crop needs --prototype centroid or medoid; random images are cut as --method random does")
+    if args.km_expand and (args.kmeans == "full" or args.prototype == "random"):
+        raise InputError("--km_expand needs --kmeans minibatch and --prototype centroid or medoid")
     for ipc in ipcs:
         check_range("--ipc", ipc, 1)
     for flag, low in (("km_expand", 1), ("batch_size", 1), ("num_workers", 0), ("size", 8)):
@@ -130,13 +135,14 @@ def prototypes_of(pipeline, split, labels: list[int], size: int, args, ipcs: lis
         for label in labels:
             yield label, {ipc: drawn_prototypes(pipeline, split, label, size, args, ipc, seconds) for ipc in ipcs}
         return
-    from distillation.datasets import check_enough_readable
+    from distillation.datasets import check_enough_readable, report_unreadable
     from distillation.encoding import Encoding, encode_classes
     from distillation.prototypes import find_prototypes
     from scripts.randomness import seed_for
     how = Encoding(args.seed, args.latent, args.batch_size, args.num_workers, args.resize)
     for label, latents, rows in encode_classes(pipeline, split, labels, size, how, seconds):
         check_enough_readable(split, label, rows, max(ipcs))
+        report_unreadable(split, label, len(split.rows_of(label)) - len(rows))
         found = {}
         for ipc in ipcs:
             started = time.perf_counter()

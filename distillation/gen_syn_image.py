@@ -61,7 +61,7 @@ def parse_args():
 def add_synthesis_flags(parser) -> None:
     """Add the flags of images, shared by gen_syn_image and distill."""
     parser.add_argument("--strength", "-s", default=0.7, type=float, help="fraction of the noise schedule, 0 to 1")
-    parser.add_argument("--guidance_scale", "-g", default=8, type=float, help="classifier-free guidance")
+    parser.add_argument("--guidance_scale", "-g", default=8, type=float, help="classifier-free guidance (1: none)")
     parser.add_argument("--num_inference_steps", default=50, type=int, help="steps of the whole schedule")
     parser.add_argument("--scheduler", default=None, help="diffusers' name, as DDIMScheduler (default: the checkpoint's)")
     parser.add_argument("--negative_prompt", default="cartoon, anime, painting", help="the original's; '' for other domains")
@@ -83,6 +83,7 @@ def add_synthesis_flags(parser) -> None:
 def check_synthesis_flags(args) -> None:
     """Raise InputError for numbers out of range and flags that do not fit together."""
     check_range("--strength", args.strength, 0, 1)
+    check_range("--guidance_scale", args.guidance_scale, 1)
     check_range("--mode_scale", args.mode_scale, 0)
     for flag in ("batch_size", "num_inference_steps", "num_workers", "ipc", "image_size", "repeats", "stop_t", "size"):
         if getattr(args, flag) is not None:
@@ -90,6 +91,10 @@ def check_synthesis_flags(args) -> None:
     check_range("--candidates", args.candidates, 2 if args.filter_teacher else 1)
     if args.guidance == "mode" and args.method != "d4m":
         raise InputError(f"--guidance mode needs --method d4m (got {args.method})")
+    if args.filter_keep and not args.filter_teacher:
+        raise InputError("--filter_keep needs --filter_teacher")
+    if args.stop_t and args.guidance != "mode":
+        raise InputError("--stop_t needs --guidance mode")
     for flag in ("filter_teacher", "repeats"):
         if args.method in REAL and getattr(args, flag) is not None:
             raise InputError(f"--{flag} needs --method d4m, prototype or noise (got {args.method})")
@@ -157,12 +162,12 @@ def starting_points(args, pipeline):
     from distillation.synthesis import check_latent_shape, latent_shape
     from scripts.artefact import check_held_out, identity
 
-    check_held_out(args.validation, args.prototype_path)
     if args.method == "noise":
         split = load_split(split="train", **dataset_flags(args))
         zeros = Prototypes(torch.zeros(args.ipc, *latent_shape(pipeline)), torch.ones(args.ipc), torch.tensor(0.0))
         source = {"ipc": args.ipc, "data": split.identity(), **validation_of(args.validation)}
         return split.classes, dict.fromkeys(range(len(split.classes)), zeros), source
+    check_held_out(args.validation, args.prototype_path)
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
     template, wrapped = args.prompt_template, None if args.label_file_path else made_with.get("prompt_template")
     if wrapped and template not in (None, wrapped):
@@ -171,6 +176,9 @@ def starting_points(args, pipeline):
     if made_with.get("dataset", args.dataset) != args.dataset:
         raise InputError(f"--dataset: expected that of the prototypes in {args.prototype_path}, {made_with['dataset']}, found "
                          f"{args.dataset}")
+    if (expand := made_with.get("km_expand", args.km_expand or 1)) != (args.km_expand or 1):
+        raise InputError(f"--km_expand: expected that of the prototypes in {args.prototype_path}, {expand}, found "
+                         f"{args.km_expand or 1}")
     check_latent_shape(pipeline, prototypes[0].centroids.shape[1:], made_with.get("size"), args.prototype_path)
     check_autoencoder(pipeline, made_with, args.prototype_path, args.diffusion_checkpoints_path)
     source = {"ipc": len(prototypes[0].centroids), "prototypes": identity(args.prototype_path),

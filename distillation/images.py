@@ -75,8 +75,8 @@ def _identity(folder) -> tuple[int, int]:
 def open_image(path: Path) -> Image.Image:
     """Open an image as 8-bit RGB: upright by its EXIF tag, on white where transparent, 16-bit grey scaled to 8 bits.
 
-    Of an animation the first frame. Colour profiles are not applied. Raises BadImage for a damaged file, one larger than
-    LARGEST_BYTES or Pillow's limit of pixels, and pixels of unknown range (float and 32-bit).
+    Of an animation the first frame. Colour profiles and the transparency of 16-bit grey are not applied. Raises BadImage for a
+    damaged file, one larger than LARGEST_BYTES or Pillow's limit of pixels, and pixels of unknown range (float and 32-bit).
     """
     try:
         with open(path, "rb") as file:

@@ -136,7 +136,10 @@ def diffusion_loss(unet, scheduler, latents: Tensor, noise: Tensor, timesteps: T
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: AdamW, with the curve `short-warm-up`. The second half is for the UNet alone."""
+    """How a network is trained: AdamW, with the curve `short-warm-up`.
+
+    `prompt_drop`, `ema_decay`, `accumulation` and `recompute` are used for the UNet only.
+    """
 
     steps: int
     batch_size: int

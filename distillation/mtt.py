@@ -35,7 +35,7 @@ def parse_args():
     parser.add_argument("-a", "--arch", default="convnet_d3_w128", help="network of experts and student, without BatchNorm")
     parser.add_argument("--size", default=32, type=int, help="pixels")
     parser.add_argument("--seed", default=0, type=int, help="seed of weights, batches and the first images")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images (0: none beside the main one)")
+    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
     # experts
     parser.add_argument("--experts_path", default="runs/experts", help="folder of the experts, for any number of images")
     parser.add_argument("--experts", default=10, type=int, help="experts (MTT: 100)")

@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillation.datasets import Split, check_enough_images, check_enough_readable, decode, decode_readable, load_split
+from distillation.datasets import (
+    Split,
+    check_enough_images,
+    check_enough_readable,
+    decode,
+    decode_readable,
+    load_split,
+    report_unreadable,
+)
 from distillation.distilled_set import complete, row, write_image
 from distillation.encoding import Encoding, encode_classes, size_to_encode
 from distillation.images import to_pil
@@ -62,7 +70,8 @@ def at_random(split: Split, labels: list[int], count: int, size_pixels: int, see
               fit: str = "centre") -> Iterator[tuple[int, Tensor, np.ndarray]]:
     """Yield (label, uint8 [count, 3, size, size], their rows): images drawn without replacement, a function of (seed, class).
 
-    If the split skips unreadable images, the next of the draw replace them. Raises InputError when there are too few.
+    If the split skips unreadable images, the next images in the random order replace them. Raises InputError when there are
+    too few.
     """
     for label in Progress(labels, desc="choose (random)", unit="class"):
         rows = split.rows_of(label)
@@ -73,6 +82,7 @@ def at_random(split: Split, labels: list[int], count: int, size_pixels: int, see
             more, readable = decode_readable(split, wanted, size_pixels, workers, fit)
             images, found, taken = torch.cat([images, more]), np.concatenate([found, readable]), taken + len(wanted)
         check_enough_readable(split, label, images, count)
+        report_unreadable(split, label, taken - len(found))
         yield label, images, found
 
 
@@ -86,6 +96,7 @@ def by_latents(pipeline, split: Split, labels: list[int], encode_at_pixels: int,
     how = Encoding(args.seed, "mean", args.batch_size, args.num_workers)
     for label, latents, rows in encode_classes(pipeline, split, labels, encode_at_pixels, how):
         check_enough_readable(split, label, rows, args.ipc)
+        report_unreadable(split, label, len(split.rows_of(label)) - len(rows))
         chosen = rows[choose(latents, args.ipc)]
         yield label, decode(split, chosen, size_pixels, args.num_workers, "centre"), chosen
 

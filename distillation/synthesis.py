@@ -1,6 +1,7 @@
 """Prototypes to images: denoise in batches across classes, and write files while the next batch is denoised."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from distillation.guidance import ModeGuidedScheduler
 from distillation.images import to_pil, to_uint8
 from distillation.prototypes import Prototypes
 from scripts.cli import InputError
-from scripts.parallel import new_pool
 from scripts.randomness import generator_for, seed_for
 
 UNFIT = ("DPMSolverSDEScheduler", "EDMEulerScheduler")  # noise of its own, not from the generator; for EDM's networks
@@ -114,7 +114,7 @@ class ImageMaker:
         use_scheduler(pipeline, config["scheduler"], mode_guided=mode is not None)
         self.prompts = pipeline.embed([entry["prompt"] for entry in classes])
         self.negative = pipeline.embed([config["negative_prompt"]])
-        self.pool, self.writing = new_pool(workers), []
+        self.pool, self.writing = ThreadPoolExecutor(max(1, workers)), []
 
     def batches(self, rows: list[dict]) -> list[list[dict]]:
         """Split rows into batches. A continued run keeps them, since rounding may depend on the batch's size."""

@@ -60,17 +60,23 @@ def parse_args():
     parser.add_argument("--ema_decay", default=0.998, type=float, help="moving average of the weights of UNet and text encoder")
     parser.add_argument("--bf16", action="store_true",
                         help="compute in bfloat16 where that is safe, on devices that have it (the UNet on a GPU always does)")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images (0: none beside the main one)")
+    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
     parser.add_argument("--save_seconds", default=60, type=float, help="seconds between resume points")
     return derive(parser.parse_args())
 
 
 def derive(args):
     """Check the flags, and set the defaults that depend on --init."""
-    check_range("--prompt_drop", args.prompt_drop, 0, 1)
-    for flag in ("size", "lora_rank", "gradient_accumulation_steps", "num_workers", "latent_channels"):
+    for flag, low, high in (("prompt_drop", 0, 1), ("ema_decay", 0, 1), ("seed", -2 ** 63, 2 ** 63 - 1),
+                            *((flag, 0, math.inf) for flag in ("vae_lr", "unet_lr", "kl_weight", "num_workers")),
+                            *((flag, 1, math.inf) for flag in ("size", "batch_size", "lora_rank", "vae_steps", "unet_steps",
+                                                               "gradient_accumulation_steps", "latent_channels"))):
         if getattr(args, flag) is not None:
-            check_range(f"--{flag}", getattr(args, flag), 0 if flag == "num_workers" else 1)
+            check_range(f"--{flag}", getattr(args, flag), low, high)
+    for flag, least in (("vae_channels", 8), ("unet_channels", 16), ("text_width", 4)):     # groups and heads divide them
+        found = getattr(args, flag)
+        if any(width < 1 or width % least for width in (found if isinstance(found, list) else [found or least])):
+            raise InputError(f"--{flag}: expected multiples of {least}, found {found}")
     if args.gradient_accumulation_steps > args.batch_size:
         raise InputError(f"--gradient_accumulation_steps: expected at most the batch size {args.batch_size}, found "
                          f"{args.gradient_accumulation_steps}")

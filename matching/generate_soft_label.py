@@ -34,7 +34,7 @@ def parse_args():
     parser.add_argument("--data", metavar="DIR", default=None,
                         help="distilled set (default: the real training split of --dataset)")
     add_dataset_flags(parser)
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images (0: none beside the main one)")
+    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
                         help="decode all images on the device, or read them by Pillow for every batch (auto: if too many)")
     # teacher
@@ -129,10 +129,12 @@ def training_images(args, folder: str | None, size: int, device):
 def configuration(args, images, teacher: str) -> dict:
     """What decides the labels."""
     from matching.augmentation import mix_config
+    from matching.image_set import FileImages
     names = ("data_path", "epochs", "batch_size", "fkd_seed", "use_fp16", "keep_topk", "temperature", "keep_epochs",
              "input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "mixup", "cutmix")
     mix = mix_config(args, with_alpha=False)  # mixup and cutmix are there
-    return {**{name: getattr(args, name) for name in names}, **mix, "images": images.name,
+    read_by = "pil" if args.data_path == "auto" and isinstance(images, FileImages) else args.data_path
+    return {**{name: getattr(args, name) for name in names}, "data_path": read_by, **mix, "images": images.name,
             "images_digest": images.digest, "teacher": teacher, **validation_of(args.validation)}
 
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from distillation.images import fit_image, open_image
 from matching.augmentation import LARGE, Drawn, mixed_one_by_one, views
 from scripts.cli import InputError
 from scripts.networks import normalise
-from scripts.parallel import new_pool
 
 BLOCK = 1024            # images decoded at once for the digest of a set that stays in its files
 LARGEST_FRACTION = 0.5  # of the free memory, for a decoded set
@@ -109,7 +108,7 @@ class FileImages:
         """The views of each of `parts` (rows); the next part is read in the background."""
         host = drawn.to("cpu")
         waiting: deque[tuple[Tensor, dict[int, Future]]] = deque()
-        with new_pool(self.workers) as pool:
+        with ThreadPoolExecutor(max(1, self.workers)) as pool:
             for part in parts:
                 rows = part.cpu()
                 needed = torch.cat([rows, host.partner[rows]]).unique().tolist()

@@ -75,7 +75,7 @@ def write_epoch(folder: Path, epoch: int, drawn: Drawn, answers: Answers, precis
     stored = {name: value if name == "leading" else value.to(precision) for name, value in answers.tensors().items()}
     write_tensors(folder / epoch_file(epoch),
                   {**{name: getattr(drawn, name).to(dtype) for name, dtype in STORED.items()}, **stored},
-                  "the teacher's weights are damaged, or --use-fp16 is too small for its logits, leave it out")
+                  "the teacher's weights are damaged, or its logits exceed float16: leave out --use-fp16")
 
 
 def stored_epochs(epochs: int, share: float) -> int:

@@ -13,6 +13,7 @@ from scripts.cli import (
     Parser,
     add_dataset_flags,
     add_mix_flags,
+    check_optimizer,
     check_range,
     check_views,
     dataset_flags,
@@ -22,7 +23,7 @@ from scripts.cli import (
 
 OPTIMIZERS = {"adamw": (1e-3, 0.01), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image",
-                "val_labels", "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
+                "val_labels", "validation", "mix_per", "mixup", "cutmix")   # the last four are stored elsewhere
 
 
 def parse_args():
@@ -32,7 +33,7 @@ def parse_args():
     parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
     parser.add_argument("--input-size", default=32, type=int, help="pixels")
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images (0: none beside the main one)")
+    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
     parser.add_argument("--output-dir", default="runs/teacher", help="folder of the model")
     # training
     parser.add_argument("-b", "--batch-size", default=64, type=int, help="images per step, over all processes")
@@ -63,10 +64,9 @@ def parse_args():
     args = parser.parse_args()
     for flag in ("batch_size", "epochs", "input_size", "workers"):
         check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
-    for flag, high in (("pad", 1000), ("cutout", 10_000), ("ema", 0.999999), ("label_smoothing", 1), ("momentum", 0.999999),
-                       ("learning_rate", 1000), ("weight_decay", 1000)):
-        if getattr(args, flag) is not None:
-            check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0, high)
+    for flag, high in (("pad", 1000), ("cutout", 10_000), ("ema", 0.999999), ("label_smoothing", 1)):
+        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0, high)
+    check_optimizer(args)
     check_views(args)
     return args
 

@@ -19,6 +19,7 @@ from scripts.cli import ROOT, InputError, Parser, check_range, run
 SIZES = {"fashion_mnist": (10, 60_000, 10_000, 32), "cifar10": (10, 50_000, 10_000, 32), "cifar100": (100, 50_000, 10_000, 32),
          "tiny_imagenet": (200, 100_000, 10_000, 64), "imagenet": (1000, 1_281_167, 50_000, 224)}
 METHODS = "finetune joint er agem derpp task_arithmetic"  # as in continual/continual.sh; METHODS= (empty) leaves the stage out
+START_STEPS = 40    # of Task Arithmetic's common start
 
 
 def parse_args():
@@ -49,7 +50,10 @@ def main(args):
     else:
         rates = computed(settings, data, args.tflops)
         source = f"computed from operations at {args.tflops:g} TFLOP/s (an assumption); k-means measured on {hardware()}"
-    stages = plan(settings, data, rates, args.gpus)
+    try:
+        stages = plan(settings, data, rates, args.gpus)
+    except ValueError as error:     # a setting that is no number, or lengths that do not fit the streams
+        raise InputError(f"a setting of {args.dataset}: {error}") from None
     result = {"kind": "plan", "dataset": args.dataset, "ipc": int(settings["IPC"]), "gpus": args.gpus, "rates": source,
               "stages": stages, "seconds": sum(stage["seconds"] or 0 for stage in stages),
               "code": code_version(), "packages": package_versions()}
@@ -87,6 +91,10 @@ def units_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, dict[str, in
     stages["soft labels"] = {"views labelled": made * max(1, round(epochs * float(s["KEEP_EPOCHS"])))}
     stages["student"] = {"student's views trained": made * epochs}
     methods, streams = s.get("METHODS", METHODS).split(), s.get("STREAMS", "real random distilled").split()
+    for name, found, expected in (("METHODS", methods, METHODS), ("STREAMS", streams, "real random distilled"),
+                                  ("SCHEDULE", [s["SCHEDULE"]], "epochs steps")):
+        if unknown := [one for one in found if one not in expected.split()]:
+            raise InputError(f"{name}: expected some of {expected}, found {unknown[0]}")
     lengths = s.get("TASK_STEPS" if s["SCHEDULE"] == "steps" else "TASK_EPOCHS", "").split()
     if len(streams) == 1:
         lengths = lengths[:1] if streams == ["real"] else lengths[-1:]     # as continual.sh does
@@ -95,7 +103,9 @@ def units_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, dict[str, in
         for stream, length in zip(streams, lengths * (1 if len(lengths) > 1 else len(streams)), strict=True):
             batches = (train if stream == "real" else made) / int(s["TASKS"]) / int(s["BATCH_SIZE"])
             steps += int(length) if s["SCHEDULE"] == "steps" else math.ceil(float(length) * batches)
-        stages["continual"] = {f"{method} steps": steps * int(s["TASKS"]) * len(s["SEEDS"].split()) for method in methods}
+        each = (steps + int(s.get("SAME_STEPS") or 0)) * len(s.get("STREAM_LABELS", "hard").split()) * int(s["TASKS"])
+        stages["continual"] = {f"{method} steps": (each + START_STEPS * (method == "task_arithmetic")) * len(s["SEEDS"].split())
+                               for method in methods}
     return stages
 
 
@@ -129,7 +139,10 @@ def bytes_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, tuple[int, i
     kept = min(int(s["KEEP_TOPK"] or classes), classes)
     label = 29 + 2 * kept + (0 if kept == classes else 2 + kept * (1 if classes <= 256 else 2))  # draws, logits, their classes
     views = units_of(s, data)["soft labels"]["views labelled"]
-    buffers = 3 * len(s["SEEDS"].split()) * len(s.get("METHODS", METHODS).split()) * int(s["BUFFER_SIZE"])
+    lists = s.get("STREAM_LABELS", "hard"), s["SEEDS"], s.get("METHODS", METHODS)
+    runs = (len(s.get("STREAMS", "real random distilled").split()) + bool(s.get("SAME_STEPS"))) * math.prod(
+        len(one.split()) for one in lists)
+    buffers = runs * int(s["BUFFER_SIZE"])
     return {"prototypes": (made * (latent + 16), vae + 2 * latent * math.ceil(train / classes)),
             "images": (made * 3 * int(s["IMAGE_SIZE"] or min(size, 224)) ** 2 // 2, vae + unet + made * latent),  # PNG: half
             "teacher": (teacher, 4 * teacher + (train + test) * view),
@@ -167,9 +180,12 @@ def rates_of(finished: Path) -> dict[str, float]:
     from scripts.files import read_json
     counts, seconds = Counter(), Counter()
     for path in finished.rglob("result.json"):
-        for unit, count, spent in measured_units(read_json(path)):
-            counts[unit] += count
-            seconds[unit] += spent
+        try:
+            for unit, count, spent in measured_units(read_json(path)):
+                counts[unit] += count
+                seconds[unit] += spent
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: expected the result of a stage, found none ({error!r})") from None
     if not counts:
         raise InputError(f"--from: expected a run with result.json files, found none in {finished}")
     return {unit: counts[unit] / max(seconds[unit], 1e-9) for unit in counts}
@@ -240,8 +256,8 @@ def report(result: dict) -> list:
     rows.append(("total of the stages with rates" if unknown else "total", NONE, NONE, f"{result['seconds'] / 60:,.1f}",
                  size(sum(one["disk_bytes"] for one in result["stages"])), NONE))
     says = (f"IPC {result['ipc']}, processes: {result['gpus']}. Rates: {result['rates']}. The time of continual is "
-            "that of one process; processes divide the other stages without loss. Reading files and starting processes are not "
-            "counted. Memory is that of weights, images and latents; activations come on top.")
+            "that of one process, without a teacher's passes; processes divide the other stages without loss. Reading files "
+            "and starting processes are not counted. Memory is that of weights, images and latents; activations come on top.")
     return [Section("Plan", says, ("Stage", "Units", "Units/s of one process", "Time (min)", "On disk", "Memory"), tuple(rows))]
 
 

@@ -47,7 +47,7 @@ def parse_args():
     parser.set_defaults(dataset=None, data_dir=None)    # the distilled set has the name of its data set, not its folder
     add_checkpoint_flags(parser)
     parser.add_argument("--batch_size", default=64, type=int, help="images encoded at once")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images (0: none beside the main one)")
+    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
     parser.add_argument("--classes", nargs="+", metavar="NAME",
                         help=f"at most {MOST_CLASSES} classes (default: as many, evenly over the list)")
     parser.add_argument("--images", default=10, type=int, help="images per class in the grid and on the map")

@@ -191,8 +191,9 @@ def identity(artefact: Path) -> str:
     artefact = Path(artefact)
     if artefact.is_file():
         return digest(artefact)
-    files = read_json(artefact / "manifest.json")["files"]
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    manifest = read_json(artefact / "manifest.json")
+    raise_first(f"{artefact / 'manifest.json'}", manifest_problems(manifest))
+    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path, kind: str) -> dict:

@@ -96,7 +96,7 @@ def dataset_flags(args) -> dict:
 
 
 def validation_of(held_out: int) -> dict:
-    """`--validation` as a stored configuration has it: absent at 0, so that folders from before it are the same runs."""
+    """`--validation` in a stored configuration: no key at 0, so that configurations from before this flag stay equal."""
     return {"validation": held_out} if held_out else {}
 
 
@@ -113,7 +113,7 @@ def add_mix_flags(parser, defaults: dict = MIX) -> None:
 
 def check_range(flag: str, value, low, high=float("inf")) -> None:
     """Raise InputError for a number outside [low, high], naming the flag."""
-    if not low <= value <= high:
+    if not (low <= value <= high and abs(value) < float("inf")):
         raise InputError(f"{flag}: expected a value in [{low}, {high}], found {value}")
 
 
@@ -125,6 +125,13 @@ def check_views(args) -> None:
             check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), low, high)
     if None not in (args.min_scale_crops, args.max_scale_crops):
         check_range("--max-scale-crops", args.max_scale_crops, args.min_scale_crops, 1)
+
+
+def check_optimizer(args) -> None:
+    """Raise InputError for a learning rate, weight decay or momentum that no optimiser takes; None passes."""
+    for flag in ("lr", "learning_rate", "adamw_lr", "weight_decay", "adamw_weight_decay", "momentum"):
+        if getattr(args, flag, None) is not None:
+            check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0, 0.999999 if flag == "momentum" else float("inf"))
 
 
 # progress
@@ -151,7 +158,7 @@ class Progress(tqdm):
         if self.to_log and msg == "":
             return True
         if self.to_log:
-            print(msg or str(self), file=sys.stderr, flush=True)
+            print(msg or str(self), end="" if pos == 0 else "\n", file=sys.stderr, flush=True)    # close() ends its line itself
             return True
         return super().display(msg, pos)
 
@@ -303,9 +310,14 @@ def _question(args, main, output: str) -> str:
 
 
 def _dates(path: str) -> list:
-    """Size and date of a file or of a finished folder's manifest; of any other folder those of each folder and of its files."""
+    """Name, size and date of a file, or of the manifest of a finished folder.
+
+    Of any other folder, and of a checkpoint, whose files the command hashes: the same of each subfolder, with number, total
+    size and newest date of its files.
+    """
     manifest, seen = os.path.join(path, "manifest.json"), set()
     ours = os.path.isfile(manifest) and os.path.isfile(os.path.join(path, "config.json"))   # others' data may have the first
+    ours = ours and not os.path.isfile(os.path.join(path, "model_index.json"))
     if ours or not os.path.isdir(path):
         return [_date(manifest if ours else path)]
     dates = []

@@ -225,7 +225,7 @@ def weight_problems(state: dict[str, Tensor]) -> list[str]:
 
 
 def repeat_statistics(network: nn.Module, times: int) -> None:
-    """Let every batch move BatchNorm's running statistics `times` times, as that many forwards in train mode do."""
+    """Set BatchNorm's momentum so that one forward updates the running statistics as `times` forwards of the batch do."""
     for layer in batch_norms(network) if times > 1 else ():
         layer.momentum = 1 - (1 - layer.momentum) ** times
 

@@ -9,7 +9,6 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,21 +25,6 @@ def new_accelerator(**settings):
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
     return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)], **settings)
-
-
-class InThisThread(Executor):
-    """Runs what is submitted at once."""
-
-    def submit(self, work, /, *args, **settings) -> Future:
-        """The finished Future of work(*args, **settings). Errors are raised here."""
-        done = Future()
-        done.set_result(work(*args, **settings))
-        return done
-
-
-def new_pool(workers: int) -> Executor:
-    """An executor of `workers` threads; 0: in this thread."""
-    return ThreadPoolExecutor(workers) if workers else InThisThread()
 
 
 def require_one_process(accelerator, command: str) -> None:
@@ -136,7 +120,7 @@ class Team:
         return self.rank == 0
 
     def check_rows(self, network, images: int, batch_size: int) -> None:
-        """Raise InputError where a process would get too few rows of a batch, with one process only for BatchNorm."""
+        """Raise InputError where a process gets too few rows of a batch (one process: only for networks with BatchNorm)."""
         smallest, least = images // math.ceil(images / batch_size), LEAST_ROWS * self.size
         if smallest < least and (self.size > 1 or batch_norms(network)):
             whose = "BatchNorm" if self.size == 1 else f"each of {self.size} processes"
@@ -159,7 +143,7 @@ class Team:
         elif self.main and batch_norms(network):
             print(f"BatchNorm in {self.size} processes on CPUs: each normalises its own rows")
         wrapped = DistributedDataParallel(network)
-        wrapped.broadcast_buffers = False  # equal already, or of the process's own rows; as an argument its name has changed
+        wrapped.broadcast_buffers = False  # no argument: its name differs between torch versions
         return wrapped
 
     def no_sync(self, wrapped, last: bool):

@@ -51,20 +51,24 @@ VAL_LABELS=${VAL_LABELS:-}               # file with the classes of test images 
 VALIDATION=${VALIDATION:-}               # training images held out and tested on, not the test images; needs a RUN of its own
 VAL=${VAL:-}                             # folder of test images for students; empty: the test images of the data set
 
-# Where each stage writes. Images made with another strength, guidance or k-means than usual have names of their own.
-float() { LC_ALL=C awk -v x="$1" 'BEGIN { x += 0; print x (x == int(x) ? ".0" : "") }'; }
+# Where each stage writes. Images of another strength, guidance, k-means or prototype than usual have names of their own.
+float() { LC_ALL=C awk -v x="$1" 'BEGIN { x += 0; OFMT = "%.15g"; print x (x == int(x) ? ".0" : "") }'; }
 how() { echo "s$(float "$STRENGTH")_g$(float "$GUIDANCE")_kmexpand${KM_EXPAND:-1}"; }
 # shellcheck source=/dev/null
 usual=$(unset STRENGTH GUIDANCE KM_EXPAND; . "scripts/settings/$DATASET.sh"; how)
-made=$(how)
+PROTOTYPES=${PROTOTYPES:-$RUN/prototypes/$DATASET-ipc$IPC-kmexpand${KM_EXPAND:-1}}
+case $PROTOTYPES in
+*-medoid-lof) kind=_medoid_lof ;; *-medoid) kind=_medoid ;; *-lof) kind=_lof ;; *-random) kind=_random ;; *) kind= ;;
+esac
+made=$(how)$kind
 case $METHOD in
 d4m) folder=${DATASET}_ipc${IPC}_${IPC}_$made images=distilled-ipc$IPC ;;
+prototype) folder=${DATASET}_prototype_ipc$IPC$kind images=prototype$kind-ipc$IPC ;;
 *) folder=${DATASET}_${METHOD}_ipc$IPC images=$METHOD-ipc$IPC ;;
 esac
 [ "$METHOD" != d4m ] || [ "$made" = "$usual" ] || images=distilled_$made-ipc$IPC
 [ -z "${DISTILLED+given}" ] || images=$(basename "${DISTILLED:-real}")
 case $TEACHER_ARCH in resnet18) by= ;; *) by=-$TEACHER_ARCH ;; esac
-PROTOTYPES=${PROTOTYPES:-$RUN/prototypes/$DATASET-ipc$IPC-kmexpand${KM_EXPAND:-1}}
 DISTILLED=${DISTILLED-$RUN/distilled/$folder}   # empty: students learn from all real training images
 TEACHER=${TEACHER:-$RUN/teacher$by}
 SOFT_LABELS=${SOFT_LABELS:-$RUN/soft-labels/$images$by}

@@ -108,17 +108,35 @@ def train_on_hard_labels(here, image_data, distilled, tmp_path):
     return lambda *flags: here(*words, *flags)
 
 
+@pytest.fixture
+def train_ldm(here, tmp_path):
+    return lambda *flags: here("distillation.train_ldm", "--output_dir", tmp_path / "ldm", *flags)
+
+
 @pytest.mark.parametrize(("stage", "cases"), [
     ("gen_prototype", [("--ipc", 0), ("--km_expand", 0), ("--batch_size", 0), ("--size", 3), ("--num_workers", -1)]),
     ("gen_syn_image", [("--strength", 1.5), ("--strength", -0.1), ("--ipc", 4), ("--ipc", 0), ("--batch_size", 0),
-                       ("--num_inference_steps", 0), ("--image_size", 0)]),
+                       ("--num_inference_steps", 0), ("--image_size", 0), ("--guidance_scale", 0.5),
+                       ("--guidance_scale", "nan"), ("--mode_scale", "inf")]),
+    ("train_ldm", [("--vae_steps", 0), ("--unet_steps", -1), ("--vae_lr", "nan"), ("--ema_decay", 2), ("--seed", 2 ** 63),
+                   ("--vae_channels", 10), ("--unet_channels", 24), ("--text_width", 63)]),
     ("relabel", [("--cutmix", 0, "--mix-type", "cutmix"), ("--mixup", 0, "--mix-type", "mixup"), ("--min-scale-crops", 2),
                  ("--flip", 2), ("--workers", -1), ("--epochs", 0)]),
     ("train_on_hard_labels", [("--min-scale-crops", 2), ("--flip", -1), ("--workers", -1), ("--temperature", 0),
-                              ("--keep-topk", 0), ("--batch-size", 0), ("--gradient-accumulation-steps", 0)])])
+                              ("--keep-topk", 0), ("--batch-size", 0), ("--gradient-accumulation-steps", 0),
+                              ("--adamw-lr", -1), ("--adamw-weight-decay", -5), ("--momentum", -1)])])
 def test_numbers_out_of_range(request, stage, cases):
     command = request.getfixturevalue(stage)
     assert all(refused(command(*flags), *flags[:2]) for flags in cases)
+
+
+def test_a_flag_without_effect_is_refused(train_on_hard_labels):
+    for flags, words in ((("-lr", 0.5), "--learning-rate: expected --sgd beside it"),
+                         (("--sgd", "--adamw-lr", 0.5), "--adamw-lr: expected no --sgd beside it"),
+                         (("--fkd_seed", 9), "--fkd-seed needs --labels soft (got hard)"),
+                         (("-T", 7), "--temperature needs --labels soft (got hard)"),
+                         (("--max-scale-crops", 0.05), "--max-scale-crops: expected a value in [0.08, 1]")):
+        assert refused(train_on_hard_labels(*flags), words)
 
 
 def test_flags_that_are_missing_or_unknown(here):

@@ -48,6 +48,6 @@ def test_sigterm_stops_every_command_and_starts_no_other(tmp_path):
     others = psutil.Process(batch.pid).children(recursive=True)
     batch.terminate()
     said, _ = batch.communicate(timeout=60)
-    assert batch.returncode == 0 and said.count("stopped by SIGTERM") == 2   # the command and the batch
+    assert batch.returncode == 143 and said.count("stopped by SIGTERM") == 2   # the command and the batch
     assert len(others) == 2 and not any(one.is_running() for one in others)
     assert not (tmp_path / "never").exists() and not (teacher / "manifest.json").exists()

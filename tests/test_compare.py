@@ -185,9 +185,9 @@ def test_payback_of_fashion_mnist_counts_its_own_sets_and_then_the_checkpoint():
                       {"kind": "distilled", "config": {"method": "d4m"}, "seconds": {"synthesise": seconds}})
              for ipc, seconds in ((50, 20), (10, 999))]
     sections = fashion_payback(Results(runs), {"seconds": {"autoencoder": 30, "unet": 50}})
-    assert [section.rows[0][3:] for section in sections] == [("110.0", "+20.0 (–)", "5.5"), ("190.0", "+20.0 (–)", "9.5")]
-    assert [row[1:4] + row[5:] for row in sections[0].rows[1:]] == [
-        ("distilled, 16 steps", "real, 16 steps", "110.0", "22.0"), ("distilled, 16 steps", "real", "110.0", "7.3")]
+    assert [section.rows[0][3:] for section in sections] == [("110.0", "+20.0 (–)", "5.5, in doubt"),
+                                                             ("190.0", "+20.0 (–)", "9.5, in doubt")]
+    assert [row[1:4] + row[5:] for row in sections[0].rows[1:]] == [("distilled, 16 steps", "real", "110.0", "7.3, in doubt")]
     assert ["checkpoint is not counted" in section.says for section in sections] == [True, False]
 
 
@@ -392,7 +392,7 @@ def test_a_collected_file_with_newer_fields_gives_more_columns_rows_and_a_figure
     assert all(f">{name}</th>" in page for name in ("TFLOP", "Stream (MB)", "Forward transfer, Task-IL (points)"))
     numbers = found["rows"]["er"]["distilled, soft labels"]
     assert (numbers["flops"]["mean"], numbers["stream_bytes"]["mean"]) == (3e12, 2.5e6)
-    assert before["payback"] == [] and len(found["payback"]) == 4
+    assert before["payback"] == [] and len(found["payback"]) == 2
     for one in found["payback"]:
         cost, saving = 30 if "soft" in one["arm"] else 10, one["saved_seconds"]["mean"]
         assert one["cost_seconds"] == cost

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_teacher
 from torch import nn
 
@@ -18,6 +20,8 @@ from continual.streams import batches, class_order, hold_out, make_tasks, merge_
 from continual.task_arithmetic import TaskArithmetic, reestimate_batchnorm
 from continual.timing import Timers
 from continual.training import Trainer, bn_momentum
+from distillation.distilled_set import write_image
+from distillation.images import fit_image
 from scripts.cli import ROOT, InputError
 from scripts.files import read_tensors
 from scripts.randomness import generator_for
@@ -79,14 +83,19 @@ def test_dropout_is_a_function_of_seed_task_and_step():
 def test_memory_is_held_out_only_where_the_task_can_spare_it():
     images = some_images(12)
     tasks = make_tasks(images, images, some_images(3, seed=1), [(0, 1), (2, 3)])
-    task, held = hold_out(tasks[0], 4, 0)
+    (task, _), held = hold_out(tasks, 4, 0)
     assert held and len(task.train) == 20 and sorted(task.memory.labels.tolist()) == [0, 0, 1, 1]
     kept = {tuple(row) for row in task.memory.images.flatten(1).tolist()}
     assert not kept & {tuple(row) for row in task.train.images.flatten(1).tolist()}
-    task, held = hold_out(tasks[0], 6, 0)
+    (task, _), held = hold_out(tasks, 6, 0)
     assert not held and len(task.train) == 24 and len(task.memory) == 6
-    for memory, apart in ((streams.random_images(images, some_images(3), 0), False), (some_images(3, seed=2), True)):
-        assert hold_out(make_tasks(images, memory, memory, [(0, 1), (2, 3)])[0], 4, 0)[1] is apart
+    uneven, held = hold_out(make_tasks(images, images, some_images(3, seed=1), [(0, 1), (2,), (3,)]), 3, 0)
+    assert not held and [len(task.train) for task in uneven] == [24, 12, 12]      # the small ones decide for all
+    rare = images.rows(torch.cat([(images.labels != 1).nonzero().flatten(), (images.labels == 1).nonzero().flatten()[:3]]))
+    (task, _), held = hold_out(make_tasks(rare, rare, some_images(3, seed=1), [(0, 1), (2, 3)]), 3, 0)
+    assert not held and task.train.labels.bincount().tolist() == [12, 3]
+    (task, _), held = hold_out(make_tasks(images, some_images(3), images, [(0, 1), (2, 3)]), 4, 0)
+    assert not held and len(task.train) == 24
     assert len(merge_tasks(tasks).train) == 48 and merge_tasks(tasks).classes == (0, 1, 2, 3)
 
 
@@ -245,6 +254,27 @@ def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path
     assert capsys.readouterr().out.count("complete, nothing to do") == 18
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert "begun with tasks=2, now asked for 4" in refusal(monkeypatch, capsys, *words, "--tasks", 4)
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--size", 0], "--size: expected a value in [1"), (["--epochs", "inf"], "--epochs: expected a value"),
+    (["--weight-decay", -1], "--weight-decay: expected a value in [0"), (["--momentum", -1], "--momentum: expected a value"),
+    (["--scale", 0.5, "nan"], "--scale: expected a value"), (["--method", "task_arithmetic"], "--start distilled"),
+    (["--method", "task_arithmetic", "--start", "task1", "--arch", "squeezenet1_1"], "a linear head for task_arithmetic")])
+def test_flags_that_cannot_be_are_refused_in_one_line(data, tmp_path, monkeypatch, capsys, flags, words):
+    assert words in refusal(monkeypatch, capsys, "--dataset", "folder", "--data-dir", data / "real", "--output-dir", tmp_path,
+                            "--tasks", 2, *flags)
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_images_that_are_not_square_are_cut_as_those_of_the_sets(tmp_path, monkeypatch):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8))
+    for name in ("train/a/0.png", "train/b/0.png", "test/a/0.png", "test/b/0.png"):
+        write_image(tmp_path, name, image)
+    monkeypatch.setattr(sys, "argv", ["train_continual", "--dataset", "folder", "--data-dir", str(tmp_path), "--size", "16"])
+    sources, _ = train_continual.load_sources(train_continual.parse_args(), "cpu")
+    expected = torch.from_numpy(np.asarray(fit_image(image, 16, "centre"))).permute(2, 0, 1)
+    assert torch.equal(sources.of("real", 0).images[0], expected) and torch.equal(sources.test.images[0], expected)
 
 
 def test_a_start_that_was_trained_again_is_another_start(data, tmp_path, monkeypatch, capsys):

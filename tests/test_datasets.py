@@ -290,6 +290,14 @@ def test_test_images_of_one_folder_are_those_of_a_folder_per_class(here, tmp_pat
     for name, found in (("list.txt", "line 2, found 'lost.JPEG"), ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")):
         with pytest.raises(InputError, match=found):
             load_split("imagenet", tmp_path, "test", val_labels=kit / name)
+    (kit / "list.txt").write_text("".join(f"{row}.JPEG {wnid}\n" for row, wnid in zip((*rows, rows[0]), (*classes, classes[1]),
+                                                                                      strict=True)))
+    with pytest.raises(InputError, match="expected one line per image, found 1 lines of images that have one already"):
+        load_split("imagenet", tmp_path, "test", val_labels=kit / "list.txt")
+    write_marked(flat / "more" / f"{rows[0]}.JPEG", 9)
+    with pytest.raises(InputError, match="expected another name for each image, found 1 names again"):
+        load_split("imagenet", tmp_path, "test", val_labels=kit / "list.txt")
+    (flat / "more" / f"{rows[0]}.JPEG").unlink()
     (flat / f"{rows[0]}.JPEG").unlink()
     with pytest.raises(InputError, match="expected 3 lines, one per image, found 4"):
         load_split("imagenet", tmp_path, "test", val_labels=kit / "ILSVRC2012_validation_ground_truth.txt")

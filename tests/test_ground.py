@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from scripts import artefact, cli, files
-from scripts.cli import ROOT, InputError, Parser, Progress, Stopped
+from scripts.cli import DIGITS_LDM, ROOT, InputError, Parser, Progress, Stopped
 from scripts.training import CURVES, Loop, averaged, new_optimizer, parameter_groups
 
 
@@ -187,6 +188,15 @@ def test_a_finished_command_is_answered_without_its_libraries(own_image_data, tm
     assert again()[::2] == (0, True)
     next((own_image_data / "train").rglob("*.png")).unlink()     # other images: the stored configuration refuses them
     assert again()[::2] == (2, True)
+
+
+def test_a_changed_file_of_a_checkpoint_is_another_input(tmp_path):
+    checkpoint = tmp_path / "ldm"
+    shutil.copytree(ROOT / DIGITS_LDM, checkpoint)
+    before = cli._dates(str(checkpoint))
+    assert cli._dates(str(checkpoint)) == before
+    (checkpoint / "vae/config.json").write_text((checkpoint / "vae/config.json").read_text() + " ")
+    assert cli._dates(str(checkpoint)) != before
 
 
 def test_a_file_rewritten_among_many_is_another_input(tmp_path):

@@ -16,7 +16,7 @@ from misc.report.section import with_table
 from scripts.cli import ROOT
 
 NAMES = re.findall(r"<!-- table: ([a-z0-9-]+) -->", (ROOT / "misc" / "literature.md").read_text())
-REAL = read_collected(ROOT / "misc" / "results" / "matching_cifar10.jsonl").runs
+REAL = read_collected(ROOT / "misc" / "results" / "cifar10_small.jsonl").runs
 PUBLISHED = json.loads((ROOT / "misc" / "published.json").read_text())
 
 
@@ -44,7 +44,7 @@ def rows_of(text: str, *words: str) -> list[dict[str, str]]:
 
 def student(name: str, accuracy: float, images: int, **config) -> Run:
     """A result as the real file has them, changed."""
-    one = next(run for run in REAL if run.name.endswith("distilled-resnet18-d4m-soft"))
+    one = next(run for run in REAL if run.name.endswith("resnet18-soft-distilled-ipc10"))
     return replace(one, name=f"students/{name}", config={**one.config, **config},
                    metrics={**one.metrics, "test_accuracy": accuracy, "train_images": images})
 
@@ -98,8 +98,8 @@ def test_a_result_file_fills_its_rows(misc):
     (row,) = rows_of(text, "CIFAR-10", "ResNet-18", "this code, D4M images, soft labels")
     assert [row[f"IPC {ipc} (%)"] for ipc in (10, 50, 500)] == ["71.0 ± 1.4", "not run", "90.0"]
     assert row["Seeds (n)"] == "2 / 1" and row["Source"] == "misc/results/cifar10.jsonl"
-    assert row["What differs"] == ("prior: a latent diffusion model of our own; protocol d4m; 100 / 60 epochs (100 steps); "
-                                   "ImageNet stem; teacher resnet18 with 78.9 % after 8 epochs; what is not run: "
+    assert row["What differs"] == ("prior: a latent diffusion model of our own; protocol d4m; 100 / 60 epochs (200 steps); "
+                                   "ImageNet stem; teacher convnet_d3_w128_bn with 82.1 % after 5 epochs; what is not run: "
                                    "`sh misc/studies/cifar10.sh`")
     (real,) = rows_of(text, "this code, all real training images")
     assert real["All real (%)"] == "95.0" and real["IPC 10 (%)"] == "–"
@@ -117,7 +117,7 @@ def test_the_names_that_the_shell_scripts_give_are_understood(misc):
             student("imagenet_ipc10_label18_resnet18-d4m", 0.25, 10_000),
             student("noise-imagenet_ipc10_label18_resnet18-d4m", 0.15, 10_000),
             student("imagenet_ipc10_label18_resnet18-rded", 0.45, 10_000, protocol="rded")]
-    labels = next(run for run in REAL if run.name == "seed0/soft-labels/distilled")
+    labels = next(run for run in REAL if run.name.endswith("soft-labels/distilled-ipc10"))
     labels = replace(labels, metrics={"images": 50_000, "epochs": 300, "stored_epochs": 300, "classes": 1000,
                                       "stored_logits": 1000, "bytes": 30_500_000_000})
     collect(Results([*runs, labels]), misc / "results" / "imagenet.jsonl")

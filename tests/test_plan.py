@@ -7,6 +7,7 @@ import pytest
 from conftest import CLASSES, EPOCHS, IPC, PER_CLASS, REPEATS, SIZE, TEST_PER_CLASS
 
 from misc.plan import bytes_of, computed, measured_units, rates_of, read_settings, units_of
+from scripts.cli import InputError
 
 TINY = (len(CLASSES), len(CLASSES) * PER_CLASS, len(CLASSES) * TEST_PER_CLASS, SIZE)
 
@@ -36,6 +37,11 @@ def test_settings_come_from_the_scripts_and_the_environment(monkeypatch):
     assert units["prototypes"] == {"images encoded": 1_281_167, "classes clustered": 1000} and "teacher" not in units
     own = {**read_settings("digits"), "METHODS": "er", "STREAMS": "real"}
     assert units_of(own, TINY)["continual"] == {"er steps": 5 * 42}       # the first of 42 14 14
+    both = own | {"STREAM_LABELS": "hard soft", "SAME_STEPS": "14", "METHODS": "er task_arithmetic"}
+    assert units_of(both, TINY)["continual"] == {"er steps": 5 * 2 * (42 + 14), "task_arithmetic steps": 5 * 2 * (42 + 14) + 40}
+    for name, value in (("METHODS", "er foo"), ("STREAMS", "real foo"), ("SCHEDULE", "foo")):
+        with pytest.raises(InputError, match=f"{name}: expected some of .* found foo"):
+            units_of(own | {name: value}, TINY)
     own |= {"SCHEDULE": "epochs", "TASK_EPOCHS": "2"}
     assert units_of(own, TINY)["continual"] == {"er steps": 5 * math.ceil(2 * TINY[1] / 5 / int(own["BATCH_SIZE"]))}
     assert units["images"] == {"guided steps": 50_000 * 15} and units["soft labels"] == {"views labelled": 15_000_000}

@@ -175,6 +175,11 @@ def test_km_expand_decides_the_batch_and_without_it_configurations_stay(here, pr
     assert usual["km_expand"] == 1 and "kmeans_batch" not in usual and prototypes.folder.name.endswith("kmexpand1")
     assert config_of("--km_expand", 2) == {**usual, "km_expand": 2, "kmeans_batch": 2 * IPC}
     assert config_of("--km_expand", 400) == {**usual, "km_expand": 400}
+    for flags in (("--kmeans", "full"), ("--prototype", "random")):     # no mini-batches: they would change the name only
+        answer = here("distillation.gen_prototype", *prototypes.flags, "--km_expand", 2, *flags)
+        assert refused(answer, "--km_expand needs --kmeans minibatch")
+    answer = here("distillation.gen_prototype", *prototypes.flags, "--prototype", "random", "--resize", "crop")
+    assert refused(answer, "--resize crop needs --prototype centroid or medoid")
 
 
 def test_json_round_trip_in_the_originals_layout(gen_prototype):
@@ -222,6 +227,7 @@ def test_damaged_images_end_the_run_or_are_left_out_and_listed(gen_prototype, ow
     answer, folder = gen_prototype("--data_dir", own_image_data, "--ipc", 4, "--on_bad_image", "skip",
                                    name="folder-ipc4-kmexpand1")
     assert answer.code == 0 and "2 unreadable images left out" in answer.out, answer.err
+    assert "2 unreadable images of class bear are left out" in answer.err
     manifest = manifest_in(folder)
     assert [entry["file"] for entry in manifest["skipped"]] == ["bear/00.png", "bear/07.png"]
     assert all(entry["reason"] for entry in manifest["skipped"])

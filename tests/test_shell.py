@@ -113,7 +113,8 @@ def test_scripts_are_posix_and_strict_and_call_modules_that_exist(path):
 
 # what they would run
 
-@pytest.mark.parametrize("changed", [{}, {"IPC": "7", "STRENGTH": ".25", "GUIDANCE": "7.5", "KM_EXPAND": "2", "SEED": "3"}],
+@pytest.mark.parametrize("changed", [{}, {"IPC": "7", "STRENGTH": ".25", "GUIDANCE": "7.5", "KM_EXPAND": "2", "SEED": "3",
+                                          "KMEANS": "minibatch"}],
                          ids=["default", "changed"])
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_stage_reads_what_the_one_before_writes(asked, dataset, changed):
@@ -163,6 +164,13 @@ def test_variables_choose_baselines_labels_and_teachers(asked):
     assert (student.labels, student.cluster_weights, student.input_size, student.cos) == ("hard", True, 32, True)
     stages = (*CHAIN, "distillation/train_ldm", "continual/continual")
     assert {asked(stage, VALIDATION="30")[0].validation for stage in stages} == {30}
+    for ending, kind in (("medoid", "_medoid"), ("medoid-lof", "_medoid_lof"), ("random", "_random")):
+        prototypes = f"runs/digits/prototypes/digits-ipc3-kmexpand1-{ending}"
+        found = {method: asked("validate/train_FKD", METHOD=method, IPC="3", PROTOTYPES=prototypes)[0]
+                 for method in ("d4m", "prototype")}
+        assert found["d4m"].train_dir == f"runs/digits/distilled/digits_ipc3_3_s0.3_g2.0_kmexpand1{kind}"
+        assert found["prototype"].train_dir == f"runs/digits/distilled/digits_prototype_ipc3{kind}"
+        assert len({kind in one.fkd_path and kind in one.output_dir for one in found.values()} | {True}) == 1
     (student,) = asked("validate/train_FKD", DISTILLED="")
     assert student.train_dir is None and student.fkd_path == "runs/digits/soft-labels/real"
     (student,) = asked("validate/train_FKD", DATASET="imagenet", PROTOCOL="rded")
@@ -177,6 +185,20 @@ def test_the_temperature_reaches_labels_and_students(asked):
     for stage, more in ((CHAIN[3], {}), (CHAIN[4], {}), (CHAIN[4], {"PROTOCOL": "rded"})):
         (found,) = asked(stage, DATASET="cifar10", TEMPERATURE="4", **more)
         assert found.temperature == 4
+
+
+def test_streams_of_soft_labels_and_the_same_steps_have_the_same_teacher(asked):
+    usual, same = asked("continual/continual", STREAM_LABELS="soft", SAME_STEPS="14", TEACHER="/t", COMPARISON="")
+    assert (usual.labels, usual.teacher) == (same.labels, same.teacher) == ("soft", "/t") and same.steps == [14]
+    found = asked("continual/continual", STREAM_LABELS="hard soft", SAME_STEPS="14", COMPARISON="")
+    assert [one.labels for one in found] == ["hard", "hard", "soft", "soft"]
+
+
+def test_random_images_are_named_only_where_they_are_needed(asked):
+    for words, env, random in (((), {}, True), (("--start", "task1"), {"DISTILLED": ""}, False),
+                               (("--start", "task1", "--buffer-source", "random"), {"DISTILLED": ""}, True)):
+        (found,) = asked("continual/continual", *words, **env)
+        assert bool(found.random) is random
 
 
 def test_a_single_stream_has_its_own_length(asked):

@@ -6,9 +6,10 @@ cd "$(dirname "$0")/.."
 PROTOCOL=${PROTOCOL:-d4m}
 . scripts/settings.sh
 
+unset STUDENT        # settings.sh names a folder for each
 for SEED in $SEEDS; do
     for MODEL in ${STUDENTS:-resnet18 resnet50 mobilenet_v2 efficientnet_b0 swin_t vit_b_16}; do
-        export PROTOCOL SEED MODEL STUDENT="$RUN/students/cross-$MODEL-seed$SEED"
+        export PROTOCOL SEED MODEL
         sh validate/train_FKD.sh "$@"
     done
 done

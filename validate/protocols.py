@@ -7,7 +7,8 @@ from scripts.cli import MIX
 
 # the defaults of the original train_FKD.py, and its views
 ORIGINAL = {"mode": "fkd_load", "epochs": 300, "batch_size": 1024, "gradient_accumulation_steps": 1, "lr_schedule": "linear",
-            "adamw_lr": 1e-3, "adamw_weight_decay": 0.01, "temperature": 3.0, "input_size": 224, "min_scale_crops": 0.08,
+            "adamw_lr": 1e-3, "adamw_weight_decay": 0.01, "learning_rate": 1.024, "momentum": 0.875, "weight_decay": 3e-5,
+            "temperature": 3.0, "input_size": 224, "min_scale_crops": 0.08,
             "max_scale_crops": 1.0, "flip": 0.5, "fkd_seed": 42, **MIX}
 
 # D4M (arXiv 2407.15138), released code: stored labels, large batches, the learning rate falls to zero
@@ -20,9 +21,10 @@ PROTOCOLS = {
              "mix_type": "cutmix", "mix_per": "batch", "bn_updates": 2},
 }
 NOT_TAKEN = {
-    "d4m": "a last batch of what is left (batches have nearly one size)",
-    "rded": "shuffled patches (ImageNet and its subsets), the best of several tests (the last epoch counts), a last batch of "
-            "what is left (batches have nearly one size), batches of 25 at rate 0.002 for ConvNets on CIFAR-100"}
+    "d4m": "a smaller last batch (here the sizes of batches differ by at most one image)",
+    "rded": "shuffled patches (ImageNet and its subsets), the best of several tests (the last epoch counts), a smaller last "
+            "batch (here the sizes of batches differ by at most one image), batches of 25 at rate 0.002 for ConvNets on "
+            "CIFAR-100"}
 RDED_RATES = {"mobilenet_v2": 2.5e-3, "efficientnet_b0": 2e-3, "vgg11": 5e-4, "alexnet": 1e-4, "vit_b_16": 1e-4,
               "swin_v2_t": 1e-4}  # of AdamW; 1e-3 for other students
 

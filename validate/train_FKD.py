@@ -21,6 +21,7 @@ from scripts.cli import (
     Parser,
     add_dataset_flags,
     add_mix_flags,
+    check_optimizer,
     check_range,
     check_views,
     dataset_flags,
@@ -30,7 +31,7 @@ from scripts.cli import (
 
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "teacher",
                 "label_file_path", "prompt_template", "on_bad_image", "val_labels", "tensorboard", "wandb_project",
-                "validation", "mix_per", "mixup", "cutmix")   # the last ones have lines of their own
+                "validation", "mix_per", "mixup", "cutmix")   # the last four are stored elsewhere
 VIEWS = ("input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "fkd_seed")  # settings that soft labels store
 
 
@@ -40,7 +41,7 @@ def parse_args():
     parser.add_argument("--train-dir", default=None, help="distilled set (default: the real training split of --dataset)")
     add_dataset_flags(parser)
     parser.add_argument("--val-dir", default=None, help="real test images, one folder per class (default: of --dataset)")
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images (0: none beside the main one)")
+    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
                         help="decode all images on the device, or read them by Pillow for every batch (auto: if too many)")
     parser.add_argument("--output-dir", default="./save/student", help="folder of the model")
@@ -72,9 +73,9 @@ def parse_args():
                         help="learning rate per epoch; half-cosine ends at half of it, the others at 0 (default: linear)")
     parser.add_argument("--cos", action="store_true", help="--lr-schedule cosine")
     parser.add_argument("--sgd", action="store_true", help="SGD instead of AdamW")
-    parser.add_argument("-lr", "--learning-rate", default=1.024, type=float, help="learning rate of SGD (default: 1.024)")
-    parser.add_argument("--momentum", default=0.875, type=float, help="momentum of SGD")
-    parser.add_argument("--weight-decay", default=3e-5, type=float, help="weight decay of SGD")
+    parser.add_argument("-lr", "--learning-rate", default=None, type=float, help="learning rate of SGD (default: 1.024)")
+    parser.add_argument("--momentum", default=None, type=float, help="momentum of SGD (default: 0.875)")
+    parser.add_argument("--weight-decay", default=None, type=float, help="weight decay of SGD (default: 3e-5)")
     parser.add_argument("--ema", default=0.0, type=float, help="test and keep averaged weights of this decay (0: the last)")
     parser.add_argument("--bf16", action="store_true",
                         help="compute in bfloat16 where that is safe and the device has it; weights stay float32")
@@ -105,13 +106,19 @@ def check(args) -> None:
         check_range("--temperature", args.temperature, 1e-3)
     check_range("--ema", args.ema, 0, 0.999999)
     check_views(args)
+    check_optimizer(args)
+    for flag in ("adamw_lr", "adamw_weight_decay") if args.sgd else ("learning_rate", "momentum", "weight_decay"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"--{flag.replace('_', '-')}: expected {'no --sgd' if args.sgd else '--sgd'} beside it, found "
+                             f"{'--sgd' if args.sgd else 'none'}")
     if args.cos and args.lr_schedule not in (None, "cosine"):
         raise InputError(f"--cos: expected no other --lr-schedule beside it, found {args.lr_schedule}")
     mode = label_mode(args)
-    if mode == "hard" and args.mode:
-        raise InputError(f"--mode: expected none with --labels hard, found {args.mode}")
+    for flag in ("mode", "fkd_seed", "temperature") if mode == "hard" else ():
+        if getattr(args, flag) is not None:
+            raise InputError(f"--{flag.replace('_', '-')} needs --labels soft (got hard)")
     if mode != "on-the-fly" and args.teacher:
-        raise InputError(f"--teacher: expected none but with --mode on-the-fly, found {args.teacher}")
+        raise InputError(f"--teacher needs --mode on-the-fly (got {args.mode or args.labels})")
     if mode == "fkd_load" and not args.fkd_path:
         raise InputError("--fkd-path: expected a folder of generate_soft_label for --labels soft, found nothing "
                          "(--mode on-the-fly needs none)")
@@ -152,6 +159,7 @@ def main(args):
         accelerator.print(line(args.protocol, values, given))
 
     # checks
+    check_views(settings)
     folder, config = Path(args.output_dir), configuration(settings, images, test_split)
     labels = new_labels(settings, images)
     network = seeded(args.model, len(images.classes), args.stem, args.seed, size).to(accelerator.device)
@@ -263,10 +271,13 @@ def student_optimizer(settings, network):
 def configuration(settings, images, test_split) -> dict:
     """What decides the student."""
     from matching.augmentation import mix_config
+    from matching.image_set import FileImages
     from scripts.artefact import identity
     decisive = {name: value for name, value in vars(settings).items() if name not in MACHINE_ONLY}
     source = {"fkd_load": settings.fkd_path, "on-the-fly": settings.teacher}.get(settings.mode)
     mix = mix_config(settings, with_alpha=settings.mode != "fkd_load")
+    if settings.data_path == "auto" and isinstance(images, FileImages):     # Pillow's views differ by rounding
+        decisive["data_path"] = "pil"
     return {**decisive, **mix, "arch": settings.model, "images": images.digest, "test": test_split.identity(),
             "soft_labels": identity(source) if source else None, **validation_of(settings.validation)}
 

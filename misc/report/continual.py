@@ -20,7 +20,8 @@ COLUMNS = {"acc": ("ACC, Class-IL (%)", 100, 1), "task_il_acc": ("ACC, Task-IL (
            "time_saved": ("Time saved (%)", 100, 1), "flops_saved": ("FLOPs saved (%)", 100, 1),
            "acc_kept": ("ACC kept (ratio)", 1, 3)}
 SHORT_COLUMNS = ("acc", "task_il_acc", "forgetting", "steps", "train_seconds", "time_saved", "flops_saved", "acc_kept")
-SLOW_SEEDS = f"`n slow`: n seeds took more than {stats.SLOW} times their row's median, so something else ran at the time."
+SLOW_SEEDS = (f"`n slow`: n seeds took more than {stats.SLOW} times their row's median, so something else ran at the time, or "
+              "the processor was slower. Seconds are compared where a seed has the same processor in both rows.")
 PAIRED_COLUMNS = {name: (COLUMNS[name][0].replace("%", "points"), COLUMNS[name][1]) for name in stats.PAIRED}
 SET_RUNS = {"prototypes": re.compile(r"/prototypes/[a-z0-9_]+-ipc(?P<ipc>\d+)-kmexpand1$"),
             "distilled": re.compile(r"/distilled/[a-z0-9_]+_ipc(?P<ipc>\d+)_\d+_s[\d.]+_g[\d.]+_kmexpand1$")}
@@ -44,7 +45,8 @@ def claim_section(rows: Rows) -> Section:
                    f" time and FLOPs saved lie above {LEAST_SAVED}, ACC kept lies above {CLAIMED_KEPT}, and ACC is above that "
                    "of random real images and of all real images at the same steps. "
                    f"`{stats.NUMBERS_ONLY}`: the first two are true; fewer steps alone then explain the saving. "
-                   f"`{stats.FAILS}`: an interval of saved or kept lies wholly below. `{stats.NOT_SHOWN}`: neither. "
+                   f"`{stats.FAILS}`: an interval of saved or kept lies wholly below. "
+                   f"`{stats.NOT_SHOWN}`: the intervals do not decide. "
                    "A dash: on real images too the method knows only its last task, so there is no accuracy to keep. "
                    "Intervals of saved and kept come from the logarithms of the seeds' ratios; time saved compares medians. "
                    f"{SLOW_SEEDS}",
@@ -73,9 +75,9 @@ def runs_section(rows: Rows, wanted=tuple(COLUMNS), expected=()) -> Section:
     due = [(METHODS[method], source) for method in expected for source in ("real", "random", "distilled")]
     order = [*METHODS.values(), *(method for method, _ in found)]
     keys = sorted(dict.fromkeys([*found, *due]), key=lambda key: order.index(key[0]))
-    text = ("Mean ± standard deviation over seeds (n), tested on real images after the last task. `real` takes its own epochs; "
-            "`real, same steps` takes as many steps as the small sets. Labels are hard and the memory is the stream's unless "
-            "named. Time saved and ACC kept are against `real`, over common seeds. " + SLOW_SEEDS + " "
+    text = ("Mean ± standard deviation over seeds (n), tested on real images after the last task. `real` trains for its full "
+            "number of steps, `real, same steps` takes as many as the small sets. Labels are hard and the memory is "
+            "the stream's unless named. Time saved and ACC kept are against `real`, over common seeds. " + SLOW_SEEDS + " "
             + ("Peak memory on a CPU is that of the process so far, which may have done other runs before. "
                if "peak_memory_bytes" in columns else "")
             + common_start(rows) + stats.equal_in_rows(rows)
@@ -94,7 +96,8 @@ def common_start(rows: Rows) -> str:
     alone = sorted({f"{100 * run.metrics['start_acc']:.1f}" for run in runs if "start_acc" in run.metrics}, key=float)
     reached = f", {' to '.join(dict.fromkeys((alone[0], alone[-1])))} % ACC alone" if alone else ""
     shown = notes[0] if len(notes) == 1 else f"{len(notes)} starts"
-    return f"Task Arithmetic's common start: {shown}{reached}; its {seconds:.1f} s are not counted. "
+    cost = f"; its {seconds:.1f} s are not counted" if seconds else ""
+    return f"Task Arithmetic's common start: {shown}{reached}{cost}. "
 
 
 def paired_section(rows: Rows) -> Section:
@@ -120,12 +123,12 @@ def payback_section(rows: Rows, costs: dict[str, float]) -> Section:
     table = []
     for one in stats.paybacks(rows, costs):
         trainings, low = one["trainings"], one["saved_seconds"]["low"]
-        doubt = ", in doubt" if low is not None and low <= 0 else ""
+        doubt = ", in doubt" if low is None or low <= 0 else ""
         table.append((METHODS.get(one["method"], one["method"]), one["arm"], one["against"], f"{one['cost_seconds']:.1f}",
                       interval_cell(one["saved_seconds"]), trainings if trainings == "infinite" else f"{trainings:.1f}{doubt}"))
     return Section(title, f"One distilled set took: {stages}. A teacher and soft labels count for soft labels alone. "
                    "N* = C / (T_real - T_distilled) trainings pay it back: infinite where no time is saved, in doubt where the "
-                   "95 % interval of the seconds saved contains 0."
+                   "95 % interval of the seconds saved contains 0, or there is none."
                    + ("" if CHECKPOINT in costs else " The training of the checkpoint is not counted."),
                    ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"), tuple(table))
 

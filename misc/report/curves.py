@@ -62,11 +62,13 @@ def crossing(points: list[tuple[float, float]], target: float) -> float | None:
 def least_cost(curves: dict[tuple, Curve], source: tuple, level: float, cost: str) -> list[float | None]:
     """By seed the least cost of a source, as a fraction of real's, at which it reaches `level` of real's accuracy.
 
-    Real is the longest run on all real images with the same seed. None where it never does.
+    Real is the longest run on all real images with the same seed. None where it never does. Seconds of two processors are
+    not compared.
     """
     found = []
     for seed, real in full(curves).items():
-        points = [(row[seed].need(cost), row[seed].need("metrics.acc")) for row in curves[source].values() if seed in row]
+        points = [(row[seed].need(cost), row[seed].need("metrics.acc")) for row in curves[source].values() if seed in row
+                  and (not cost.startswith("seconds.") or row[seed].get("hardware") == real.get("hardware"))]
         if points:
             reached = crossing(points, level * real.need("metrics.acc"))
             found.append(reached and reached / real.need(cost))
@@ -102,6 +104,7 @@ def least_costs(results: Results) -> list[Section]:
     return [Section("Least cost", "The least training cost, in percent of that of the longest run on all real images, at which "
                     f"a source reaches {levels} of that run's accuracy (ACC, Class-IL) with the same seed: geometric mean "
                     "over seeds and 95 % interval by Student's t on the logarithms. Between two lengths it is interpolated. "
+                    "Where the shortest run reaches it, this run's cost counts: an upper bound. "
                     "`never`: no length reaches it in any seed. Images: those of the stream and of the memory.",
                     ("Network", "Method", "Memory", "Source", "Best ACC (%)",
                      *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"),

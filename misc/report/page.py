@@ -18,7 +18,7 @@ from scripts.files import read_json
 
 Tables = dict[str, tuple[str, Callable]]    # name: result file, and what makes its sections
 TITLES = {"quickstart": "Quickstart: digits, one run", "digits": "Digits: students by images per class",
-          "matching_digits": "Digits: protocol, label bytes", "matching_cifar10": "CIFAR-10: protocol",
+          "matching_digits": "Digits: protocol, label bytes",
           "cifar10_small": "CIFAR-10: from the prior to the tables, two cores",
           "continual_digits_resnet18": "Digits: continual learning, ResNet-18",
           "continual_digits_resnet50": "Digits: continual learning, ResNet-50",

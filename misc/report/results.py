@@ -104,7 +104,9 @@ def read_run(name: str, content) -> Run:
     """
     if not isinstance(content, dict) or "kind" not in content:
         raise InputError(f"{name}/result.json: expected the field kind, found none")
-    config, metrics, seconds = (flat(content.get(part, {})) for part in ("config", "metrics", "seconds"))
+    parts = {part: content.get(part, {}) for part in ("config", "metrics", "seconds")}
+    check_parts(f"{name}/result.json", parts)
+    config, metrics, seconds = map(flat, parts.values())
     if content["kind"] == "continual":
         found = flat(content)
         config |= {key: found[key] for key in STREAM if key in found}
@@ -115,6 +117,13 @@ def read_run(name: str, content) -> Run:
     for key in NEEDED if run.kind == "continual" else ():
         run.need(key)
     return run
+
+
+def check_parts(where: str, parts: dict) -> None:
+    """Raise InputError for a part of a result that is no JSON object."""
+    for part, found in parts.items():
+        if not isinstance(found, dict):
+            raise InputError(f"{where}: expected an object as {part}, found {found!r:.80}")
 
 
 def flat(nested: dict, before: str = "") -> dict:
@@ -147,7 +156,11 @@ def read_stages(path: Path) -> dict[str, float]:
 def read_lines(path: Path, *keys: str) -> list[dict]:
     """The JSON objects of a file, one a line. Raises InputError where a line is none, or lacks one of `keys`."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected text in UTF-8, found other bytes") from None
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             found.append({**entry, **{key: entry[key] for key in keys}})
@@ -162,6 +175,8 @@ def read_collected(path: Path) -> Results:
     header, *lines = read_lines(path) or [{}]
     if "runs" not in header or any(not {"run", "kind"} <= line.keys() for line in lines) or len(lines) != header["runs"]:
         raise InputError(f"{path}: expected a file of `python -m misc.report collect`, with its header and all its runs")
+    for number, one in enumerate(lines, 2):
+        check_parts(f"{path}, line {number}", {part: one.get(part, {}) for part in ("config", "metrics", "seconds")})
     made, common = ({key: header[key] for key in MADE if key in header}, header.get("config", {}))
     runs = [Run(one["run"], one["kind"], common.get(one["kind"], {}) | one.get("config", {}), one.get("metrics", {}),
                 one.get("seconds", {}), made | {key: one[key] for key in MADE if key in one}) for one in lines]

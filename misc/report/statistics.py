@@ -54,9 +54,14 @@ def measured(row: dict[int, Run], name: str) -> dict[int, float]:
 
 
 def paired(own: dict[int, Run], other: dict[int, Run] | None, name: str, combine) -> dict:
-    """`combine` of the values of each seed of both rows, and its interval; of seconds `mean` is that of the two medians."""
+    """`combine` of the values of each seed of both rows, and its interval.
+
+    Of seconds `mean` is that of the two medians, and only seeds count that have the same hardware in both rows.
+    """
     ours, theirs = measured(own, name), measured(other or {}, name)
-    pairs = [pair for seed in sorted(ours.keys() & theirs.keys()) if None not in (pair := (ours[seed], theirs[seed]))]
+    seeds = [seed for seed in sorted(ours.keys() & theirs.keys())
+             if name != "train_seconds" or own[seed].get("hardware") == other[seed].get("hardware")]
+    pairs = [pair for seed in seeds if None not in (pair := (ours[seed], theirs[seed]))]
     found = interval([combine(*pair) for pair in pairs])
     if pairs and name == "train_seconds":
         found["mean"] = combine(*map(statistics.median, zip(*pairs, strict=True)))
@@ -180,14 +185,14 @@ def side(found: dict, least: float) -> str:
 
 
 def paybacks(rows: Rows, costs: dict[str, float]) -> list[dict]:
-    """N* of each arm with a distilled stream, against real images on their epochs and at the same steps.
+    """N* of each arm with a distilled stream, against all real images. At the same steps a training costs the same.
 
     `costs` are seconds of distillation by stage. JSON has no infinity: `trainings` is then "infinite".
     """
     found = []
     for method, arms in rows.items() if costs else ():
         for arm in (one for one in arms if one.stream == "distilled"):
-            for other in (one for one in counterparts(arm, arms) if one.stream == "real"):
+            for other in (one for one in counterparts(arm, arms) if one.stream == "real" and not one.schedule):
                 saving, cost = difference(arms[other], arms[arm], "train_seconds"), cost_of(arm, costs)
                 if saving["n"]:
                     trainings = payback(cost, saving["mean"])

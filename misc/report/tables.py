@@ -25,8 +25,10 @@ IPCS = (1, 2, 5, 10)
 DIGITS_STRENGTH = 0.3   # the default of digits
 STUDENT = {"accuracy": "metrics.test_accuracy", "seconds": "seconds.train", "steps": "metrics.steps"}
 ARM = re.compile(r"seed(?P<seed>\d+)/students/(?P<arm>real|[a-z0-9.-]+?)(-ipc(?P<ipc>\d+))?-(?P<labels>hard|soft)$")
-ARM_NAMES = {"weights": "the same at 0.3, loss weighted by cluster size", "medoid": "the same at 0.3, from medoids",
-             "lof": "the same at 0.3, outliers removed before k-means", "filter": "the same at 0.7, best of 4 by the teacher",
+ARM_NAMES = {"weights": "D4M images, strength 0.3, loss weighted by cluster size",
+             "medoid": "D4M images, strength 0.3, from medoids",
+             "lof": "D4M images, strength 0.3, outliers removed before k-means",
+             "filter": "D4M images, strength 0.7, best of 4 by the teacher",
              "mode": "mode guidance, scale 0.1 for 10 of 20 steps",
              "sre2l": "SRe2L images (from noise, by a teacher)", "mtt": "MTT images, small settings",
              "prototype": "decoded prototypes (strength 0)", "noise": "images from pure noise", "random": "random real images",
@@ -360,7 +362,7 @@ COST = {"payback": lambda results: [payback_section(continual_rows(results.runs)
 TABLES = {"headline": ("digits.jsonl fashion_mnist.jsonl cifar10_small.jsonl continual_digits_resnet18.jsonl", headline),
           "quickstart": ("quickstart.jsonl", quickstart), "stages": ("quickstart.jsonl", stages),
           **{name: ("digits.jsonl", partial(student_table, *what)) for name, what in STUDENT_TABLES.items()},
-          "protocols": ("matching_digits.jsonl", protocols), "protocols-cifar10": ("matching_cifar10.jsonl", protocols),
+          "protocols": ("matching_digits.jsonl", protocols),
           "storage": ("matching_digits.jsonl", storage),
           "faults": ("faults.json", faults),
           "streams": ("digits.jsonl", streams), "losses": ("digits.jsonl", losses),

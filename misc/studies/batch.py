@@ -4,7 +4,8 @@
 
 Each line of the file is a module and its flags, `validate.train_FKD --train-dir ...`. Empty lines separate blocks. The lines of
 a block run in order, blocks run in parallel. A failing command ends its block. SIGTERM is passed on: each running command
-writes its state, and nothing more is started. The same file again runs what is left.
+writes its state, and nothing more is started. The exit code is then 143, not 0, so that the study ends too. The same file again
+runs what is left.
 """
 
 import contextlib
@@ -16,11 +17,12 @@ import sys
 import threading
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, Progress, Stopped, check_range, run
+from scripts.cli import InputError, Parser, Progress, Stopped, check_range, run, stop_asked
 from scripts.files import read_bytes
 
 LOADED = ("accelerate", "diffusers", "sklearn.cluster", "torch", "torchvision", "transformers",
           "scripts.pipeline_stable_diffusion_latents2img")
+STOPPED = 128 + signal.SIGTERM
 
 
 def parse_args():
@@ -82,7 +84,16 @@ def run_command(words: list[str]) -> int:
     """Run one entry point in this process."""
     sys.argv = words
     entry = importlib.import_module(words[0])
-    run(entry.parse_args, entry.main)
+    return run_to_end(entry.parse_args, entry.main)
+
+
+def run_to_end(parse_args, main) -> int:
+    """`scripts.cli.run`, but with the exit code STOPPED after SIGTERM. Returns 0."""
+    try:
+        run(parse_args, main)
+    finally:
+        if stop_asked():
+            sys.exit(STOPPED)
     return 0
 
 
@@ -109,7 +120,7 @@ def fork(work, what) -> int:
     try:
         code = work(what)
     except Stopped:
-        code = 0
+        code = STOPPED
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
@@ -122,4 +133,4 @@ def fork(work, what) -> int:
 
 
 if __name__ == "__main__":
-    run(parse_args, main)
+    run_to_end(parse_args, main)

@@ -30,6 +30,15 @@ digits_sets() {                  # distilled and random real images, 10 per clas
     digits_images --method random
 }
 
+seeds_sets() {                   # of each of SEEDS and START_SEEDS
+    # shellcheck disable=SC2086,SC2153
+    for SEED in $(printf '%s\n' $SEEDS ${START_SEEDS-} | sort -nu); do
+        P=$STUDY/seed$SEED
+        digits_sets
+        echo
+    done
+}
+
 fewer_tests() {                  # from, to, count: links the training images, copies the first test images of each class
     [ ! -d "$2/test" ] || return 0
     rm -rf "$2/part"

@@ -31,7 +31,6 @@ commands() {
     for NETWORK in $NETWORKS; do
         for SEED in $SEEDS; do
             P=$STUDY/seed$SEED SOFT="--labels soft --teacher $STUDY/teacher"
-            digits_sets
             runs "$NETWORK" "$METHODS" --stream real random distilled --steps "$REAL_STEPS" "$SMALL_STEPS" "$SMALL_STEPS"
             runs "$NETWORK" "$METHODS" --stream distilled --steps "$SMALL_STEPS" "$SOFT"
             runs "$NETWORK/same-steps" "$METHODS" --stream real --steps "$SMALL_STEPS"
@@ -43,7 +42,6 @@ commands() {
     NETWORK=${NETWORKS%% *}
     for SEED in $START_SEEDS; do
         P=$STUDY/seed$SEED
-        digits_sets
         for start in random task1 distilled; do
             for refit in 0 50; do
                 runs "starts/$NETWORK-$start-refit$refit" task_arithmetic --stream real distilled \
@@ -55,4 +53,5 @@ commands() {
 }
 
 digits_teacher
+batch seeds_sets
 batch commands

@@ -69,12 +69,14 @@ commands() {
             P=$STUDY/seed$SEED   # images of its own, unless folders are given
             DISTILLED_OF=${DISTILLED:-$P/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1}
             RANDOM_OF=${RANDOM_REAL:-$P/distilled/digits_random_ipc10}
-            [ "$DATASET" != digits ] || digits_sets
             $PART
             echo
         done
     done
 }
 
-[ "$DATASET" != digits ] || digits_teacher
+if [ "$DATASET" = digits ]; then
+    digits_teacher
+    batch seeds_sets
+fi
 batch commands
