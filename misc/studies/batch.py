@@ -120,7 +120,7 @@ def fork(work, what) -> int:
     try:
         code = work(what)
     except Stopped:
-        code = STOPPED
+        code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
