@@ -15,6 +15,7 @@ import shlex
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from scripts.cli import InputError, Parser, Progress, Stopped, check_range, run, stop_asked
@@ -71,7 +72,7 @@ def read_blocks(path: Path) -> list[list[list[str]]]:
 def run_block(block: list[list[str]]) -> int:
     """Run commands in order, each in its own process; returns 1 after the first that fails, else 0."""
     for words in block:
-        process = fork(run_command, words)
+        process = fork(partial(run_to_end, run_command), words)
         with stopped_together([process]):
             _, status = os.waitpid(process, 0)
         if code := os.waitstatus_to_exitcode(status):
@@ -84,13 +85,14 @@ def run_command(words: list[str]) -> int:
     """Run one entry point in this process."""
     sys.argv = words
     entry = importlib.import_module(words[0])
-    return run_to_end(entry.parse_args, entry.main)
+    run(entry.parse_args, entry.main)
+    return 0
 
 
-def run_to_end(parse_args, main) -> int:
-    """`scripts.cli.run`, but with the exit code STOPPED after SIGTERM. Returns 0."""
+def run_to_end(work, *args) -> int:
+    """Call `work(*args)`, with the exit code STOPPED after SIGTERM. Returns 0."""
     try:
-        run(parse_args, main)
+        work(*args)
     finally:
         if stop_asked():
             sys.exit(STOPPED)
@@ -133,4 +135,4 @@ def fork(work, what) -> int:
 
 
 if __name__ == "__main__":
-    run_to_end(parse_args, main)
+    run_to_end(run, parse_args, main)
