@@ -206,18 +206,17 @@ def check_enough_images(split: Split, ipc: int) -> None:
                          f"{split.name}, found {ipc}")
 
 
-def check_enough_readable(split: Split, label: int, readable, ipc: int) -> None:
-    """Raise InputError when class `label` has fewer than `ipc` `readable` images."""
+def check_enough_readable(split: Split, label: int, readable, tried: int, ipc: int) -> None:
+    """Raise InputError when class `label` has fewer than `ipc` `readable` images; report how many of `tried` are left out.
+
+    Each process reports its own classes.
+    """
     if len(readable) < ipc:
         raise InputError(f"--ipc: expected at most {len(readable)}, the readable images of class "
                          f"{split.classes[label]['name']} of {split.name}, found {ipc}")
-
-
-def report_unreadable(split: Split, label: int, count: int) -> None:
-    """Print on stderr how many images of class `label` are left out, if any. Each process reports its own classes."""
-    if count:
-        print(printable(f"{split.root}: {count} unreadable images of class {split.classes[label]['name']} are left out"),
-              file=sys.stderr)
+    if tried > len(readable):
+        print(printable(f"{split.root}: {tried - len(readable)} unreadable images of class {split.classes[label]['name']} are "
+                        "left out"), file=sys.stderr)
 
 
 # each data set

@@ -135,14 +135,13 @@ def prototypes_of(pipeline, split, labels: list[int], size: int, args, ipcs: lis
         for label in labels:
             yield label, {ipc: drawn_prototypes(pipeline, split, label, size, args, ipc, seconds) for ipc in ipcs}
         return
-    from distillation.datasets import check_enough_readable, report_unreadable
+    from distillation.datasets import check_enough_readable
     from distillation.encoding import Encoding, encode_classes
     from distillation.prototypes import find_prototypes
     from scripts.randomness import seed_for
     how = Encoding(args.seed, args.latent, args.batch_size, args.num_workers, args.resize)
     for label, latents, rows in encode_classes(pipeline, split, labels, size, how, seconds):
-        check_enough_readable(split, label, rows, max(ipcs))
-        report_unreadable(split, label, len(split.rows_of(label)) - len(rows))
+        check_enough_readable(split, label, rows, len(split.rows_of(label)), max(ipcs))
         found = {}
         for ipc in ipcs:
             started = time.perf_counter()

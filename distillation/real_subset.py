@@ -8,15 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillation.datasets import (
-    Split,
-    check_enough_images,
-    check_enough_readable,
-    decode,
-    decode_readable,
-    load_split,
-    report_unreadable,
-)
+from distillation.datasets import Split, check_enough_images, check_enough_readable, decode, decode_readable, load_split
 from distillation.distilled_set import complete, row, write_image
 from distillation.encoding import Encoding, encode_classes, size_to_encode
 from distillation.images import to_pil
@@ -81,8 +73,7 @@ def at_random(split: Split, labels: list[int], count: int, size_pixels: int, see
             wanted = order[taken:taken + count - len(images)]
             more, readable = decode_readable(split, wanted, size_pixels, workers, fit)
             images, found, taken = torch.cat([images, more]), np.concatenate([found, readable]), taken + len(wanted)
-        check_enough_readable(split, label, images, count)
-        report_unreadable(split, label, taken - len(found))
+        check_enough_readable(split, label, found, taken, count)
         yield label, images, found
 
 
@@ -95,8 +86,7 @@ def by_latents(pipeline, split: Split, labels: list[int], encode_at_pixels: int,
     choose = {"herding": herding, "kcenter": k_center}[args.method]
     how = Encoding(args.seed, "mean", args.batch_size, args.num_workers)
     for label, latents, rows in encode_classes(pipeline, split, labels, encode_at_pixels, how):
-        check_enough_readable(split, label, rows, args.ipc)
-        report_unreadable(split, label, len(split.rows_of(label)) - len(rows))
+        check_enough_readable(split, label, rows, len(split.rows_of(label)), args.ipc)
         chosen = rows[choose(latents, args.ipc)]
         yield label, decode(split, chosen, size_pixels, args.num_workers, "centre"), chosen
 

@@ -75,7 +75,8 @@ def derive(args):
             check_range(f"--{flag}", getattr(args, flag), low, high)
     for flag, least in (("vae_channels", 8), ("unet_channels", 16), ("text_width", 4)):     # groups and heads divide them
         found = getattr(args, flag)
-        if any(width < 1 or width % least for width in (found if isinstance(found, list) else [found or least])):
+        widths = [] if found is None else found if isinstance(found, list) else [found]
+        if any(width < 1 or width % least for width in widths):
             raise InputError(f"--{flag}: expected multiples of {least}, found {found}")
     if args.gradient_accumulation_steps > args.batch_size:
         raise InputError(f"--gradient_accumulation_steps: expected at most the batch size {args.batch_size}, found "

@@ -129,13 +129,12 @@ def training_images(args, folder: str | None, size: int, device):
 def configuration(args, images, teacher: str) -> dict:
     """What decides the labels."""
     from matching.augmentation import mix_config
-    from matching.image_set import FileImages
-    names = ("data_path", "epochs", "batch_size", "fkd_seed", "use_fp16", "keep_topk", "temperature", "keep_epochs",
+    from matching.image_set import stored_path
+    names = ("epochs", "batch_size", "fkd_seed", "use_fp16", "keep_topk", "temperature", "keep_epochs",
              "input_size", "min_scale_crops", "max_scale_crops", "flip", "mix_type", "mixup", "cutmix")
     mix = mix_config(args, with_alpha=False)  # mixup and cutmix are there
-    read_by = "pil" if args.data_path == "auto" and isinstance(images, FileImages) else args.data_path
-    return {**{name: getattr(args, name) for name in names}, "data_path": read_by, **mix, "images": images.name,
-            "images_digest": images.digest, "teacher": teacher, **validation_of(args.validation)}
+    return {"data_path": stored_path(args.data_path, images), **{name: getattr(args, name) for name in names}, **mix,
+            "images": images.name, "images_digest": images.digest, "teacher": teacher, **validation_of(args.validation)}
 
 
 if __name__ == "__main__":

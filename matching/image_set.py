@@ -162,6 +162,11 @@ def real_images(split: Split, size_pixels: int, workers: int = 2, fit: str = "sq
     return _load(split, size_pixels, workers, fit, None, data_path, device)
 
 
+def stored_path(data_path: str, images: ImageSet | FileImages) -> str:
+    """`data_path` for a stored configuration: what "auto" chose, where that is Pillow, whose views are rounded differently."""
+    return "pil" if data_path == "auto" and isinstance(images, FileImages) else data_path
+
+
 def distilled_images(folder: str | Path, workers: int = 2, data_path: str = "device", device="cpu") -> ImageSet | FileImages:
     """A distilled set with labels and weights of its manifest; `data_path` as in `real_images`. Mixed sizes are refused."""
     classes, paths, labels, weights = read_distilled(folder)

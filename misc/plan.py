@@ -90,11 +90,7 @@ def units_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, dict[str, in
         stages["teacher"] = {"teacher's views trained": train * int(s["TEACHER_EPOCHS"])}
     stages["soft labels"] = {"views labelled": made * max(1, round(epochs * float(s["KEEP_EPOCHS"])))}
     stages["student"] = {"student's views trained": made * epochs}
-    methods, streams = s.get("METHODS", METHODS).split(), s.get("STREAMS", "real random distilled").split()
-    for name, found, expected in (("METHODS", methods, METHODS), ("STREAMS", streams, "real random distilled"),
-                                  ("SCHEDULE", [s["SCHEDULE"]], "epochs steps")):
-        if unknown := [one for one in found if one not in expected.split()]:
-            raise InputError(f"{name}: expected some of {expected}, found {unknown[0]}")
+    methods, streams, kinds = continual_lists(s)
     lengths = s.get("TASK_STEPS" if s["SCHEDULE"] == "steps" else "TASK_EPOCHS", "").split()
     if len(streams) == 1:
         lengths = lengths[:1] if streams == ["real"] else lengths[-1:]     # as continual.sh does
@@ -103,10 +99,22 @@ def units_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, dict[str, in
         for stream, length in zip(streams, lengths * (1 if len(lengths) > 1 else len(streams)), strict=True):
             batches = (train if stream == "real" else made) / int(s["TASKS"]) / int(s["BATCH_SIZE"])
             steps += int(length) if s["SCHEDULE"] == "steps" else math.ceil(float(length) * batches)
-        each = (steps + int(s.get("SAME_STEPS") or 0)) * len(s.get("STREAM_LABELS", "hard").split()) * int(s["TASKS"])
+        each = (steps + int(s.get("SAME_STEPS") or 0)) * len(kinds) * int(s["TASKS"])
         stages["continual"] = {f"{method} steps": (each + START_STEPS * (method == "task_arithmetic")) * len(s["SEEDS"].split())
                                for method in methods}
     return stages
+
+
+def continual_lists(s: dict) -> tuple[list[str], list[str], list[str]]:
+    """METHODS, STREAMS and STREAM_LABELS, with the defaults of continual.sh. Raises InputError for names that it has not."""
+    expected = {"METHODS": METHODS, "STREAMS": "real random distilled", "STREAM_LABELS": "hard soft",
+                "SCHEDULE": "epochs steps"}
+    usual = {**expected, "STREAM_LABELS": "hard"}
+    found = {name: s.get(name, usual[name]).split() for name in expected}
+    for name, words in expected.items():
+        if unknown := [one for one in found[name] if one not in words.split()]:
+            raise InputError(f"{name}: expected some of {words}, found {unknown[0]}")
+    return found["METHODS"], found["STREAMS"], found["STREAM_LABELS"]
 
 
 def plan(s: dict, data: tuple[int, int, int, int], rates: dict[str, float], gpus: int) -> list[dict]:
@@ -139,9 +147,8 @@ def bytes_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, tuple[int, i
     kept = min(int(s["KEEP_TOPK"] or classes), classes)
     label = 29 + 2 * kept + (0 if kept == classes else 2 + kept * (1 if classes <= 256 else 2))  # draws, logits, their classes
     views = units_of(s, data)["soft labels"]["views labelled"]
-    lists = s.get("STREAM_LABELS", "hard"), s["SEEDS"], s.get("METHODS", METHODS)
-    runs = (len(s.get("STREAMS", "real random distilled").split()) + bool(s.get("SAME_STEPS"))) * math.prod(
-        len(one.split()) for one in lists)
+    methods, streams, kinds = continual_lists(s)
+    runs = (len(streams) + bool(s.get("SAME_STEPS"))) * len(methods) * len(kinds) * len(s["SEEDS"].split())
     buffers = runs * int(s["BUFFER_SIZE"])
     return {"prototypes": (made * (latent + 16), vae + 2 * latent * math.ceil(train / classes)),
             "images": (made * 3 * int(s["IMAGE_SIZE"] or min(size, 224)) ** 2 // 2, vae + unet + made * latent),  # PNG: half

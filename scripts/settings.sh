@@ -52,7 +52,7 @@ VALIDATION=${VALIDATION:-}               # training images held out and tested o
 VAL=${VAL:-}                             # folder of test images for students; empty: the test images of the data set
 
 # Where each stage writes. Images of another strength, guidance, k-means or prototype than usual have names of their own.
-float() { LC_ALL=C awk -v x="$1" 'BEGIN { x += 0; OFMT = "%.15g"; print x (x == int(x) ? ".0" : "") }'; }
+float() { LC_ALL=C awk -v x="$1" 'BEGIN { CONVFMT = "%.15g"; x += 0; print x (x == int(x) ? ".0" : "") }'; }
 how() { echo "s$(float "$STRENGTH")_g$(float "$GUIDANCE")_kmexpand${KM_EXPAND:-1}"; }
 # shellcheck source=/dev/null
 usual=$(unset STRENGTH GUIDANCE KM_EXPAND; . "scripts/settings/$DATASET.sh"; how)

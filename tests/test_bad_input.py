@@ -119,7 +119,7 @@ def train_ldm(here, tmp_path):
                        ("--num_inference_steps", 0), ("--image_size", 0), ("--guidance_scale", 0.5),
                        ("--guidance_scale", "nan"), ("--mode_scale", "inf")]),
     ("train_ldm", [("--vae_steps", 0), ("--unet_steps", -1), ("--vae_lr", "nan"), ("--ema_decay", 2), ("--seed", 2 ** 63),
-                   ("--vae_channels", 10), ("--unet_channels", 24), ("--text_width", 63)]),
+                   ("--vae_channels", 10), ("--unet_channels", 24), ("--text_width", 63), ("--text_width", 0)]),
     ("relabel", [("--cutmix", 0, "--mix-type", "cutmix"), ("--mixup", 0, "--mix-type", "mixup"), ("--min-scale-crops", 2),
                  ("--flip", 2), ("--workers", -1), ("--epochs", 0)]),
     ("train_on_hard_labels", [("--min-scale-crops", 2), ("--flip", -1), ("--workers", -1), ("--temperature", 0),

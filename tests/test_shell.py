@@ -157,6 +157,12 @@ def test_the_other_stages_have_commands_too(asked, dataset):
     assert {(one.seed, one.protocol) for one in crossed} == {(4, "d4m")}
 
 
+def test_a_strength_of_many_digits_has_the_folder_that_python_names(asked):
+    (images,) = asked("distillation/gen_syn_image", STRENGTH="0.12345678")
+    (labels,) = asked("matching/matching", STRENGTH="0.12345678")
+    assert labels.data == f"{images.save_init_image_path}/{distilled_name(images, images.ipc)}" and "0.12345678" in labels.data
+
+
 def test_variables_choose_baselines_labels_and_teachers(asked):
     (images,) = asked("distillation/gen_syn_image", METHOD="random", IPC="3")
     (student,) = asked("validate/train_FKD", METHOD="random", IPC="3", LABELS="hard")
@@ -170,7 +176,7 @@ def test_variables_choose_baselines_labels_and_teachers(asked):
                  for method in ("d4m", "prototype")}
         assert found["d4m"].train_dir == f"runs/digits/distilled/digits_ipc3_3_s0.3_g2.0_kmexpand1{kind}"
         assert found["prototype"].train_dir == f"runs/digits/distilled/digits_prototype_ipc3{kind}"
-        assert len({kind in one.fkd_path and kind in one.output_dir for one in found.values()} | {True}) == 1
+        assert all(kind in one.fkd_path and kind in one.output_dir for one in found.values())
     (student,) = asked("validate/train_FKD", DISTILLED="")
     assert student.train_dir is None and student.fkd_path == "runs/digits/soft-labels/real"
     (student,) = asked("validate/train_FKD", DATASET="imagenet", PROTOCOL="rded")

@@ -271,15 +271,14 @@ def student_optimizer(settings, network):
 def configuration(settings, images, test_split) -> dict:
     """What decides the student."""
     from matching.augmentation import mix_config
-    from matching.image_set import FileImages
+    from matching.image_set import stored_path
     from scripts.artefact import identity
     decisive = {name: value for name, value in vars(settings).items() if name not in MACHINE_ONLY}
     source = {"fkd_load": settings.fkd_path, "on-the-fly": settings.teacher}.get(settings.mode)
     mix = mix_config(settings, with_alpha=settings.mode != "fkd_load")
-    if settings.data_path == "auto" and isinstance(images, FileImages):     # Pillow's views differ by rounding
-        decisive["data_path"] = "pil"
-    return {**decisive, **mix, "arch": settings.model, "images": images.digest, "test": test_split.identity(),
-            "soft_labels": identity(source) if source else None, **validation_of(settings.validation)}
+    return {**decisive, **mix, "data_path": stored_path(settings.data_path, images), "arch": settings.model,
+            "images": images.digest, "test": test_split.identity(), "soft_labels": identity(source) if source else None,
+            **validation_of(settings.validation)}
 
 
 if __name__ == "__main__":
