@@ -147,7 +147,7 @@ def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_
             "MEMORIES": "10", "EPOCH_STEPS": "4", "REAL_PARTS": "2 1", "SMALL_PARTS": "2"}
     ways = ("distilled", "medoid", "prototype", "noise", "mode", "herding", "kcenter", "random", "autoencoder", "sre2l", "mtt")
     for changed in ({"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "distilled random", "PARTS": "teachers sets students"},
-                    {"ARMS": " ".join(ways), "STREAM_LABELS": "hard soft"}):
+                    {"ARMS": " ".join(ways), "STREAM_LABELS": "hard soft", "REAL_LABELS": "hard soft"}):
         answer = shell("misc/studies/fashion_mnist.sh", **tiny, **changed)
         assert answer.returncode == 0, answer.stderr[-2000:]
     run, validation = tmp_path / "run", tmp_path / "run/choice"
@@ -161,8 +161,8 @@ def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_
     assert len(list(run.glob("teacher-*/manifest.json"))) == 2
     streams = {path.parent.relative_to(run / "continual/convnet_d2_w8-memory10").as_posix()
                for path in run.glob("continual/*/*/*/result.json")}
-    assert streams == {"real/er-real-steps4-seed0", "real/er-real-steps2-seed0", *(
-        f"ipc2/er-{stream}{labels}-steps2-seed0" for stream in ("random", "distilled") for labels in ("", "-soft"))}
+    assert streams == {f"{folder}{labels}-steps{steps}-seed0" for labels in ("", "-soft") for folder, steps in (
+        ("real/er-real", 4), ("real/er-real", 2), ("ipc2/er-random", 2), ("ipc2/er-distilled", 2))}
     misc = tmp_path / "misc"
     (misc / "results").mkdir(parents=True)
     assert here("misc.report.__main__", "collect", run, misc / "results/fashion_mnist.jsonl", "--only", "seed*",

@@ -268,7 +268,7 @@ def label_cells(results: Results, classes: int) -> dict[str, str]:
 def continual(misc: Path) -> list[Section]:
     """Class-IL and Task-IL after five tasks of CIFAR-10."""
     rows, columns = published(misc, "continual"), {"class_il": "Class-IL (%)", "task_il": "Task-IL (%)"}
-    for study, methods in ((CIFAR10, METHODS), (STUDIES["continual_order_cifar10"], ("finetune", "er", "agem"))):
+    for study, methods in ((CIFAR10, METHODS), (STUDIES["continual_order_cifar10"], ("finetune", "er", "agem", "derpp"))):
         runs, groups = study.read(misc).of_kind("continual"), {}
         for run in runs:
             groups.setdefault((run.config["arch"], run.get("config.buffer_size")), []).append(run)

@@ -1,9 +1,10 @@
 #!/bin/sh
-# The order of methods on CIFAR-10 in Buzzega et al. (2020, arXiv 2004.07211): fine-tuning, A-GEM with 200 images, ER with 200
-# and with 500; ResNet-18 with the CIFAR stem, 5 tasks of 2 classes in their natural order, SGD at a constant rate, real images.
+# The order of methods on CIFAR-10 in Buzzega et al. (2020, arXiv 2004.07211): fine-tuning, A-GEM, ER and DER++ with 200 images,
+# ER with 500; ResNet-18 with the CIFAR stem, 5 tasks of 2 classes in their natural order, SGD at a constant rate, real images.
 # DATA is a folder with train/<class>/ and test/<class>/. Theirs are 50 epochs of batches of 32 + 32 and all test images
-# (EPOCHS=50 BATCH=32 TEST_PER_CLASS=1000 FLAGS=). The default takes two cores an hour and a quarter: one epoch of batches of
-# 16 + 16 in bfloat16 (twice as many steps as with 32), 200 test images of each class. The same command resumes. Then:
+# (EPOCHS=50 BATCH=32 TEST_PER_CLASS=1000 FLAGS=). The default: one epoch of batches of 16 + 16 in bfloat16 (twice as many
+# steps as with 32), 200 test images of each class. It takes two cores an hour and a quarter without DER++ (not timed).
+# The same command resumes. Then:
 # python -m misc.report collect runs/study-order misc/results/continual_order_cifar10.jsonl --kind continual
 # python -m misc.report tables
 set -eu
@@ -28,6 +29,6 @@ runs() {                         # buffer images, flags that name the methods ..
     done
 }
 
-commands() { runs 200 --method er; runs 500 --method er; runs 200 --method agem; runs 200 --method finetune; }
+commands() { runs 500 --method er; for method in er derpp agem finetune; do runs 200 --method $method; done; }
 
 batch commands

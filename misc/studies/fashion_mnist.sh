@@ -27,8 +27,8 @@ SRE2L_STEPS=${SRE2L_STEPS:-1000} MTT_STEPS=${MTT_STEPS:-300}
 NETWORKS=${NETWORKS:-convnet_d3_w64_bn resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10} STEPS=${STEPS:-20}
 METHODS=${METHODS:-er task_arithmetic} LEARNERS=${LEARNERS:-resnet18} MEMORIES=${MEMORIES:-500}
 STREAM_CROPS=${STREAM_CROPS:-1}  # the smallest crop's share of an image; whole images were far better on the 5,000 than 0.35
-STREAM_IPCS=${STREAM_IPCS-50} STREAM_LABELS=${STREAM_LABELS:-hard} EPOCH_STEPS=${EPOCH_STEPS:-375}    # of a task
-REAL_PARTS=${REAL_PARTS-4 3 1} SMALL_PARTS=${SMALL_PARTS:-4 3}      # of an epoch: 4 is a quarter
+STREAM_IPCS=${STREAM_IPCS-50} STREAM_LABELS=${STREAM_LABELS:-hard} REAL_LABELS=${REAL_LABELS:-hard}     # or "hard soft"
+EPOCH_STEPS=${EPOCH_STEPS:-375} REAL_PARTS=${REAL_PARTS-4 3 1} SMALL_PARTS=${SMALL_PARTS:-4 3}  # of a task; 4: a quarter
 . misc/studies/common.sh
 
 SOURCE="--dataset fashion_mnist --data_dir $DATA" HELD_OUT="--validation $VALIDATION" TEACHER=$STUDY/teacher-${NETWORKS%% *}
@@ -133,9 +133,12 @@ students() {                     # 300, 600, 1,500 steps with hard labels at IPC
     done
 }
 
-learn() {                        # flags that name the streams ...
+learn() {                        # labels, flags that name the streams ...
+    HOW="--labels $1"
+    [ "$1" = hard ] || HOW="$HOW --teacher $TEACHER"
+    shift
     echo "continual.train_continual $TESTED --method $METHODS --seed $SEED --arch $LEARNER --tasks 5 --flip 0.5" \
-        "--min-scale-crops $STREAM_CROPS --start task1 --schedule steps --buffer-size $MEMORY $*"
+        "--min-scale-crops $STREAM_CROPS --start task1 --schedule steps --buffer-size $MEMORY $HOW $*"
 }
 
 continual() {                    # the folder names state network, memory and IPC
@@ -144,15 +147,15 @@ continual() {                    # the folder names state network, memory and IP
         for LEARNER in $LEARNERS; do
             for MEMORY in $MEMORIES; do
                 RUNS=$OUT/continual${CHOOSE:+-crops$STREAM_CROPS}/$LEARNER-memory$MEMORY
-                for SHARE in $REAL_PARTS; do
-                    learn --stream real --steps "$((EPOCH_STEPS / SHARE))" --output-dir "$RUNS/real"
+                for LABELS in $REAL_LABELS; do
+                    for SHARE in $REAL_PARTS; do
+                        learn "$LABELS" --stream real --steps "$((EPOCH_STEPS / SHARE))" --output-dir "$RUNS/real"
+                    done
                 done
                 for IPC in $STREAM_IPCS; do
                     for LABELS in $STREAM_LABELS; do
-                        HOW="--labels hard"
-                        [ "$LABELS" = hard ] || HOW="--labels soft --teacher $TEACHER"
                         for SHARE in $SMALL_PARTS; do
-                            learn --stream random distilled --steps "$((EPOCH_STEPS / SHARE))" "$HOW" \
+                            learn "$LABELS" --stream random distilled --steps "$((EPOCH_STEPS / SHARE))" \
                                 --distilled "$P/distilled/fashion_mnist_ipc${IPC}_${IPC}_s$(chosen)_g2.0_kmexpand1" \
                                 --random "$P/distilled/fashion_mnist_random_ipc$IPC" --output-dir "$RUNS/ipc$IPC"
                         done
