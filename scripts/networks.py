@@ -2,7 +2,6 @@
 
 import math
 import re
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -106,6 +105,12 @@ def seeded(arch: str, num_classes: int, stem: str, seed: int, size: int | None =
         return build(arch, num_classes, stem, size=size)
 
 
+def build_empty(arch: str, num_classes: int, stem: str, size: int | None) -> nn.Module:
+    """`build(arch, ...)` on the device "meta": shapes that take no memory, however large the network."""
+    with torch.device("cpu" if arch.startswith("regnet_") else "meta"):     # a RegNet computes its widths by tensors
+        return build(arch, num_classes, stem, size=size).to("meta")
+
+
 def load_checkpoint(path: str | Path, arch: str, num_classes: int, stem: str = "imagenet",
                     size: int | None = None) -> nn.Module:
     """`build(arch, ...)` with the weights of a file, in evaluation mode on the CPU.
@@ -191,17 +196,16 @@ def load_model(folder: str | Path, kind: str) -> tuple[nn.Module, dict]:
     path, manifest = Path(folder) / "manifest.json", read_manifest(folder, kind)
     raise_first(f"{path}", model_problems(manifest))
     config, state = manifest["config"], read_tensors(Path(folder) / WEIGHTS)
-    new = partial(build, config["arch"], len(manifest["classes"]), config["stem"], size=config["input_size"])
-    try:    # "meta" takes no memory, however large the network; a RegNet computes its widths by tensors
-        with torch.device("cpu" if config["arch"].startswith("regnet_") else "meta"):
-            expected = new().state_dict()
+    wanted = config["arch"], len(manifest["classes"]), config["stem"]
+    try:
+        expected = build_empty(*wanted, config["input_size"]).state_dict()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if {name: value.shape for name, value in state.items()} != {name: value.shape for name, value in expected.items()}:
         raise InputError(f"{Path(folder) / WEIGHTS}: expected the weights of a {config['arch']} of {len(manifest['classes'])} "
                          "classes, found others")
     raise_first(f"{Path(folder) / WEIGHTS}", weight_problems(state))
-    network = new()
+    network = build(*wanted, size=config["input_size"])
     network.load_state_dict(state)
     return network.eval(), manifest
 

@@ -74,8 +74,9 @@ def test_forward_transfer_by_hand_and_its_baseline_is_a_network_of_its_own():
     assert all(not torch.equal(a, b) for a, b in zip(own[-1].parameters(), ready.network[-1].parameters(), strict=True))
 
 
-def test_flops_are_those_of_a_count_by_hand():
-    network, by_layer = build("resnet18", 4).eval(), []
+@pytest.mark.parametrize("arch", ["resnet18", "regnet_x_400mf"])     # the second has convolutions in groups
+def test_flops_are_those_of_a_count_by_hand(arch):
+    network, by_layer = build(arch, 4).eval(), []
 
     def count(layer, inputs, output):
         weights = layer.weight[0].numel()
@@ -84,11 +85,11 @@ def test_flops_are_those_of_a_count_by_hand():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(count)
     network(torch.zeros(2, *SHAPE))
-    forward = flops_of_pass("resnet18", 4, "imagenet", 32, "forward", 2)
-    training = flops_of_pass("resnet18", 4, "imagenet", 32, "training", 2)
+    forward = flops_of_pass(arch, 4, "imagenet", 32, "forward", 2)
+    training = flops_of_pass(arch, 4, "imagenet", 32, "training", 2)
     assert forward == sum(by_layer)
     assert training == 3 * forward - by_layer[0]  # pixels need no gradient
-    assert flops({("training", 2): 5, ("forward", 2): 1}, "resnet18", 4, "imagenet", 32, None) == 5 * training + forward
+    assert flops({("training", 2): 5, ("forward", 2): 1}, arch, 4, "imagenet", 32, None) == 5 * training + forward
 
 
 # memory
