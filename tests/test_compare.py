@@ -256,13 +256,15 @@ def test_the_claim_holds_only_where_whole_intervals_do(accs, acc_kept, verdict):
     assert claims(rows_of(comparison({"real": [0.9]}))) == []
 
 
-def test_a_rival_takes_the_same_steps():
+def test_a_rival_has_the_same_steps_and_labels():
     runs = comparison({"real": [0.90, 0.91], "real-same": [0.71, 0.72], "random": [0.60, 0.61], "distilled": [0.90, 0.91]})
     runs = {f"{labels}-{name}": {**one, "labels": labels, "flops": one["steps"]} for labels in ("hard", "soft")
             for name, one in runs.items()}
     assert [claim["verdict"] for claim in claims(rows_of(runs))] == ["holds", "holds"]
     del runs["soft-real-same-0"], runs["soft-real-same-1"], runs["hard-real-same-0"], runs["hard-real-same-1"]
     assert [list(claim["rivals"]) for claim in claims(rows_of(runs))] == [["random"], ["random, soft labels"]]
+    del runs["soft-random-0"], runs["soft-random-1"]
+    assert [list(claim["rivals"]) for claim in claims(rows_of(runs))] == [["random"], []]
 
 
 def test_images_that_are_only_faster_are_not_better():

@@ -43,7 +43,7 @@ def claim_section(rows: Rows) -> Section:
     return Section("The claim", f"The claim: {LEAST_SAVED} of the training time saved at comparable accuracy. It "
                    f"`{stats.HOLDS}` where three things are true of whole 95 % intervals (in brackets; Student's t over seeds):"
                    f" time and FLOPs saved lie above {LEAST_SAVED}, ACC kept lies above {CLAIMED_KEPT}, and ACC is above that "
-                   "of random real images and of all real images at the same steps. "
+                   "of random real images and of all real images at the same steps, with the same labels. "
                    f"`{stats.NUMBERS_ONLY}`: the first two are true; fewer steps alone then explain the saving. "
                    f"`{stats.FAILS}`: an interval of saved or kept lies wholly below. "
                    f"`{stats.NOT_SHOWN}`: the intervals do not decide. "

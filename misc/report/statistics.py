@@ -166,7 +166,7 @@ def claim(method: str, arm: Arm, arms: dict[Arm, dict[int, Run]]) -> dict:
     own, real = arms[arm], arms[real_of(arm, arms)]
     numbers = {"time_saved": saved(own, real), "flops_saved": saved(own, real, "flops"), "acc_kept": kept(own, real)}
     rivals = {other: difference(own, arms[other], "acc") for other in counterparts(arm, arms)
-              if other.stream == "random" or other.schedule}    # of as many steps
+              if other.labels == arm.labels and (other.stream == "random" or other.schedule)}   # of as many steps
     sides = [side(found, CLAIMED_KEPT if name == "acc_kept" else CLAIMED_SAVING) for name, found in numbers.items()]
     verdict, better = min(sides, key=SIDES.index), [side(found, 0) for found in rivals.values()]
     if verdict == HOLDS and better != [HOLDS, HOLDS]:
