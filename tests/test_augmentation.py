@@ -18,7 +18,7 @@ from distillation.images import fit_image
 from matching import augmentation
 from matching.augmentation import crop_resize, draw_crops, draw_epoch, mix_of
 from matching.image_set import FileImages, ImageSet, distilled_images, image_set, real_images
-from misc.benchmark import photograph_patches
+from misc.measurements import photograph_patches
 from scripts.cli import MIX, InputError
 from scripts.networks import STD
 

@@ -1,21 +1,24 @@
 """The benchmark: its command and table, that both ways make the same, and its numbers against counts by hand."""
 
 import json
+import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import IPC
+from conftest import IPC, pixels
+from test_datasets import write_idx
 
-from misc import benchmark
-from misc.benchmark import ROWS, check_close, conditions, number, peak_memory_bytes, pixels, report, stage
+from misc import measurements
+from misc.benchmark import ROWS, conditions, number, report
+from misc.measurements import check_close, peak_memory_bytes, stage
 
 CPU = torch.device("cpu")
 
 
-def table(benchmark: str, rows: dict) -> dict[str, tuple]:
+def table(name: str, rows: dict) -> dict[str, tuple]:
     """The rows of the table, by their first cell."""
-    result = {**conditions(), "load_at_end": 0.0, "options": {"repetitions": 1}, "benchmark": benchmark, "rows": rows}
+    result = {**conditions(), "load_at_end": 0.0, "options": {"repetitions": 1}, "benchmark": name, "rows": rows}
     return {row[0]: row[1:] for row in report(result)[0].rows}
 
 
@@ -40,10 +43,10 @@ def test_a_wrong_flag_is_refused(here, tmp_path, wrong):
 
 
 def test_synthesis_makes_the_images_of_diffusers_pipeline(checkpoint, image_data, tmp_path):
-    prototypes, _ = stage(tmp_path, "distillation.gen_prototype", "--save_prototype_path", "--dataset", "folder", "--data_dir",
-                          image_data, "--ipc", IPC, "--diffusion_checkpoints_path", checkpoint)
-    how = ("--dataset", "folder", "-s", 0.7, "-g", 2, "--num_inference_steps", 4)
-    rows = benchmark.compare_synthesis(tmp_path, CPU, 1, str(checkpoint), prototypes, "float32", (36, 5), 2, how)
+    prototypes, _ = stage(tmp_path, f"distillation.gen_prototype --dataset folder --data_dir '{image_data}' --ipc {IPC} "
+                                    f"--diffusion_checkpoints_path '{checkpoint}' --save_prototype_path")
+    how = "--dataset folder -s 0.7 -g 2 --num_inference_steps 4"
+    rows = measurements.compare_synthesis(tmp_path, CPU, 1, str(checkpoint), "float32", (prototypes, how), (36, 5), 2)
     for row in rows.values():
         here, other = (row["seconds"][name][0] for name in ("here", "other"))
         assert row["ratio"] == pytest.approx((other / 2) / (here / 36), rel=0.02) and row["apart"] in ("0/255", "1/255")
@@ -55,14 +58,14 @@ def test_synthesis_makes_the_images_of_diffusers_pipeline(checkpoint, image_data
         manifest = json.loads((made / "manifest.json").read_text())
         manifest["config"][name] = value
         (made / "manifest.json").write_text(json.dumps(manifest))
-        benchmark.make_stock(pipeline, prototypes, made, tmp_path / name, 1)
+        measurements.make_stock(pipeline, prototypes, made, tmp_path / name, 1)
         (path,) = (tmp_path / name).rglob("*.png")
         with pytest.raises(RuntimeError, match="at most 1 apart"):
             check_close("synthesis", pixels(made / path.relative_to(tmp_path / name)), pixels(path), 1)
 
 
 def test_encoding_makes_the_latents_of_the_plain_way(checkpoint, tmp_path):
-    rows = dict(benchmark.encoding(tmp_path, CPU, 1, str(checkpoint), files=16, side=40))
+    rows = dict(measurements.encoding(tmp_path, CPU, 1, str(checkpoint), files=16, side=40))
     assert list(rows) == ["encoding", "waiting"] and 0 < rows["waiting"]["here"] < 100
     here, other = (rows["encoding"]["seconds"][name][0] for name in ("here", "other"))
     assert rows["encoding"]["ratio"] == pytest.approx(other / here, rel=0.05)
@@ -74,8 +77,8 @@ def test_encoding_makes_the_latents_of_the_plain_way(checkpoint, tmp_path):
 
 def test_precision_has_a_row_for_each_way(checkpoint, monkeypatch, tmp_path):
     monkeypatch.setattr(torch._dynamo.config, "disable", True)  # compilation takes a minute
-    monkeypatch.setattr("scripts.training.has_bfloat16", lambda device_type: True)
-    rows = dict(benchmark.precision(tmp_path, CPU, 1, str(checkpoint), batch_size=2, passes=1, side=512))
+    monkeypatch.setattr(measurements, "has_bfloat16", lambda device_type: True)
+    rows = dict(measurements.precision(tmp_path, CPU, 1, str(checkpoint), batch_size=2, passes=1, side=512))
     assert rows.keys() >= ROWS["precision"].keys() and all(row["here"] > 0 for row in rows.values())
     assert rows["prior_bf16"]["ratio"] == pytest.approx(rows["prior_bf16"]["here"] / rows["prior"]["here"], rel=0.01)
     seconds = rows["peak"]["seconds"]["here"][0]
@@ -83,16 +86,15 @@ def test_precision_has_a_row_for_each_way(checkpoint, monkeypatch, tmp_path):
 
 
 def test_prototypes_of_many_images_beside_the_encoder_alone(checkpoint, tmp_path):
-    pixels = torch.randint(256, (40, 28, 28))
-    benchmark.write_idx(tmp_path / "data", pixels, torch.arange(40) % 10)
-    rows = dict(benchmark.scale(tmp_path, CPU, 1, ((20, 1), (40, 2)), str(tmp_path / "data"), str(checkpoint)))
+    write_idx(tmp_path / "data", count=40)
+    rows = dict(measurements.scale(tmp_path, CPU, 1, ((20, 1), (40, 2)), str(tmp_path / "data"), str(checkpoint)))
     assert list(rows) == ["prototypes_20_1", "prototypes_40_2", "share_files", "share_kmeans"]
     assert rows["prototypes_40_2"]["ratio"] == pytest.approx(rows["prototypes_40_2"]["here"] / rows["prototypes_40_2"]["other"])
     assert [json.loads(path.read_text())["counts"]["images"] for path in sorted(tmp_path.rglob("manifest.json"))].count(40) == 2
 
 
 def test_smaller_batches_of_kmeans_find_worse_centroids(tmp_path):
-    rows = dict(benchmark.clustering(tmp_path, CPU, 1, (10,)))
+    rows = dict(measurements.inertia(tmp_path, CPU, 1, (10,)))
     assert list(rows) == [key for key in ROWS["clustering"] if key.startswith("inertia_10_")]
     assert rows["inertia_10_1"]["ratio"] > rows["inertia_10_10"]["ratio"] >= 1
 
@@ -102,40 +104,39 @@ def test_memory_is_that_of_the_real_command(here, monkeypatch, checkpoint, tmp_p
     def peak(command):
         assert here(*command[2:]).code == 0
         return 100e6 * len(list(tmp_path.rglob("manifest.json")))
-    monkeypatch.setattr(benchmark, "peak_memory_bytes", peak)
-    found = dict(benchmark.memory(tmp_path, CPU, 1, (5, 10), 12, str(checkpoint)))
+    monkeypatch.setattr(measurements, "peak_memory_bytes", peak)
+    found = dict(measurements.memory(tmp_path, CPU, 1, (5, 10), 12, str(checkpoint)))
     assert list(found) == list(ROWS["memory"]) and found["memory_gen_prototype"] == {"here": 200, "other": 100, "ratio": 2}
     manifests = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("gen_prototype/*/manifest.json"))]
     assert sorted(each["counts"]["images"] for each in manifests) == [60, 120]
 
 
 def test_views_are_those_of_torchvision(tmp_path):
-    rows = dict(benchmark.views(tmp_path, CPU, 1, images=12, batch_size=5))
+    rows = dict(measurements.views(tmp_path, CPU, 1, images=12, batch_size=5))
     assert list(rows) == [key for key in ROWS["matching"] if key.startswith("views")]
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["here"] / row["other"], rel=0.01) and float(row["apart"][:-4]) <= 1.5
 
 
 def test_relabelling_and_a_student_are_measured_by_their_commands(tmp_path):
-    rows = dict(benchmark.training(tmp_path, CPU, 1, always=True, arch="shufflenet_v2_x0_5", size=32, images=16, batch_size=8))
+    rows = dict(measurements.training(tmp_path, CPU, 1, arch="shufflenet_v2_x0_5", size=32, images=16, batch_size=8))
     cells = table("matching", rows)["* Relabelling and an epoch of ResNet-18, 224 pixels, images/s"]
     assert cells[2] == number(rows["training"]["ratio"]) and cells[1].endswith("files and Pillow, 8 workers")
-    assert dict(benchmark.training(tmp_path, CPU, 1)) == {}
 
 
 def test_soft_labels_and_students_beside_their_network(tmp_path):
-    rows = dict(benchmark.networks(tmp_path, CPU, 1, "shufflenet_v2_x0_5", images=20, batch_size=10, epochs=1))
+    rows = dict(measurements.networks(tmp_path, CPU, 1, "shufflenet_v2_x0_5", images=20, batch_size=10, epochs=1))
     assert list(rows) == ["labels", "student"] and all(row["here"] > 0 < row["other"] for row in rows.values())
     assert "Student, the same, images/s" in table("matching", rows)
 
 
 def test_a_finished_stage_is_faster_than_importing_torch(tmp_path):
-    rows = dict(benchmark.starts(tmp_path, CPU, 1, wanted=("finished",)))
+    rows = dict(measurements.starts(tmp_path, CPU, 1, wanted=("finished",)))
     assert list(rows) == ["finished"] and rows["finished"]["ratio"] < 1
 
 
 def test_continual_steps_come_from_result_files(tmp_path):
-    rows = dict(benchmark.steps(tmp_path, CPU, 1, batch_size=2, size=16, tasks=2, count=1))
+    rows = dict(measurements.steps(tmp_path, CPU, 1, batch_size=2, size=16, tasks=2, count=1))
     assert list(rows) == list(ROWS["continual"]) and all(row["here"] > 0 for row in rows.values())
     fine_tune = rows["derpp"]["seconds"][0] / rows["derpp"]["here"]
     assert rows["agem"]["here"] == pytest.approx(2 * rows["agem"]["seconds"][0] / fine_tune - 1)
@@ -144,15 +145,15 @@ def test_continual_steps_come_from_result_files(tmp_path):
 
 def test_variants_take_turns_and_the_first_round_does_not_count():
     order = []
-    seconds = benchmark.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, "turns")
+    seconds = measurements.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, "turns")
     assert "".join(order) == "ababab" and {name: len(spent) for name, spent in seconds.items()} == {"a": 2, "b": 2}
-    assert benchmark.median_ratio([3.0, 8.0, 2.0], [1.0, 2.0, 1.0]) == 3.0
-    assert benchmark.interleaved({"own": lambda: 7.0}, 1, "own seconds") == {"own": [7.0]}
+    assert measurements.median_ratio([3.0, 8.0, 2.0], [1.0, 2.0, 1.0]) == 3.0
+    assert measurements.interleaved({"own": lambda: 7.0}, 1, "own seconds") == {"own": [7.0]}
 
 
 def test_a_commands_memory_is_its_own():
     ballast = bytearray(400_000_000)     # of this process, not of the command
     small, large = (peak_memory_bytes([sys.executable, "-c", f"data = bytes([1]) * {size}"]) for size in (1, 200_000_000))
     assert small < 100e6 and large - small == pytest.approx(200e6, rel=0.1) and len(ballast)
-    with pytest.raises(RuntimeError, match="No module named"):
-        peak_memory_bytes([sys.executable, "-m", "module_at_all"])
+    with pytest.raises(subprocess.CalledProcessError):
+        peak_memory_bytes([sys.executable, "-c", "raise SystemExit(2)"])
