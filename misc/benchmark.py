@@ -86,7 +86,7 @@ def parse_args():
         own = benchmarks.add_parser(name, help=listed)
         own.add_argument("--only", nargs="+", default=sections, choices=sections, metavar="NAME", help=f"of {listed}")
         own.add_argument("--repetitions", default=1 if name == "memory" else 5, type=int,
-                         help="rounds, after one warm-up round (memory: one, without)")
+                         help="rounds; one to warm up comes before them, except for memory")
         own.add_argument("--output", default=f"misc/results/benchmark_{name}.json", help="result file")
     args = parser.parse_args()
     check_range("--repetitions", args.repetitions, 1)

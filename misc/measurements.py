@@ -306,8 +306,9 @@ def memory(scratch: Path, device, repetitions: int, classes: tuple[int, int] = (
         "train_continual": f"continual.train_continual {small} --size 32 --method er --steps 1 --tasks 5 --output-dir"}
     roots = [write_photos(scratch / f"classes-{count}", count, per_class, 32, tests=1) for count in classes]
     for name, command in commands.items():
-        few, many = (peak_memory_bytes([sys.executable, "-m", *shlex.split(command), str(root / name), "--dataset", "folder",
-                                        "--data_dir", str(root)]) for root in roots)
+        peaks = [[peak_memory_bytes([sys.executable, "-m", *shlex.split(command), tempfile.mkdtemp(dir=scratch), "--dataset",
+                                     "folder", "--data_dir", str(root)]) for root in roots] for _ in range(repetitions)]
+        few, many = map(statistics.median, zip(*peaks, strict=True))
         yield f"memory_{name}", {"here": many / 1e6, "other": few / 1e6, "ratio": many / few}
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,15 +101,21 @@ def test_smaller_batches_of_kmeans_find_worse_centroids(tmp_path):
 
 
 def test_memory_is_that_of_the_real_command(here, monkeypatch, checkpoint, tmp_path):
-    """The command runs in this process; a test below measures others."""
+    """Commands of the first round run in this process; a test below measures others."""
+    commands = []
+
     def peak(command):
-        assert here(*command[2:]).code == 0
-        return 100e6 * len(list(tmp_path.rglob("manifest.json")))
+        commands.append(command)
+        if len(commands) % 6 in (1, 2):     # three rounds of each stage, on 60 and on 120 images
+            assert here(*command[2:]).code == 0
+        images = len(list((Path(command[-1]) / "train").rglob("*.jpg")))
+        return 1e6 * images * (2 if len(commands) % 6 in (5, 0) else 1)     # something else ran in the last round
     monkeypatch.setattr(measurements, "peak_memory_bytes", peak)
-    found = dict(measurements.memory(tmp_path, CPU, 1, (5, 10), 12, str(checkpoint)))
-    assert list(found) == list(ROWS["memory"]) and found["memory_gen_prototype"] == {"here": 200, "other": 100, "ratio": 2}
-    manifests = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("gen_prototype/*/manifest.json"))]
-    assert sorted(each["counts"]["images"] for each in manifests) == [60, 120]
+    found = dict(measurements.memory(tmp_path, CPU, 3, (5, 10), 12, str(checkpoint)))
+    assert list(found) == list(ROWS["memory"]) and found["memory_gen_prototype"] == {"here": 120, "other": 60, "ratio": 2}
+    assert len({" ".join(command) for command in commands}) == len(commands) == 4 * 3 * 2   # each in a folder of its own
+    manifests = [json.loads(path.read_text()) for path in tmp_path.rglob("manifest.json")]
+    assert sorted(each["counts"]["images"] for each in manifests if each["kind"] == "prototypes") == [60, 120]
 
 
 def test_views_are_those_of_torchvision(tmp_path):
