@@ -42,6 +42,8 @@ KM_EXPAND=${KM_EXPAND:-}                 # mini-batches of k-means: km_expand x 
 WEIGHTS=${WEIGHTS-}                      # torchvision's weights of TEACHER_ARCH; empty: the teacher in the folder TEACHER
 TEMPERATURE=${TEMPERATURE:-}             # of soft labels; empty: the protocol's (stage 5: continual.sh --temperature)
 CLUSTER_WEIGHTS=${CLUSTER_WEIGHTS-}      # 1: weight images with hard labels by the size of their cluster
+[ "$CLUSTER_WEIGHTS" != 0 ] || CLUSTER_WEIGHTS=
+[ "$BF16" != 0 ] || BF16=                # 1: students compute in bfloat16 (--bf16)
 LORA_RANK=${LORA_RANK:-}                 # of train_ldm.sh with INIT; empty: the whole UNet
 LABELS=${LABELS:-soft}                   # of students: soft or hard
 KEEP_TOPK=${KEEP_TOPK:-}                 # logits stored of each view; empty: all
@@ -56,17 +58,20 @@ float() { LC_ALL=C awk -v x="$1" 'BEGIN { CONVFMT = "%.15g"; x += 0; print x (x 
 how() { echo "s$(float "$STRENGTH")_g$(float "$GUIDANCE")_kmexpand${KM_EXPAND:-1}"; }
 # shellcheck source=/dev/null
 usual=$(unset STRENGTH GUIDANCE KM_EXPAND; . "scripts/settings/$DATASET.sh"; how)
-PROTOTYPES=${PROTOTYPES:-$RUN/prototypes/$DATASET-ipc$IPC-kmexpand${KM_EXPAND:-1}}
+PROTOTYPES=${PROTOTYPES:-$RUN/prototypes/$DATASET-ipc$IPC-kmexpand${KM_EXPAND:-1}} PROTOTYPES=${PROTOTYPES%/}
+from=$IPC                                # prototypes per class
+case ${PROTOTYPES##*/} in *-ipc*-kmexpand*) from=${PROTOTYPES##*-ipc} from=${from%%-*} ;; esac
 case $PROTOTYPES in
 *-medoid-lof) kind=_medoid_lof ;; *-medoid) kind=_medoid ;; *-lof) kind=_lof ;; *-random) kind=_random ;; *) kind= ;;
 esac
-made=$(how)$kind
+made=$(how)$kind images=distilled
+[ "$made" = "$usual" ] || images=${images}_$made
+[ "$from" = "$IPC" ] || images=${images}_of$from
 case $METHOD in
-d4m) folder=${DATASET}_ipc${IPC}_${IPC}_$made images=distilled-ipc$IPC ;;
+d4m) folder=${DATASET}_ipc${from}_${IPC}_$made images=$images-ipc$IPC ;;
 prototype) folder=${DATASET}_prototype_ipc$IPC$kind images=prototype$kind-ipc$IPC ;;
 *) folder=${DATASET}_${METHOD}_ipc$IPC images=$METHOD-ipc$IPC ;;
 esac
-[ "$METHOD" != d4m ] || [ "$made" = "$usual" ] || images=distilled_$made-ipc$IPC
 [ -z "${DISTILLED+given}" ] || images=$(basename "${DISTILLED:-real}")
 case $TEACHER_ARCH in resnet18) by= ;; *) by=-$TEACHER_ARCH ;; esac
 DISTILLED=${DISTILLED-$RUN/distilled/$folder}   # empty: students learn from all real training images

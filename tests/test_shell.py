@@ -155,6 +155,8 @@ def test_the_other_stages_have_commands_too(asked, dataset):
     crossed = asked("validate/cross_architecture", DATASET=dataset, SEED="4")
     assert len({one.output_dir for one in crossed}) == STUDENTS
     assert {(one.seed, one.protocol) for one in crossed} == {(4, "d4m")}
+    assert {one.stem for one in crossed if not one.model.startswith("resnet")} == {"imagenet"}
+    assert [one.stem for one in crossed[:2]] == 2 * ["cifar" if dataset == "tiny_imagenet" else "imagenet"]
 
 
 def test_a_strength_of_many_digits_has_the_folder_that_python_names(asked):
@@ -171,7 +173,7 @@ def test_variables_choose_baselines_labels_and_teachers(asked):
     stages = (*CHAIN, "distillation/train_ldm", "continual/continual")
     assert {asked(stage, VALIDATION="30")[0].validation for stage in stages} == {30}
     for ending, kind in (("medoid", "_medoid"), ("medoid-lof", "_medoid_lof"), ("random", "_random")):
-        prototypes = f"runs/digits/prototypes/digits-ipc3-kmexpand1-{ending}"
+        prototypes = f"runs/digits/prototypes/digits-ipc3-kmexpand1-{ending}/"      # as a shell completes it
         found = {method: asked("validate/train_FKD", METHOD=method, IPC="3", PROTOTYPES=prototypes)[0]
                  for method in ("d4m", "prototype")}
         assert found["d4m"].train_dir == f"runs/digits/distilled/digits_ipc3_3_s0.3_g2.0_kmexpand1{kind}"
@@ -185,6 +187,20 @@ def test_variables_choose_baselines_labels_and_teachers(asked):
     assert student.teacher == "/made/here"
     (teacher,), (labels,) = (asked(stage, TEACHER_ARCH="resnet50") for stage in CHAIN[2:4])
     assert (teacher.arch, teacher.output_dir, labels.teacher) == ("resnet50", *2 * ("runs/digits/teacher-resnet50",))
+
+
+def test_several_images_of_a_prototype_are_found_by_the_later_stages(asked):
+    given = {"IPC": "6", "PROTOTYPES": "runs/digits/prototypes/digits-ipc3-kmexpand1"}
+    (images,), (labels,), (student,) = (asked(stage, **given) for stage in (CHAIN[1], CHAIN[3], CHAIN[4]))
+    made = gen_syn_image.folder_name(images, images.ipc, {"ipc": 3})
+    assert labels.data == student.train_dir == f"{images.save_init_image_path}/{made}"
+    assert labels.fkd_path == "runs/digits/soft-labels/distilled_of3-ipc6" != asked(CHAIN[3], IPC="6")[0].fkd_path
+
+
+def test_a_switch_of_0_is_off(asked):
+    for value in ("0", "1"):
+        (student,) = asked(CHAIN[4], LABELS="hard", CLUSTER_WEIGHTS=value, BF16=value)
+        assert (student.cluster_weights, student.bf16) == 2 * (value == "1",)
 
 
 def test_the_temperature_reaches_labels_and_students(asked):

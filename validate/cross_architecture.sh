@@ -10,6 +10,7 @@ unset STUDENT        # settings.sh names a folder for each
 for SEED in $SEEDS; do
     for MODEL in ${STUDENTS:-resnet18 resnet50 mobilenet_v2 efficientnet_b0 swin_t vit_b_16}; do
         export PROTOCOL SEED MODEL
-        sh validate/train_FKD.sh "$@"
+        case $MODEL in *resne[tx]*) stem=$STEM ;; *) stem=imagenet ;; esac     # ResNets alone have another
+        STEM=$stem sh validate/train_FKD.sh "$@"
     done
 done
