@@ -3,6 +3,7 @@
 Vectors have no BatchNorm statistics, whose sums would have negative variances.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -41,7 +42,7 @@ def merge_ties(vectors: Sequence[Tensor], keep: float = 0.2) -> Tensor:
 
 def _trim(vector: Tensor, keep: float) -> Tensor:
     """`vector` with all but its ceil(keep P) entries of largest magnitude set to zero."""
-    rows = vector.abs().topk(max(1, -int(-keep * len(vector) // 1))).indices
+    rows = vector.abs().topk(math.ceil(keep * len(vector))).indices
     return torch.zeros_like(vector).index_copy(0, rows, vector[rows])
 
 

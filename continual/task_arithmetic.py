@@ -52,7 +52,7 @@ class TaskArithmetic(Learner):
         self.sequential, self.first_is_start = sequential, first_is_start
         self.head = head_of(trainer.network)
         self.vectors: list[Tensor] = []
-        self.head_rows: dict[int, tuple[Tensor, Tensor]] = {}
+        self.head_rows: dict[int, list[Tensor]] = {}    # by class: of weight and, where the head has one, bias
         self.curves: list[list[dict]] = []
         self.set_start()
 
@@ -83,7 +83,7 @@ class TaskArithmetic(Learner):
                 self.expert = copy.deepcopy(network.state_dict())
             self.vectors.append(backbone_vector(network) - self.origin)
             for label in task.classes:
-                self.head_rows[label] = self.head.weight[label].detach().clone(), self.head.bias[label].detach().clone()
+                self.head_rows[label] = [parameter[label].detach().clone() for parameter in self.head.parameters()]
             network.load_state_dict(self.start)
             set_head_rows(self.head, self.head_rows)
             self.install(self.merge(self.vectors), task)
@@ -159,10 +159,11 @@ def set_backbone(network: nn.Module, vector: Tensor) -> None:
 
 
 @torch.no_grad()
-def set_head_rows(head: nn.Linear, rows: dict[int, tuple[Tensor, Tensor]]) -> None:
-    """Write weight and bias of the classes in `rows`."""
-    for label, (weight, bias) in rows.items():
-        head.weight[label], head.bias[label] = weight, bias
+def set_head_rows(head: nn.Linear, rows: dict[int, list[Tensor]]) -> None:
+    """Write the parameters of the classes in `rows`."""
+    for label, own in rows.items():
+        for parameter, row in zip(head.parameters(), own, strict=True):
+            parameter[label] = row
 
 
 @torch.no_grad()

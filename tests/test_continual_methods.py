@@ -273,6 +273,13 @@ def test_merging_takes_no_seconds_of_another_phase(tmp_path):
     assert set(learner.trainer.timers.phases) == {"buffer", "merge"}
 
 
+def test_a_head_without_bias_is_merged_too(tmp_path):
+    trainer = Trainer(Small(bias=False), RECIPE, 0, Timers("cpu"))
+    learner = TaskArithmetic(trainer, Reservoir(ROOM, SHAPE, "cpu"), "sum", [1.0], 2)
+    ran(learner, two_tasks(), 2, tmp_path)
+    assert sorted(learner.head_rows) == [0, 1, 2, 3] and all(len(own) == 1 for own in learner.head_rows.values())
+
+
 def test_an_expert_leaves_the_head_of_other_classes_alone_and_test_images_choose_nothing(tmp_path):
     merged = []
     for test in (some_images(3, seed=1), some_images(3, seed=2)):

@@ -26,11 +26,11 @@ FAST = "convnet_d2_w8"  # a step takes 6 ms, counting its operations 60 ms; shuf
 class Small(nn.Sequential):
     """The smallest network with a convolution, BatchNorm and a head; its weights depend on `seed` alone."""
 
-    def __init__(self, seed=0, classes=4):
+    def __init__(self, seed=0, classes=4, bias=True):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             super().__init__(nn.Conv2d(3, 4, 3, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
-                             nn.Flatten(), nn.Linear(16, classes))
+                             nn.Flatten(), nn.Linear(16, classes, bias=bias))
 
 
 def chi_square(counts, expected, probability):
