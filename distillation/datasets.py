@@ -1,4 +1,4 @@
-"""Real images and the prompts of their classes: `load_split(name, ...)` gives ordered classes, labels and a reader."""
+"""Real images of a data set: `load_split(name, ...)` gives ordered classes, labels and a reader."""
 
 import gzip
 import hashlib
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,11 @@ import torch
 from PIL import Image
 
 from distillation.images import ENDINGS, BadImage, fit_image, image_files, open_image
-from scripts.cli import ROOT, InputError, note, printable
+from distillation.prompts import own_prompts, plain, read_lines, with_prompts
+from scripts.cli import InputError, note, printable
 from scripts.files import read_bytes
 from scripts.randomness import seed_for
 
-PROMPTS = ROOT / "distillation" / "label-prompt"
-BY_CLASS = {name: f"{name}.txt" for name in ("digits", "fashion_mnist", "cifar10", "cifar100")}  # lines in class order
-BY_WNID = {"imagenet": ("imagenet_wnids.txt", "imagenet_classes.txt"),  # WordNet numbers, and their names line by line
-           "tiny_imagenet": ("tiny_imagenet_wnids.txt", "tiny_imagenet_classes.txt")}
-IDX_NAMES = {"train": "train", "test": "t10k"}
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of its package dataset-fashion-mnist
 
 
@@ -192,15 +189,14 @@ def readable_part(split: Split, rows: np.ndarray) -> Split:
             raise InputError(f"{split.root}: expected at least one readable image of class {entry['name']}, found none among "
                              f"{len(split.rows_of(label))}")
     bad = np.setdiff1d(np.arange(len(split.labels)), rows)
-    print(f"{split.root}: {len(bad)} of {len(split.labels)} images cannot be read and are left out, the first "
-          f"{split.paths[bad[0]]}", file=sys.stderr)
+    note(f"{split.root}: {len(bad)} of {len(split.labels)} images cannot be read and are left out, the first "
+         f"{split.paths[bad[0]]}")
     return part
 
 
 def check_enough_images(split: Split, ipc: int) -> None:
     """Raise InputError when a class has fewer than `ipc` images."""
-    smallest = min(range(len(split.classes)), key=lambda label: len(split.rows_of(label)))
-    available = len(split.rows_of(smallest))
+    available, smallest = min((len(split.rows_of(label)), label) for label in range(len(split.classes)))
     if available < ipc:
         raise InputError(f"--ipc: expected at most {available}, the images of class {split.classes[smallest]['name']} of "
                          f"{split.name}, found {ipc}")
@@ -227,22 +223,16 @@ def _digits(data_dir: Path, split: str) -> Split:
     bunch = load_digits()
     test = np.sort(np.concatenate([np.flatnonzero(bunch.target == label)[3::4] for label in range(10)]))
     keep = test if split == "test" else np.setdiff1d(np.arange(len(bunch.target)), test)
-    pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)
-
-    def read(row):
-        image = Image.fromarray(pixels[keep[row]]).resize((32, 32), Image.Resampling.BICUBIC)
-        return image.convert("RGB")
-    classes = [{"name": str(label)} for label in range(10)]
-    return Split("digits", classes, bunch.target[keep].astype(np.int64), read, 32)
+    pixels = (bunch.images[keep] * (255 / 16)).round().astype(np.uint8)
+    return Split("digits", [{"name": str(label)} for label in range(10)], bunch.target[keep].astype(np.int64),
+                 lambda row: Image.fromarray(pixels[row]).resize((32, 32), Image.Resampling.BICUBIC).convert("RGB"), 32)
 
 
-def _torchvision(name: str) -> Callable[[Path, str], Split]:
-    def load(data_dir: Path, split: str) -> Split:
-        from torchvision.datasets import CIFAR10, CIFAR100
-        data = _downloaded(name, {"cifar10": CIFAR10, "cifar100": CIFAR100}[name], data_dir, split)
-        classes = [{"name": label} for label in data.classes]
-        return Split(name, classes, np.array(data.targets), lambda row: Image.fromarray(data.data[row]), 32)
-    return load
+def _cifar(name: str, data_dir: Path, split: str) -> Split:
+    from torchvision.datasets import CIFAR10, CIFAR100
+    data = _downloaded(name, {"cifar10": CIFAR10, "cifar100": CIFAR100}[name], data_dir, split)
+    return Split(name, [{"name": label} for label in data.classes], np.array(data.targets),
+                 lambda row: Image.fromarray(data.data[row]), 32)
 
 
 def _downloaded(name: str, source: Callable, data_dir: Path, split: str):
@@ -262,7 +252,7 @@ def _fashion_mnist(data_dir: Path, split: str) -> Split:
     Read from idx files, plain or gzipped: in `data_dir`, as torchvision stores them there, or of Debian's package.
     """
     from torchvision.datasets import FashionMNIST
-    first, folders = IDX_NAMES[split], (data_dir, data_dir / "FashionMNIST" / "raw", DEBIAN)
+    first, folders = "train" if split == "train" else "t10k", (data_dir, data_dir / "FashionMNIST" / "raw", DEBIAN)
     if not any(_idx_file(folder, f"{first}-images-idx3-ubyte").is_file() for folder in folders):
         _downloaded("fashion_mnist", FashionMNIST, data_dir, split)
     folder = next(folder for folder in folders if _idx_file(folder, f"{first}-images-idx3-ubyte").is_file())
@@ -295,8 +285,8 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(header)
 
 
-def _folder(name: str) -> Callable[[Path, str], Split]:
-    return lambda data_dir, split: image_folder(name, _part(data_dir, split))
+def _folder(name: str, data_dir: Path, split: str) -> Split:
+    return image_folder(name, _part(data_dir, split))
 
 
 def _part(data_dir: Path, split: str) -> Path:
@@ -312,7 +302,7 @@ def _tiny_imagenet(data_dir: Path, split: str) -> Split:
     """Tiny-ImageNet as it is distributed, or with its validation images moved into one folder per wnid."""
     val = data_dir / "val"
     if split == "train" or not ((val / "val_annotations.txt").is_file() and (val / "images").is_dir()):
-        return replace(_folder("tiny_imagenet")(data_dir, split), native_size_pixels=64)
+        return replace(_folder("tiny_imagenet", data_dir, split), native_size_pixels=64)
     return replace(listed("tiny_imagenet", val / "images", val / "val_annotations.txt"), native_size_pixels=64)
 
 
@@ -398,95 +388,5 @@ def _of_files(name: str, root: Path, class_names: list[str], paths: list[Path], 
 
 
 _LOADERS = {"digits": _digits, "fashion_mnist": _fashion_mnist, "tiny_imagenet": _tiny_imagenet,
-            **{name: _torchvision(name) for name in ("cifar10", "cifar100")},
-            **{name: _folder(name) for name in ("imagenet", "folder")}}
-
-
-# prompts
-
-def plain(name: str) -> str:
-    """A class name as text: spaces for underscores, accents composed."""
-    return unicodedata.normalize("NFC", name.replace("_", " "))
-
-
-def with_prompts(classes: list[dict], dataset: str, label_file: str | Path | None = None,
-                 template: str | None = None) -> list[dict]:
-    """The classes with the prompts of `label_file` (default: their own), in place of {} in `template`.
-
-    Raises InputError for a template without {} and for a label file that does not fit.
-    """
-    if template is not None and "{}" not in template:
-        raise InputError(f"--prompt_template: expected a text with {{}} in it, found {template!r}")
-    prompts = [entry["prompt"] for entry in classes]
-    if label_file is not None:
-        prompts = file_prompts(Path(label_file), dataset, [entry["name"] for entry in classes])
-    if template is not None:
-        prompts = [template.replace("{}", prompt) for prompt in prompts]
-    return [{**entry, "prompt": prompt} for entry, prompt in zip(classes, prompts, strict=True)]
-
-
-def own_prompts(dataset: str, names: list[str], root: Path | None = None) -> list[str]:
-    """The data set's prompts of the classes `names`, or the plain names. Raises InputError for an unknown wnid."""
-    if dataset in BY_CLASS:
-        return read_lines(PROMPTS / BY_CLASS[dataset])
-    known = by_wnid(dataset)
-    unknown = [name for name in names if name not in known]
-    if known and unknown:
-        raise InputError(f"{root}: expected class folders named by the {len(known)} wnids of {dataset}, or a label file "
-                         f"(--label_file_path), found {len(unknown)} other names, the first {unknown[0]}")
-    return [known.get(name, plain(name)) for name in names]
-
-
-def by_wnid(dataset: str) -> dict[str, str]:
-    """Names by wnid, in sorted order of the wnids; empty for a data set without wnids."""
-    wnids, names = (read_lines(PROMPTS / file) for file in BY_WNID[dataset]) if dataset in BY_WNID else ((), ())
-    return dict(zip(wnids, names, strict=True))
-
-
-def file_prompts(path: Path, dataset: str, names: list[str]) -> list[str]:
-    """The lines of a label file, one prompt per class in the order of `names`.
-
-    Raises InputError for another number of lines, and for the classes' own names in another order (`exchanged`).
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: expected a label file with {len(names)} lines, found none")
-    lines = read_lines(path)
-    if len(lines) != len(names) or not all(lines):
-        found = len(lines) if all(lines) else f"an empty line {lines.index('') + 1}"
-        raise InputError(f"{path}: expected {len(names)} prompts, one per line in class order, found {found}")
-    known = by_wnid(dataset)
-    own = [plain(known.get(name, name)) for name in names]
-    if wrong := exchanged(lines, own):
-        raise InputError(f"{path}: expected the names of {dataset} in class order, line {wrong[0] + 1} {own[wrong[0]]!r}, "
-                         f"found {lines[wrong[0]]!r}; {len(wrong)} of {len(lines)} lines name another class")
-    return lines
-
-
-def exchanged(lines: list[str], names: list[str]) -> list[int]:
-    """The lines that name another class instead of their own, while a line of the same kind names theirs.
-
-    A line names a class by its name alone or, for names of at least three letters, by its words: `a photo of a cat`. Lines of
-    a permutation are such lines; a richer prompt that mentions another class is none.
-    """
-    texts, own = ([" ".join(re.findall(r"\w+", plain(text).casefold())) for text in each] for each in (lines, names))
-    labels = {name: label for label, name in reversed([*enumerate(own)])}
-    found = [_named(text, name, labels) for text, name in zip(texts, own, strict=True)]
-    wrong = {line: label for line, label in enumerate(found) if label is not None and own[label] != own[line]}
-    return [line for line in wrong if line in wrong.values()]
-
-
-def _named(text: str, own: str, labels: dict[str, int]) -> int | None:
-    """The class that a prompt names: exactly, else its own, else the one with the longest name."""
-    if text in labels:
-        return labels[text]
-    inside = [name for name in labels if f" {name} " in f" {text} " and sum(map(str.isalpha, name)) >= 3]
-    return labels.get(own if own in inside else max(inside, key=len, default=None))
-
-
-def read_lines(path: Path) -> list[str]:
-    """The stripped lines of a text file, without an empty last one. Raises InputError for a file that is not UTF-8."""
-    try:
-        lines = [line.strip() for line in read_bytes(path, "a text file").decode("utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected text in UTF-8, found {error}") from None
-    return lines[:-1] if lines and not lines[-1] else lines
+            **{name: partial(_cifar, name) for name in ("cifar10", "cifar100")},
+            **{name: partial(_folder, name) for name in ("imagenet", "folder")}}

@@ -157,7 +157,8 @@ def starting_points(args, pipeline):
     import torch
 
     from distillation.checkpoints import check_autoencoder
-    from distillation.datasets import load_split, with_prompts
+    from distillation.datasets import load_split
+    from distillation.prompts import with_prompts
     from distillation.prototypes import Prototypes, read_prototypes
     from distillation.synthesis import check_latent_shape, latent_shape
     from scripts.artefact import check_held_out, identity

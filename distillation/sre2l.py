@@ -74,7 +74,7 @@ def main(args):
 
 def load_teacher(args) -> tuple:
     """The network, its classes, and what the set's configuration says of it; the data set is the teacher's."""
-    from distillation.datasets import by_wnid
+    from distillation.prompts import by_wnid
     from scripts.artefact import identity
     from scripts.networks import build, load_model
     if args.teacher:

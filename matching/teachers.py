@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distillation.datasets import by_wnid
 from distillation.distilled_set import check_class_names
+from distillation.prompts import by_wnid
 from matching.image_set import FileImages, ImageSet
 from scripts.artefact import identity
 from scripts.cli import InputError, note

@@ -25,13 +25,10 @@ from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST, ImageFo
 from torchvision.models import ResNet18_Weights
 
 from distillation.datasets import (
-    PROMPTS,
     Split,
-    by_wnid,
     decode,
     decode_all,
     decode_readable,
-    exchanged,
     image_folder,
     load_split,
     load_splits,
@@ -40,6 +37,7 @@ from distillation.datasets import (
 )
 from distillation.distilled_set import check_class_names
 from distillation.images import BadImage, fit_image, open_image
+from distillation.prompts import PROMPTS, by_wnid, exchanged
 from matching.augmentation import Views, draw_views
 from matching.image_set import real_images
 from scripts.artefact import finish

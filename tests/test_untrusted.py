@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load, save
 
-from distillation.datasets import file_prompts
 from distillation.distilled_set import finish_distilled, read_distilled, row, write_image
 from distillation.images import open_image
+from distillation.prompts import file_prompts
 from distillation.prototypes import Prototypes, class_file, read_prototypes, write_class, write_json_file
 from matching.augmentation import draw_epoch
 from matching.image_set import distilled_images
