@@ -17,7 +17,7 @@ from matching.image_set import distilled_images, real_images
 from matching.soft_labels import SoftLabels
 from scripts.networks import load_model, repeat_statistics, seeded
 from scripts.parallel import Team
-from validate.protocols import preset
+from validate.protocols import line, preset
 
 
 def read(folder: Path, name: str) -> dict:
@@ -164,6 +164,11 @@ def test_a_protocol_fills_what_is_not_given_and_says_so(here, image_data, distil
     assert f"batch_size {expected['batch_size']}" in taken and "epochs" not in taken and "temperature 20" in taken
     assert f"epochs {expected['epochs']} (protocol: 300)" in given and "mode hard (protocol: " in given
     assert absent.startswith("not in this code: ") and ("shuffled patches" in absent) == (protocol == "rded")
+
+
+def test_a_protocol_with_sgd_does_not_claim_its_adamw():
+    taken, given, _ = line("d4m", preset("d4m", "digits", 10, 100, "resnet18", 32), {"sgd": True}).split("; ")
+    assert "adamw" not in taken and "SGD (protocol: adamw_lr 0.001)" in given
 
 
 @pytest.mark.parametrize(("dataset", "classes", "size", "batch_sizes"), [  # at 1, 10 and 50 images a class

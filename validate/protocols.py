@@ -52,7 +52,9 @@ def line(protocol: str, values: dict, given: dict) -> str:
     """What a preset sets, what it leaves as given by flags or stored labels, and what is not implemented."""
     taken, other = [], []
     for name, value in values.items():
-        if given.get(name) in (None, value):
+        if given["sgd"] and name.startswith("adamw"):
+            other.append(f"SGD (protocol: {name} {value})")
+        elif given.get(name) in (None, value):
             taken.append(f"{name} {value}")
         else:
             other.append(f"{name} {given[name]} (protocol: {value})")
