@@ -72,11 +72,16 @@ def read_settings(dataset: str) -> dict[str, str]:
 
 
 def data_of(dataset: str, settings: dict) -> tuple[int, int, int, int]:
-    """Classes, training images, test images and pixels of a data set."""
+    """Classes, training images, test images and pixels of a data set; with VALIDATION the images held out are the test's."""
+    held_out = settings["VALIDATION"] or "0"
+    if not held_out.isdecimal():
+        raise InputError(f"VALIDATION: expected a number of images, found {held_out}")
     if dataset in SIZES:
-        return SIZES[dataset]
+        classes, train, test, side = SIZES[dataset]
+        check_range("VALIDATION", int(held_out), 0, train - 1)
+        return classes, train - int(held_out), int(held_out) or test, side
     from distillation.datasets import load_splits
-    train, test = load_splits(name=dataset, data_dir=settings["DATA"])
+    train, test = load_splits(name=dataset, data_dir=settings["DATA"], validation=int(held_out))
     return len(train.classes), len(train.labels), len(test.labels), int(settings["INPUT_SIZE"])
 
 

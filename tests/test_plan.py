@@ -6,7 +6,7 @@ import math
 import pytest
 from conftest import CLASSES, EPOCHS, IPC, PER_CLASS, REPEATS, SIZE, TEST_PER_CLASS
 
-from misc.plan import bytes_of, computed, measured_units, rates_of, read_settings, units_of
+from misc.plan import bytes_of, computed, data_of, measured_units, rates_of, read_settings, units_of
 from scripts.cli import InputError
 
 TINY = (len(CLASSES), len(CLASSES) * PER_CLASS, len(CLASSES) * TEST_PER_CLASS, SIZE)
@@ -45,6 +45,17 @@ def test_settings_come_from_the_scripts_and_the_environment(monkeypatch):
     own |= {"SCHEDULE": "epochs", "TASK_EPOCHS": "2"}
     assert units_of(own, TINY)["continual"] == {"er steps": 5 * math.ceil(2 * TINY[1] / 5 / int(own["BATCH_SIZE"]))}
     assert units["images"] == {"guided steps": 50_000 * 15} and units["soft labels"] == {"views labelled": 15_000_000}
+
+
+def test_images_held_out_are_those_of_the_test(monkeypatch):
+    digits = data_of("digits", read_settings("digits"))
+    monkeypatch.setenv("VALIDATION", "300")
+    assert data_of("digits", read_settings("digits")) == (10, digits[1] - 300, 300, 32)
+    assert data_of("fashion_mnist", read_settings("fashion_mnist")) == (10, 59_700, 300, 32)
+    for wrong in ("many", "60000", "-1"):
+        monkeypatch.setenv("VALIDATION", wrong)
+        with pytest.raises(InputError, match=f"VALIDATION: expected .* found {wrong}"):
+            data_of("fashion_mnist", read_settings("fashion_mnist"))
 
 
 def test_counts_and_bytes_are_those_of_real_artefacts(tiny, prototypes, distilled, soft_labels, teacher, student):
