@@ -126,7 +126,7 @@ def payback_section(rows: Rows, costs: dict[str, float]) -> Section:
         doubt = ", in doubt" if low is None or low <= 0 else ""
         table.append((METHODS.get(one["method"], one["method"]), one["arm"], one["against"], f"{one['cost_seconds']:.1f}",
                       interval_cell(one["saved_seconds"]), trainings if trainings == "infinite" else f"{trainings:.1f}{doubt}"))
-    return Section(title, f"One distilled set took: {stages}. A teacher and soft labels count for soft labels alone. "
+    return Section(title, f"One distilled set took: {stages}. A teacher counts for soft labels alone. "
                    "N* = C / (T_real - T_distilled) trainings pay it back: infinite where no time is saved, in doubt where the "
                    "95 % interval of the seconds saved contains 0, or there is none."
                    + ("" if CHECKPOINT in costs else " The training of the checkpoint is not counted."),

@@ -208,30 +208,27 @@ def payback(cost_seconds: float, saved_seconds: float) -> float:
 
 
 def cost_of(arm: Arm, costs: dict[str, float]) -> float:
-    """Seconds of distillation behind an arm: a teacher and its labels count for soft labels alone."""
-    return sum(seconds for kind, seconds in costs.items() if arm.labels == "soft" or kind not in ("teacher", "soft_labels"))
+    """Seconds of distillation behind an arm: a teacher counts for soft labels alone."""
+    return sum(seconds for kind, seconds in costs.items() if arm.labels == "soft" or kind != "teacher")
 
 
 def mean_costs(runs: list[Run]) -> dict[str, float]:
-    """Mean seconds by stage of making one D4M set, its teacher and its soft labels; empty without D4M sets.
+    """Mean seconds by stage of making one D4M set, and of its teacher; empty without D4M sets.
 
-    Beside continual runs on D4M images only sets of as many images count, and soft labels only of these sets. Prototypes that
-    are random images, for `--method prototype`, are none of a D4M set.
+    Beside continual runs on D4M images only sets of as many images count. Prototypes that are random images, for
+    `--method prototype`, are none of a D4M set. Stored soft labels do not count: a stream needs none.
     """
     streams = {run.metrics["stream_images"] // len(run.metrics["confusion"]) for run in runs
                if run.kind == "continual" and run.config["stream"] == "distilled" and "confusion" in run.metrics}
     found: dict[str, list[Run]] = {}
     for run in runs:
-        if run.seconds and run.kind in ("prototypes", "distilled", "teacher", "soft_labels") and \
+        if run.seconds and run.kind in ("prototypes", "distilled", "teacher") and \
                 run.get("config.method", "d4m") == "d4m" and run.get("config.prototype") != "random":
             found.setdefault(run.kind, []).append(run)
     if "distilled" not in found:
         return {}
     for kind in found.keys() & {"prototypes", "distilled"}:
         found[kind] = [run for run in found[kind] if run.get("config.ipc") in streams] or found[kind]
-    names = {run.name.rpartition("/")[2] for run in found["distilled"]}
-    labels = found.get("soft_labels", [])
-    found |= {"soft_labels": [run for run in labels if run.get("config.images") in names] or labels} if labels else {}
     return {kind: statistics.fmean(run.took for run in sets) for kind, sets in found.items()}
 
 
@@ -263,7 +260,7 @@ def equal_in_rows(rows: Rows) -> str:
 
 
 def other_settings(rows: Rows) -> str:
-    """A sentence for each setting beside SETTINGS that differs between arms of a method, the temperature between soft ones."""
+    """A sentence for each setting beside SETTINGS that differs between arms of a method, of soft labels between soft arms."""
     keys = {key for arms in rows.values() for row in arms.values() for run in row.values() for key in run.config
             if not key.startswith(NAMED) and f"config.{key}" not in SETTINGS.values()}
     found = []
@@ -271,7 +268,7 @@ def other_settings(rows: Rows) -> str:
         differ = {}
         for method, arms in rows.items():
             own = {(method, arm.name): list(row.values()) for arm, row in arms.items()
-                   if key != "temperature" or arm.labels == "soft"}
+                   if key not in ("temperature", "soft_loss") or arm.labels == "soft"}
             if len({str(run.config.get(key)) for runs in own.values() for run in runs}) > 1:
                 differ |= own
         found.append(equal_and_not(differ, 1, {key.rpartition(".")[2].replace("_", " "): f"config.{key}"}))
