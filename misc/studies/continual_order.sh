@@ -29,6 +29,6 @@ runs() {                         # buffer images, flags that name the methods ..
     done
 }
 
-commands() { runs 500 --method er; for method in er derpp agem finetune; do runs 200 --method $method; done; }
+commands() { runs 500 --method er; for method in er derpp agem finetune; do runs 200 --method "$method"; done; }
 
 batch commands
