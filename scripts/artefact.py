@@ -161,14 +161,18 @@ def finish(folder: Path, kind: str, classes: list[dict], config: dict, files: li
 
 
 def hardware() -> str:
-    """The accelerator's name, or the processor's and the number of torch's threads."""
+    """The accelerator's name, or the processor's with its widest vectors (AVX2, AVX512 ...), and the number of torch's threads.
+
+    Virtual machines give unlike processors one name.
+    """
     import torch
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     names, threads = [], torch.get_num_threads()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{[*names, platform.processor() or platform.machine()][0]}, {threads} thread{'s' if threads > 1 else ''}"
+    name, vectors = [*names, platform.processor() or platform.machine()][0], torch.backends.cpu.get_cpu_capability()
+    return f"{name} ({vectors}), {threads} thread{'s' if threads > 1 else ''}"
 
 
 def write_result(folder: Path, kind: str, config: dict, metrics: dict, seconds: dict, added_up: bool = False) -> None:
