@@ -60,7 +60,7 @@ def claim_row(one: dict) -> tuple[str, ...]:
     return (METHODS[one["method"]], one["arm"],
             *(interval_cell(one[name], 100, sign="") for name in ("time_saved", "flops_saved")), cell(one, "steps_saved", 100),
             interval_cell(one["acc_kept"], digits=3, sign=""), *(cell(one, name, 100) for name in ("real_acc", "start_acc")),
-            *(interval_cell(rival.get("acc"), 100) for rival in rivals), str(one["acc_kept"]["n"] or one["time_saved"]["n"]),
+            *(interval_cell(rival.get("acc"), 100) for rival in rivals), str(one["acc_kept"]["n"] or one["flops_saved"]["n"]),
             one["verdict"] or NONE)
 
 
