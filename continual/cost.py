@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import torch
@@ -21,7 +21,11 @@ def backward_flops(gradient, images, kernel, bias, stride, padding, dilation, tr
     return conv_flop_count(images, kernel, gradient, transposed) * sum(wanted[:2])
 
 
-FORMULAS = {torch.ops.aten.convolution_backward: backward_flops}
+def counted(work: Callable[[], object]) -> int:
+    """The floating-point operations of `work` in convolutions and matrix products, as PyTorch counts them."""
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: backward_flops}) as counter:
+        work()
+    return counter.get_total_flops()
 
 
 @lru_cache
@@ -32,11 +36,13 @@ def flops_of_pass(arch: str, classes: int, stem: str, size: int, kind: str, imag
     """
     training = kind == "training"
     network, views = build_empty(arch, classes, stem, size), torch.empty(images, 3, size, size, device="meta")
-    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter, torch.set_grad_enabled(training):
+
+    def one_pass() -> None:
         loss = network.train(training)(views).sum()
         if training:
             loss.backward()
-    return counter.get_total_flops()
+    with torch.set_grad_enabled(training):
+        return counted(one_pass)
 
 
 def flops(passes: Mapping[tuple[str, int], int], arch: str, classes: int, stem: str, size: int,

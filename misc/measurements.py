@@ -26,9 +26,9 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from sklearn.feature_extraction.image import extract_patches_2d
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import functional as TF
 
+from continual.cost import counted
 from distillation import ldm
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode_all, load_split
@@ -100,13 +100,6 @@ def check_close(name: str, here, other, limit: float) -> float:
     if not found <= limit:
         raise RuntimeError(f"{name}: expected the same results, at most {limit} apart, found {found:.4g}")
     return found
-
-
-def counted(work: Callable[[], object]) -> float:
-    """The floating-point operations of `work` in 10^9."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops() / 1e9
 
 
 # stages, and what they read
@@ -273,7 +266,7 @@ def precision(scratch: Path, device, repetitions: int, checkpoint: str = DIGITS_
         matrix = torch.randn(side, side).to(device, loaded.unet.dtype)
         variants["peak" + ending] = partial(repeat, torch.mm, matrix, matrix)
         variants["prior" + ending] = partial(train_prior, scratch, loaded, batch_size, passes, bool(ending))
-    products, unet = passes * 2 * side ** 3 / 1e9, counted(variants["unet"])
+    products, unet = passes * 2 * side ** 3 / 1e9, counted(variants["unet"]) / 1e9
     seconds = interleaved(variants, repetitions, "precision")
     for name, spent in seconds.items():
         amount = products if name.startswith("peak") else images
@@ -516,11 +509,12 @@ def methods(scratch: Path, device, repetitions: int, part: int = 50) -> Rows:
         both, second = (counted(partial(match, ipc, experts)) for _ in range(2))    # they are there the second time
         operations = {"d4m": counted(ways["d4m"]), "sre2l": part * counted(ways["sre2l"]),
                       "mtt": 5 * (both - second) + part * second}
+        giga_an_image = {name: found / 1e9 / ipc / 10 for name, found in operations.items()}
         seconds = interleaved(ways, repetitions, f"methods, IPC {ipc}")
         an_image = {name: [one / ipc / 10 for one in spent] for name, spent in seconds.items()}
         for name, spent in an_image.items():
             yield f"{name}_{ipc}", slower(spent, an_image["d4m"])
-            yield f"{name}_flops_{ipc}", {"here": operations[name] / ipc / 10, "other": operations["d4m"] / ipc / 10,
+            yield f"{name}_flops_{ipc}", {"here": giga_an_image[name], "other": giga_an_image["d4m"],
                                           "ratio": operations[name] / operations["d4m"]}
 
 

@@ -228,18 +228,16 @@ def computed(s: dict, data: tuple[int, int, int, int], tflops: float) -> dict[st
     import time
 
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    from continual.cost import FORMULAS
+    from continual.cost import counted
     from distillation.prototypes import find_prototypes
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     (vae, unet), (teacher, student, learner) = diffusion(s["CHECKPOINT"]), classifiers(s, data)
     size = int(s["SIZE"] or vae.config.sample_size)
 
     def rate(work, units: int = 1) -> float:
-        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter, torch.device("meta"):
-            work()
-        return units * tflops * 1e12 / counter.get_total_flops()
+        with torch.device("meta"):
+            return units * tflops * 1e12 / counted(work)
 
     def trained(network, side: int) -> float:
         return rate(lambda: network(torch.empty(2, 3, side, side)).sum().backward(), units=2)
