@@ -170,7 +170,7 @@ class Progress(tqdm):
 
 # start and end
 
-_stop_asked, _working = threading.Event(), threading.Event()
+_state = {"asked": False, "working": False}   # no threading.Event: its lock stops a handler that interrupts itself for ever
 at_end: list = []    # functions that every command calls at its end, such as the release of locks
 finished: list = []  # the folders that this command found or made complete
 
@@ -253,7 +253,7 @@ def printable(text: str) -> str:
 
 def stop_asked() -> bool:
     """Whether SIGTERM came. Training then writes its state and raises Stopped."""
-    return _stop_asked.is_set()
+    return _state["asked"]
 
 
 def stop_if_asked() -> None:
@@ -264,29 +264,34 @@ def stop_if_asked() -> None:
 
 def working() -> None:
     """From here on the command calls `stop_if_asked` between units, so SIGTERM does not interrupt a unit."""
-    _working.set()
+    _state["working"] = True
 
 
 def _listen():
     """Begin to answer SIGTERM; returns the handlers from before."""
     if threading.current_thread() is not threading.main_thread():
         return None
-    _stop_asked.clear()
-    _working.clear()
+    _state.update(asked=False, working=False)
     return {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGALRM)}
 
 
 def _restore(before) -> None:
+    """Put the handlers from before back; a process that SIGTERM has stopped ignores it for the rest of its life."""
     if before is not None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM and stop_asked() else handler)
 
 
 def _on_signal(number, _frame) -> None:
-    """Stop at once, or after the unit of work, or when the unit takes longer than the grace period."""
-    _stop_asked.set()
-    if number == signal.SIGTERM and _working.is_set():
+    """Stop at once, or after the unit of work, or when the unit takes longer than the grace period.
+
+    A SIGTERM after the first changes nothing: schedulers send it to all processes, and a parent passes on its own.
+    """
+    if number == signal.SIGTERM and _state["asked"]:
+        return
+    _state["asked"] = True
+    if number == signal.SIGTERM and _state["working"]:
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
     else:
         raise Stopped

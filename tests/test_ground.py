@@ -107,6 +107,36 @@ def test_the_configuration_of_a_process_that_was_waited_for_is_checked(tmp_path,
         artefact.begin(tmp_path, "start", {"steps": 2}, wait=True)
 
 
+REPEATED = """
+import signal, sys
+from scripts import cli
+
+def again(frame, event, _):     # one more SIGTERM in every function that the handler calls
+    callers = []
+    while frame := frame.f_back:
+        callers.append(frame.f_code.co_name)
+    if event == "call" and "_on_signal" in callers:
+        signal.raise_signal(signal.SIGTERM)
+
+def main(args):
+    cli.working()
+    sys.setprofile(again)
+    signal.raise_signal(signal.SIGTERM)
+    sys.setprofile(None)
+    signal.raise_signal(signal.SIGTERM)
+    cli.stop_if_asked()
+
+cli.at_end.append(lambda: signal.raise_signal(signal.SIGTERM))
+cli.run(lambda: None, main)
+"""
+
+
+def test_several_sigterms_stop_a_command_as_one_does():
+    """A scheduler sends it to every process, and launchers and batches pass theirs on."""
+    job = subprocess.run([sys.executable, "-c", REPEATED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (job.returncode, job.stdout, job.stderr) == (0, "stopped by SIGTERM; run the same command again to continue\n", "")
+
+
 def train(folder, steps, rate=0.1, stop_after=None, average=True):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
@@ -130,8 +160,10 @@ def test_a_stopped_loop_continues_to_the_same_weights_losses_and_averages(tmp_pa
 
     def stopped():
         return train(tmp_path / "b", 7, stop_after=3)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end:
         cli.run(lambda: cli.working(), lambda _: stopped())
+    signal.signal(signal.SIGTERM, before)   # a stopped process ignores it
     assert end.value.code == 0 and "stopped by SIGTERM" in capsys.readouterr().out
     made = []
     cli.run(lambda: None, lambda _: made.append(train(tmp_path / "b", 7)))
