@@ -27,8 +27,8 @@ train() {
     # shellcheck disable=SC2086  # lists of words
     $LAUNCH -m continual.train_continual \
         --method $METHODS --seed $SEEDS --tasks "$TASKS" --dataset "$DATASET" --data-dir "$DATA" \
-        ${VALIDATION:+--validation "$VALIDATION"} \
-        ${VAL_LABELS:+--val_labels "$VAL_LABELS"} \
+        ${PROMPTS:+--label_file_path "$PROMPTS"} \
+        ${VALIDATION:+--validation "$VALIDATION"} ${VAL_LABELS:+--val_labels "$VAL_LABELS"} \
         ${DISTILLED:+--distilled "$DISTILLED"} ${RANDOM_REAL:+--random "$RANDOM_REAL"} \
         --batch-size "$BATCH_SIZE" --replay-batch-size "$REPLAY_BATCH_SIZE" --buffer-size "$BUFFER_SIZE" \
         --labels "$KIND" ${LABELLER:+--teacher "$LABELLER"} \

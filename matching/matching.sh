@@ -18,7 +18,8 @@ set -- --teacher-arch "$TEACHER_ARCH" --stem "$TEACHER_STEM" "$@"
 case $PROTOCOL in d4m) LABEL_BATCH=${BATCH:-1024}; set -- --mix-per batch "$@" ;; esac
 $LAUNCH -m matching.generate_soft_label \
     ${DISTILLED:+--data "$DISTILLED"} \
-    --dataset "$DATASET" --data_dir "$DATA" ${VALIDATION:+--validation "$VALIDATION"} \
+    --dataset "$DATASET" --data_dir "$DATA" ${PROMPTS:+--label_file_path "$PROMPTS"} \
+    ${VALIDATION:+--validation "$VALIDATION"} \
     --epochs "$EPOCHS" --fkd-seed 42 \
     --input-size "$INPUT_SIZE" --min-scale-crops "$MIN_SCALE" --max-scale-crops 1 --flip "$FLIP" --mix-type cutmix \
     --use-fp16 ${KEEP_TOPK:+--keep-topk "$KEEP_TOPK"} ${TEMPERATURE:+-T "$TEMPERATURE"} --keep-epochs "$KEEP_EPOCHS" \

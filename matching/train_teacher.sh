@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 
 # shellcheck disable=SC2086  # a recipe is several flags
 $LAUNCH -m matching.train_teacher \
-    --dataset "$DATASET" --data_dir "$DATA" ${VALIDATION:+--validation "$VALIDATION"} \
-    ${VAL_LABELS:+--val_labels "$VAL_LABELS"} \
+    --dataset "$DATASET" --data_dir "$DATA" ${PROMPTS:+--label_file_path "$PROMPTS"} \
+    ${VALIDATION:+--validation "$VALIDATION"} ${VAL_LABELS:+--val_labels "$VAL_LABELS"} \
     --arch "$TEACHER_ARCH" --stem "$TEACHER_STEM" --input-size "$INPUT_SIZE" --flip "$FLIP" \
     --batch-size "$TEACHER_BATCH" --epochs "$TEACHER_EPOCHS" --workers "$WORKERS" --seed "$SEED" \
     --output-dir "$TEACHER" \

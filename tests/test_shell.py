@@ -243,6 +243,13 @@ def test_a_relative_path_means_the_folder_where_the_user_stands(asked, tmp_path)
     assert found.data_dir == "images"
 
 
+@pytest.mark.parametrize("stage", [*CHAIN, "continual/continual", "distillation/mtt", "distillation/train_ldm"])
+def test_prompts_reach_every_stage(asked, stage):
+    """Class folders that no wnid names are refused without them (`own_prompts`)."""
+    (found,) = asked(stage, DATASET="tiny_imagenet", PROMPTS="/lines.txt", VALIDATION="100", COMPARISON="")
+    assert (found.label_file_path, found.validation) == ("/lines.txt", 100)
+
+
 def test_the_original_names_are_imagenet(asked):
     for stage in CHAIN[:2]:
         (found,) = asked(f"{stage}_imgnt", "--seed", "4", IPC="50")

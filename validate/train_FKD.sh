@@ -23,8 +23,8 @@ if [ -n "$PROTOCOL" ]; then set -- --protocol "$PROTOCOL" "$@"; else set -- --co
 
 $LAUNCH -m validate.train_FKD \
     ${DISTILLED:+--train-dir "$DISTILLED"} \
-    --dataset "$DATASET" --data_dir "$DATA" ${VALIDATION:+--validation "$VALIDATION"} \
-    ${VAL_LABELS:+--val_labels "$VAL_LABELS"} ${VAL:+--val-dir "$VAL"} \
+    --dataset "$DATASET" --data_dir "$DATA" ${PROMPTS:+--label_file_path "$PROMPTS"} \
+    ${VALIDATION:+--validation "$VALIDATION"} ${VAL_LABELS:+--val_labels "$VAL_LABELS"} ${VAL:+--val-dir "$VAL"} \
     --model "$MODEL" --stem "$STEM" --epochs "$EPOCHS" \
     ${BATCH:+--batch-size "$BATCH" --gradient-accumulation-steps 1} \
     ${BF16:+--bf16} --workers "$WORKERS" --seed "$SEED" \
