@@ -5,6 +5,9 @@
 JOBS=${JOBS:-2}                  # single-threaded processes at once
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 mkdir -p "$STUDY"
+if [ "$(uname)" = Linux ] && python -m misc.studies.warm "$STUDY/.python" $$; then
+    PATH="$STUDY/.python:$PATH"  # commands fork from one Python that has loaded the libraries
+fi
 
 batch() {                        # function: runs the commands it prints; blocks between empty lines run side by side
     "$1" > "$STUDY/$1.txt"
