@@ -37,6 +37,21 @@ def test_the_command_writes_a_result_and_the_table_shows_it(here, tmp_path):
     assert page.count("not run") >= len(ROWS["distillation"]) and "one by one, diffusers' pipeline" in page
 
 
+def test_a_part_keeps_the_other_rows_of_the_file(here, tmp_path):
+    output, part = tmp_path / "result.json", ("--only", "stable_diffusion", "--repetitions", 1)
+    encoding = {"here": 936.0, "other": 870.0, "ratio": 1.08}
+    result = {**conditions(), "load_at_end": 0.0, "options": {"repetitions": 1}, "benchmark": "distillation",
+              "rows": {"encoding": encoding}}
+    output.write_text(json.dumps(result))
+    answer = here("misc.benchmark", "distillation", *part, "--output", output)
+    assert answer.code == 0 and json.loads(output.read_text())["rows"] == {"encoding": encoding}
+    assert "Of an earlier run on this machine: Files encoded, digits-ldm, images/s." in " ".join(answer.out.split())
+    for name, value in (("threads", 99), ("options", {"repetitions": 5}), ("benchmark", "scale")):
+        output.write_text(json.dumps(result | {name: value}))     # rows of another machine, or of fewer rounds
+        answer = here("misc.benchmark", "distillation", *part, "--output", output)
+        assert answer.code == 2 and f"expected {name}" in answer.err and json.loads(output.read_text())[name] == value
+
+
 @pytest.mark.parametrize("wrong", [("--only", "encoding", "speed"), ("--repetitions", "0")])
 def test_a_wrong_flag_is_refused(here, tmp_path, wrong):
     answer = here("misc.benchmark", "distillation", "--output", tmp_path / "result.json", *wrong)
