@@ -12,6 +12,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 STUDY=${STUDY:-runs/study-matching}
 . misc/studies/common.sh
+DATA_NAME=digits IPC=10                # of the images
 
 PARTS=${PARTS:-protocols storage cross} SEEDS=${SEEDS:-0 1 2} EPOCHS=${EPOCHS:-60} MODELS=${MODELS:-resnet18 resnet50}
 DATASET=${DATASET:-digits} DATA=${DATA:-data} TEACHER=${TEACHER:-$STUDY/teacher}
@@ -67,8 +68,8 @@ commands() {
     for PART in $PARTS; do
         for SEED in $SEEDS; do
             P=$STUDY/seed$SEED   # images of its own, unless folders are given
-            DISTILLED_OF=${DISTILLED:-$P/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1}
-            RANDOM_OF=${RANDOM_REAL:-$P/distilled/digits_random_ipc10}
+            DISTILLED_OF=${DISTILLED:-$(images_of s0.3)}
+            RANDOM_OF=${RANDOM_REAL:-$(images_of random)}
             $PART
             echo
         done
@@ -77,6 +78,6 @@ commands() {
 
 if [ "$DATASET" = digits ]; then
     digits_teacher
-    batch seeds_sets
+    batch digits_sets
 fi
 batch commands
