@@ -103,9 +103,8 @@ def main(args):
     accelerator = Accelerator()
     require_one_process(accelerator, "benchmark")
     before, options, output = conditions(), {"repetitions": args.repetitions}, Path(args.output)
-    partial = {*args.only} != {*SECTIONS[args.benchmark]} and output.exists()
-    earlier = rows_of(read_json(output), output, {"benchmark": args.benchmark, "options": options, **before}) if partial else {}
-    rows = {}
+    part, rows = {*args.only} != {*SECTIONS[args.benchmark]}, {}
+    earlier = rows_of(output, {"benchmark": args.benchmark, "options": options, **before}) if part and output.exists() else {}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         for name in args.only:
             if accelerator.device.type != "cpu" or name not in ON_ACCELERATOR:
@@ -118,12 +117,12 @@ def main(args):
     print(f"written to {args.output}")
 
 
-def rows_of(result: dict, path: Path, wanted: dict) -> dict:
-    """The rows of an earlier result. Raises InputError where it is no benchmark like `wanted`, whatever the load."""
-    for name in ("benchmark", "hardware", "cores", "threads", "options"):
-        if not isinstance(result, dict) or result.get(name) != wanted[name]:
-            found = result.get(name) if isinstance(result, dict) else "no result"
-            raise InputError(f"{path}: expected {name} {wanted[name]}, found {found}; choose another --output")
+def rows_of(path: Path, wanted: dict) -> dict:
+    """The rows of an earlier result. Raises InputError where benchmark, machine or rounds are not those `wanted`."""
+    result = read_json(path)
+    for name in wanted.keys() - {"load"}:
+        if result.get(name) != wanted[name]:
+            raise InputError(f"{path}: expected {name} {wanted[name]}, found {result.get(name)}; choose another --output")
     return result["rows"]
 
 

@@ -48,9 +48,10 @@ def main(args):
     elif args.finished:
         rates, source = rates_of(Path(args.finished)), f"measured in {args.finished}"
     else:
-        rates = computed(settings, data, args.tflops)
+        rates = None
         source = f"computed from operations at {args.tflops:g} TFLOP/s (an assumption); k-means measured on {hardware()}"
     try:
+        rates = computed(settings, data, args.tflops) if rates is None else rates
         stages = plan(settings, data, rates, args.gpus)
     except ValueError as error:     # a setting that is no number, or lengths that do not fit the streams
         raise InputError(f"a setting of {args.dataset}: {error}") from None

@@ -120,7 +120,7 @@ def test_seconds_are_units_divided_by_rates(here, soft_labels, tmp_path, monkeyp
     assert here("misc.plan", "--from", soft_labels.folder).code == 0
 
 
-def test_bad_input_is_one_line(here, tmp_path):
+def test_bad_input_is_one_line(here, tmp_path, monkeypatch):
     (tmp_path / "rates.json").write_text('{"guided steps": 0}')
     for flags, words in ((["--rates", tmp_path / "rates.json"], "error: --rates: expected"),
                          (["--gpus", 0, "--tflops", 1], "--gpus"), (["--tflops", 0], "--tflops"),
@@ -128,3 +128,6 @@ def test_bad_input_is_one_line(here, tmp_path):
                          (["--from", tmp_path], "expected a run with result.json")):
         answer = here("misc.plan", *flags)
         assert answer.code == 2 and words in answer.err and answer.err.count("\n") == 1, (flags, answer.err)
+    monkeypatch.setenv("IPC", "ten")
+    answer = here("misc.plan", "--tflops", 1)
+    assert answer.code == 2 and answer.err.startswith("error: a setting of digits: invalid literal for int()"), answer.err

@@ -44,13 +44,8 @@ def main(args):
 
 def read_blocks(path: Path) -> list[list[list[str]]]:
     """Blocks of commands, each a list of words; `#` starts a comment. Raises InputError when there are none."""
-    blocks: list[list[list[str]]] = [[]]
-    for line in read_bytes(path, "a file of commands").decode().splitlines():
-        words = shlex.split(line, comments=True)
-        if words:
-            blocks[-1].append(words)
-        elif blocks[-1] and not line.strip():
-            blocks.append([])
+    parts = read_bytes(path, "a file of commands").decode().split("\n\n")
+    blocks = [[words for line in part.splitlines() if (words := shlex.split(line, comments=True))] for part in parts]
     blocks = [block for block in blocks if block]
     if not blocks:
         raise InputError(f"{path}: expected commands, found none")
