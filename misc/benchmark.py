@@ -120,7 +120,7 @@ def main(args):
 def rows_of(path: Path, wanted: dict) -> dict:
     """The rows of an earlier result. Raises InputError where benchmark, machine or rounds are not those `wanted`."""
     result = read_json(path)
-    for name in wanted.keys() - {"load"}:
+    for name in ("benchmark", "hardware", "cores", "threads", "options"):
         if result.get(name) != wanted[name]:
             raise InputError(f"{path}: expected {name} {wanted[name]}, found {result.get(name)}; choose another --output")
     return result["rows"]

@@ -3,8 +3,9 @@
     python -m misc.plan --dataset digits --from runs/quickstart
     IPC=50 python -m misc.plan --dataset imagenet --gpus 8 --tflops 20
 
-Settings come from scripts/settings/<dataset>.sh and from the environment, as for the scripts. Rates are units per second of
-one process: measured in a finished run, which may be short; given in a file {"unit": rate}; or --tflops divided by operations.
+Settings come from scripts/settings/<dataset>.sh and from the environment, as for the scripts; METHOD, LABELS and PROTOCOL
+decide which stages there are. Rates are units per second of one process: measured in a finished run, which may be short; given
+in a file {"unit": rate}; or --tflops divided by operations.
 """
 
 import math

@@ -74,8 +74,7 @@ judge() {
 student() {                      # network-labels, arm
     case $1 in
     *-soft) FROM="--fkd-path $P/soft-labels/$2-ipc$IPC"
-        echo "matching.generate_soft_label --data $(images_of "$2") --teacher $TEACHER --epochs $EPOCHS" \
-            "--fkd-seed $((42 + SEED)) $VIEWS --mix-type cutmix --use-fp16 $FROM" ;;
+        soft_labels "$P/soft-labels/$2-ipc$IPC" "$(images_of "$2")" "$EPOCHS" --fkd-seed "$((42 + SEED))" ;;
     *) FROM=$VIEWS ;;
     esac
     echo "validate.train_FKD $SOURCE --protocol d4m --train-dir $(images_of "$2") --model ${1%-*} --stem $STEM" \

@@ -69,6 +69,13 @@ images_of() {                    # way: the folder of its images
     esac
 }
 
+soft_labels() {                  # folder, images, epochs, flags ...: the command for labels of views VIEWS by TEACHER
+    folder=$1 from=${2:+--data $2} last=$3
+    shift 3
+    echo "matching.generate_soft_label $from --teacher $TEACHER --epochs $last $VIEWS --mix-type cutmix --use-fp16" \
+        "--fkd-path $folder $*"
+}
+
 digits_teacher() { DATASET=digits RUN=$STUDY SEED=0 TEACHER_EPOCHS=10 sh matching/train_teacher.sh; }
 
 digits_sets() {                  # of each of SEEDS and START_SEEDS: distilled and random real images, 10 per class

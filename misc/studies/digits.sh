@@ -16,26 +16,20 @@ SEEDS=${SEEDS:-0 1 2} IPCS=${IPCS:-10 1 2 5} TEACHER=$STUDY/teacher
 STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} STRENGTH=0.3      # the best of the sweep, for weights, medoids and lof
 ARMS=${ARMS:-d4m weights medoid lof mode filter prototype random herding kcenter noise sre2l mtt real}
 COMPARED=${COMPARED-d4m random sre2l mtt}       # those of ARMS are streams of continual learning
-DATA_NAME=digits MAKE="--dataset digits"
-
-labels() {                       # arm, epochs, flags that name the images ...
-    name=$1 epochs=$2; shift 2
-    echo "matching.generate_soft_label --dataset digits --teacher $TEACHER --epochs $epochs --fkd-seed 42 --input-size 32" \
-        "--min-scale-crops 0.6 --flip 0 --mix-type cutmix --use-fp16 --fkd-path $P/soft-labels/$name $*"
-}
+DATA_NAME=digits MAKE="--dataset digits" VIEWS="--input-size 32 --min-scale-crops 0.6 --flip 0"
 
 students() {                     # arm, epochs, the arm that has the soft labels, flags ...
     name=$1 epochs=$2 labelled=$3; shift 3
     for LABELS in hard soft; do
         HOW="--fkd-path $P/soft-labels/$labelled -T 20"
-        [ "$LABELS" = soft ] || HOW="--input-size 32 --min-scale-crops 0.6 --flip 0"
+        [ "$LABELS" = soft ] || HOW=$VIEWS
         echo "validate.train_FKD --dataset digits --labels $LABELS --model resnet18 --epochs $epochs --batch-size 50 --cos" \
             "--seed $SEED --output-dir $P/students/$name-$LABELS $HOW $*"
     done
 }
 
 learn() {                        # arm, folder of its images
-    labels "$1-ipc$IPC" "$EPOCHS" --data "$2"
+    soft_labels "$P/soft-labels/$1-ipc$IPC" "$2" "$EPOCHS" --dataset digits --fkd-seed 42
     students "$1-ipc$IPC" "$EPOCHS" "$1-ipc$IPC" --train-dir "$2"
 }
 
@@ -81,7 +75,7 @@ commands() {
     case " $ARMS " in *" real "*) ;; *) return ;; esac
     for SEED in $SEEDS; do
         P=$STUDY/seed$SEED
-        labels real 4            # epochs: 112 steps of 49 real images
+        soft_labels "$P/soft-labels/real" "" 4 --dataset digits --fkd-seed 42     # 112 steps of 49 real images
         students real 4 real
         echo
     done

@@ -96,9 +96,8 @@ students() {                     # 300, 600, 1,500 steps with hard labels at IPC
                 for KIND in $KINDS; do
                     case $KIND in
                     *-soft) LAST=${EPOCHS:-$SOFT} HOW="--fkd-path $P/soft-labels/$ARM-ipc$IPC -T 20"
-                        echo "matching.generate_soft_label --data $(images_of "$WAY") --teacher $TEACHER --epochs $LAST" \
-                            "$HELD_OUT --fkd-seed $((42 + SEED)) $VIEWS --mix-type cutmix --use-fp16" \
-                            "--fkd-path $P/soft-labels/$ARM-ipc$IPC" ;;
+                        soft_labels "$P/soft-labels/$ARM-ipc$IPC" "$(images_of "$WAY")" "$LAST" "$HELD_OUT" \
+                            --fkd-seed "$((42 + SEED))" ;;
                     *) LAST=${EPOCHS:-$HARD} HOW="$HARD_LABELS" ;;
                     esac
                     echo "validate.train_FKD $TESTED --train-dir $(images_of "$WAY") --labels ${KIND##*-} --model ${KIND%-*}" \
