@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from scripts.artefact import code_version, hardware, package_versions
-from scripts.cli import Parser, check_range, run
-from scripts.files import write_json
+from scripts.cli import InputError, Parser, check_range, run
+from scripts.files import read_json, write_json
 
 # key of a measurement: (what is measured, what it is compared with, aim); * needs an accelerator, ** bfloat16 units
 ROWS = {
@@ -84,7 +84,8 @@ def parse_args():
     for name, sections in SECTIONS.items():
         listed = ", ".join(sections)
         own = benchmarks.add_parser(name, help=listed)
-        own.add_argument("--only", nargs="+", default=sections, choices=sections, metavar="NAME", help=f"of {listed}")
+        own.add_argument("--only", nargs="+", default=sections, choices=sections, metavar="NAME",
+                         help=f"of {listed}; other rows of the result file stay")
         own.add_argument("--repetitions", default=1 if name == "memory" else 5, type=int,
                          help="rounds; one to warm up comes before them, except for memory")
         own.add_argument("--output", default=f"misc/results/benchmark_{name}.json", help="result file")
@@ -101,17 +102,28 @@ def main(args):
     from scripts.parallel import require_one_process
     accelerator = Accelerator()
     require_one_process(accelerator, "benchmark")
-    before, rows = conditions(), {}
+    before, options, output = conditions(), {"repetitions": args.repetitions}, Path(args.output)
+    part, rows = {*args.only} != {*SECTIONS[args.benchmark]}, {}
+    earlier = rows_of(output, {"benchmark": args.benchmark, "options": options, **before}) if part and output.exists() else {}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         for name in args.only:
             if accelerator.device.type != "cpu" or name not in ON_ACCELERATOR:
                 rows.update(getattr(measurements, name)(Path(scratch), accelerator.device, args.repetitions))
-    result = {"kind": "benchmark", "benchmark": args.benchmark, "options": {"repetitions": args.repetitions},
-              "rows": rows, **before, "load_at_end": conditions()["load"], "code": code_version(),
-              "packages": package_versions()}
-    write_json(Path(args.output), result)
+    result = {"kind": "benchmark", "benchmark": args.benchmark, "options": options, "rows": {**earlier, **rows},
+              "earlier": sorted(earlier.keys() - rows.keys()), **before, "load_at_end": conditions()["load"],
+              "code": code_version(), "packages": package_versions()}
+    write_json(output, result)
     print(plain(report(result)))
     print(f"written to {args.output}")
+
+
+def rows_of(path: Path, wanted: dict) -> dict:
+    """The rows of an earlier result. Raises InputError where benchmark, machine or rounds are not those `wanted`."""
+    result = read_json(path)
+    for name in ("benchmark", "hardware", "cores", "threads", "options"):
+        if result.get(name) != wanted[name]:
+            raise InputError(f"{path}: expected {name} {wanted[name]}, found {result.get(name)}; choose another --output")
+    return result["rows"]
 
 
 def report(result: dict) -> list:
@@ -129,6 +141,8 @@ def report(result: dict) -> list:
     says = (f"One run on {result['hardware']}, {result['cores']} cores, load {result['load']:.1f} before and "
             f"{result['load_at_end']:.1f} after it; {timed}. A run fails where the results of both ways differ. "
             "Rows with * need an accelerator, with ** a processor with bfloat16 units.")
+    if earlier := [ROWS[result["benchmark"]][key][0] for key in result.get("earlier", []) if key in ROWS[result["benchmark"]]]:
+        says += f" Of an earlier run on this machine: {'; '.join(earlier)}."
     return [Section(f"Speed and memory: {result['benchmark']}", says, ("What", "Here", "Compared with", "Ratio", "Aim"),
                     tuple(rows))]
 

@@ -150,19 +150,15 @@ def check_fits(folder: Path, manifest: dict, benchmark: str | None) -> int:
 
 def label(folder: Path, teacher: str, mean, std) -> dict:
     """Images [N, 3, H, W] as DD-Ranking normalises them, and a teacher's logits [N, classes] for them, sorted by class."""
-    import torch
+    from torchvision.transforms import functional as TF
 
     from matching.image_set import distilled_images
     from matching.teachers import load_teacher
-    from scripts.networks import normalise
+    from scripts.networks import predict
     images = distilled_images(folder)
     network, _ = load_teacher(teacher, "", "", "", images, images.source[0])
-    order = images.labels.argsort(stable=True)
-    pixels = images.images[order].contiguous().float() / 255
-    with torch.inference_mode():
-        logits = torch.cat([network(normalise(part)) for part in pixels.split(256)])
-    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
-    return {"images": (pixels - mean) / std, "soft_labels": logits.float()}
+    pixels = images.images[images.labels.argsort(stable=True)].contiguous()
+    return {"images": TF.normalize(pixels / 255, mean, std), "soft_labels": predict(network, pixels).float()}
 
 
 def ddranking_page(name: str, benchmark: str, ipc: int, size: int, tensors: bool) -> str:

@@ -74,8 +74,7 @@ def main(args):
         "config": {name: getattr(args, name) for name in ("images", "guidance_scale", "num_inference_steps", "seed")},
         "recognised": {name: {"images": len(labels), "share": score(judge, images, labels)}
                        for name, (images, labels) in sets.items()},
-        "manifold": {name: manifold(*(judge.features(part) for part in
-                                      (images, some_of(test, len(images), args.seed).images))) | {"images": len(images)}
+        "manifold": {name: manifold(judge.features(images), judge.features(some_of(test, len(images), args.seed).images))
                      for name, (images, *_) in drawn.items()},
         "nearest_training_image": {name: quantiles(nearest(small(images), known)) for name, (images, *_) in
                                    {"real test images": (test.images,), **sets}.items()},
@@ -92,23 +91,19 @@ def report(result: dict) -> list:
     distances, near = result["nearest_training_image"], result.get("manifold", {})
     recognised = {**result["recognised"],
                   "real test images": {"images": result["judge"]["test_images"], "share": result["judge"]["test_accuracy"]}}
-    rows = []
-    for name in dict.fromkeys([*result["recognised"], *near, "real test images"]):
-        found, apart, close = recognised.get(name), distances.get(name, {}), near.get(name, {})
-        rows.append([UNSEEN if name == "real test images" else name,
-                     *((str(found["images"]), f"{100 * found['share']:.1f}") if found else (NONE, NONE)),
-                     *(f"{100 * close[key]:.1f}" if close else NONE for key in ("precision", "recall")),
-                     *(f"{apart[key]:.3f}" if apart else NONE for key in ("minimum", "5 % quantile", "median"))])
-    header = ["Images", "Number", "Recognised (%)", "Precision (%)", "Recall (%)", "Distance, minimum", "5 % quantile",
-              "Median"]
-    kept = [place for place in range(len(header)) if any(row[place] != NONE for row in rows)]
+    columns = (("Number", recognised, "images", "d", 1), ("Recognised (%)", recognised, "share", ".1f", 100),
+               *((f"{name.capitalize()} (%)", near, name, ".1f", 100) for name in ("precision", "recall") if near),
+               ("Distance, minimum", distances, "minimum", ".3f", 1), ("5 % quantile", distances, "5 % quantile", ".3f", 1),
+               ("Median", distances, "median", ".3f", 1))
+    rows = [(UNSEEN if name == "real test images" else name,
+             *(f"{scale * values[name][key]:{form}}" if name in values else NONE for _, values, key, form, scale in columns))
+            for name in dict.fromkeys([*result["recognised"], *near, "real test images"])]
     says = (f"A judge ({result['judge']['model']}, trained on the training split) classifies what the checkpoint draws. "
             "Distances are root-mean-square pixel distances (0 to 1) to the nearest training image; a copy has 0.")
     if near:
         says += (f" Precision is the fraction of drawn images near one of the {UNSEEN}, recall that of these near a drawn one, "
                  "in the judge's features, with as many real images as drawn ones, or all where there are fewer.")
-    return [Section("Judge", says, tuple(header[place] for place in kept),
-                    tuple(tuple(row[place] for place in kept) for row in rows))]
+    return [Section("Judge", says, ("Images", *(name for name, *_ in columns)), tuple(rows))]
 
 
 def small(images):
@@ -162,8 +157,8 @@ def some_of(images, count: int, seed: int):
 
 
 def manifold(drawn, real) -> dict[str, float]:
-    """Precision and recall of generated features [N, D] against real ones [M, D]."""
-    return {"precision": share_near(drawn, real), "recall": share_near(real, drawn)}
+    """Precision and recall of generated features [N, D] against real ones [M, D], and N."""
+    return {"precision": share_near(drawn, real), "recall": share_near(real, drawn), "images": len(drawn)}
 
 
 def share_near(points, others) -> float:

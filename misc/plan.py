@@ -3,8 +3,9 @@
     python -m misc.plan --dataset digits --from runs/quickstart
     IPC=50 python -m misc.plan --dataset imagenet --gpus 8 --tflops 20
 
-Settings come from scripts/settings/<dataset>.sh and from the environment, as for the scripts. Rates are units per second of
-one process: measured in a finished run, which may be short; given in a file {"unit": rate}; or --tflops divided by operations.
+Settings come from scripts/settings/<dataset>.sh and from the environment, as for the scripts; METHOD, LABELS and PROTOCOL
+decide which stages there are. Rates are units per second of one process: measured in a finished run, which may be short; given
+in a file {"unit": rate}; or --tflops divided by operations.
 """
 
 import math
@@ -44,13 +45,14 @@ def main(args):
     settings = read_settings(args.dataset)
     data = data_of(args.dataset, settings)
     if args.rates:
-        rates, source = read_json(Path(args.rates)), f"given in {args.rates}"
+        rates, source = check_rates(read_json(Path(args.rates))), f"given in {args.rates}"
     elif args.finished:
         rates, source = rates_of(Path(args.finished)), f"measured in {args.finished}"
     else:
-        rates = computed(settings, data, args.tflops)
+        rates = None
         source = f"computed from operations at {args.tflops:g} TFLOP/s (an assumption); k-means measured on {hardware()}"
     try:
+        rates = computed(settings, data, args.tflops) if rates is None else rates
         stages = plan(settings, data, rates, args.gpus)
     except ValueError as error:     # a setting that is no number, or lengths that do not fit the streams
         raise InputError(f"a setting of {args.dataset}: {error}") from None
@@ -86,16 +88,22 @@ def data_of(dataset: str, settings: dict) -> tuple[int, int, int, int]:
 
 
 def units_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, dict[str, int]]:
-    """Stage -> unit -> count, for settings `s`."""
+    """Stage -> unit -> count, for settings `s`. METHOD, LABELS and PROTOCOL decide which stages there are."""
     classes, train, *_ = data
-    made, epochs = classes * int(s["IPC"]), int(s["EPOCHS"])
-    stages = {"prototypes": {"images encoded": train, "classes clustered": classes},
-              "images": {"guided steps": made * int(float(s["STRENGTH"]) * int(s["STEPS"]))}}
-    if not s["WEIGHTS"]:
-        stages["teacher"] = {"teacher's views trained": train * int(s["TEACHER_EPOCHS"])}
-    stages["soft labels"] = {"views labelled": made * max(1, round(epochs * float(s["KEEP_EPOCHS"])))}
-    stages["student"] = {"student's views trained": made * epochs}
+    made, epochs, method, kind = classes * int(s["IPC"]), int(s["EPOCHS"]), s["METHOD"], labels_of(s)
+    stages = {}
+    if method in ("d4m", "prototype"):
+        stages["prototypes"] = {"images encoded": train, "classes clustered": classes}
+    steps = {"d4m": int(float(s["STRENGTH"]) * int(s["STEPS"])), "noise": int(s["STEPS"])}
+    stages["images"] = {"guided steps": made * steps[method]} if method in steps else {f"images of METHOD={method}": made}
     methods, streams, kinds = continual_lists(s)
+    if not s["WEIGHTS"] and (kind != "hard" or methods and "soft" in kinds):
+        stages["teacher"] = {"teacher's views trained": train * int(s["TEACHER_EPOCHS"])}
+    if kind == "stored":
+        stages["soft labels"] = {"views labelled": made * max(1, round(epochs * float(s["KEEP_EPOCHS"])))}
+    stages["student"] = {"student's views trained": made * epochs}
+    if kind == "asked":
+        stages["student"]["views labelled"] = made * epochs
     lengths = s.get("TASK_STEPS" if s["SCHEDULE"] == "steps" else "TASK_EPOCHS", "").split()
     if len(streams) == 1:
         lengths = lengths[:1] if streams == ["real"] else lengths[-1:]     # as continual.sh does
@@ -110,6 +118,11 @@ def units_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, dict[str, in
     return stages
 
 
+def labels_of(s: dict) -> str:
+    """The labels of students: "hard", "stored" soft ones, or "asked" of the teacher for every batch (PROTOCOL=rded)."""
+    return "hard" if s["LABELS"] == "hard" else "asked" if s["PROTOCOL"] == "rded" else "stored"
+
+
 def continual_lists(s: dict) -> tuple[list[str], list[str], list[str]]:
     """METHODS, STREAMS and STREAM_LABELS, with the defaults of continual.sh. Raises InputError for names that it has not."""
     expected = {"METHODS": METHODS, "STREAMS": "real random distilled", "STREAM_LABELS": "hard soft",
@@ -122,13 +135,18 @@ def continual_lists(s: dict) -> tuple[list[str], list[str], list[str]]:
     return found["METHODS"], found["STREAMS"], found["STREAM_LABELS"]
 
 
+def check_rates(rates) -> dict[str, float]:
+    """The content of a file of rates. Raises InputError where it has no numbers above 0."""
+    if not isinstance(rates, dict) or not all(isinstance(rate, int | float) and rate > 0 for rate in rates.values()):
+        raise InputError('--rates: expected a file {"unit": units per second}, such as {"guided steps": 12.5}, found another')
+    return rates
+
+
 def plan(s: dict, data: tuple[int, int, int, int], rates: dict[str, float], gpus: int) -> list[dict]:
     """Every stage's units, rates, seconds of `gpus` processes, bytes on disk and least memory of one process.
 
-    A stage with a unit that has no rate has None seconds. Raises InputError for rates that are no numbers above 0.
+    A stage with a unit that has no rate has None seconds.
     """
-    if not isinstance(rates, dict) or not all(isinstance(rate, int | float) and rate > 0 for rate in rates.values()):
-        raise InputError('--rates: expected a file {"unit": units per second}, such as {"guided steps": 12.5}, found another')
     needed, stages = bytes_of(s, data), []
     for stage, units in units_of(s, data).items():
         processes, (disk, memory) = 1 if stage == "continual" else gpus, needed[stage]
@@ -141,6 +159,7 @@ def plan(s: dict, data: tuple[int, int, int, int], rates: dict[str, float], gpus
 
 def bytes_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, tuple[int, int]]:
     """Stage -> bytes on disk, and in memory: weights (in training also gradients and AdamW's moments), images and latents."""
+    from scripts.networks import build_empty
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     classes, train, test, side = data
     made, view = classes * int(s["IPC"]), 3 * int(s["INPUT_SIZE"]) ** 2
@@ -148,10 +167,11 @@ def bytes_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, tuple[int, i
     vae, unet = (sum(parameter.nbytes for parameter in part.parameters()) for part in parts)
     size = int(s["SIZE"] or parts[0].config.sample_size)
     latent = 4 * math.prod(StableDiffusionGenLatentsPipeline(parts[0]).latent_shape(size))
-    teacher, student, learner = (sum(value.nbytes for value in each.state_dict().values()) for each in classifiers(s, data))
+    teacher, student, learner = (sum(value.nbytes for value in build_empty(*each).state_dict().values())
+                                 for each in classifiers(s, data))
     kept = min(int(s["KEEP_TOPK"] or classes), classes)
     label = 29 + 2 * kept + (0 if kept == classes else 2 + kept * (1 if classes <= 256 else 2))  # draws, logits, their classes
-    views = units_of(s, data)["soft labels"]["views labelled"]
+    views = units_of(s, data).get("soft labels", {}).get("views labelled", 0)
     methods, streams, kinds = continual_lists(s)
     runs = (len(streams) + bool(s.get("SAME_STEPS"))) * len(methods) * len(kinds) * len(s["SEEDS"].split())
     buffers = runs * int(s["BUFFER_SIZE"])
@@ -159,7 +179,7 @@ def bytes_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, tuple[int, i
             "images": (made * 3 * int(s["IMAGE_SIZE"] or min(size, 224)) ** 2 // 2, vae + unet + made * latent),  # PNG: half
             "teacher": (teacher, 4 * teacher + (train + test) * view),
             "soft labels": (views * label, teacher + made * (view + 4 * classes)),
-            "student": (student, 4 * student + (made + test) * view),
+            "student": (student, 4 * student + (made + test) * view + (teacher if labels_of(s) == "asked" else 0)),
             "continual": (buffers * (3 * side ** 2 + 8), 4 * learner + (train + test) * 3 * side ** 2)}
 
 
@@ -177,14 +197,10 @@ def diffusion(checkpoint: str) -> tuple:
                      for name, kind in (("vae", AutoencoderKL), ("unet", UNet2DConditionModel)))
 
 
-def classifiers(s: dict, data: tuple[int, int, int, int]) -> tuple:
-    """Teacher, student and the network of continual learning, without weights."""
-    import torch
-
-    from scripts.networks import build
-    with torch.device("meta"):
-        return (build(s["TEACHER_ARCH"], data[0], s["TEACHER_STEM"], size=int(s["INPUT_SIZE"])),
-                build(s["MODEL"], data[0], s["STEM"], size=int(s["INPUT_SIZE"])), build("resnet18", data[0]))
+def classifiers(s: dict, data: tuple[int, int, int, int]) -> list[tuple[str, int, str, int]]:
+    """Architecture, classes, stem and pixels of the teacher, the student and the network of continual learning."""
+    return [(s["TEACHER_ARCH"], data[0], s["TEACHER_STEM"], int(s["INPUT_SIZE"])),
+            (s["MODEL"], data[0], s["STEM"], int(s["INPUT_SIZE"])), ("resnet18", data[0], "imagenet", data[3])]
 
 
 def rates_of(finished: Path) -> dict[str, float]:
@@ -229,31 +245,27 @@ def computed(s: dict, data: tuple[int, int, int, int], tflops: float) -> dict[st
 
     import torch
 
-    from continual.cost import counted
+    from continual.cost import counted, flops_of_pass
     from distillation.prototypes import find_prototypes
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     (vae, unet), (teacher, student, learner) = diffusion(s["CHECKPOINT"]), classifiers(s, data)
     size = int(s["SIZE"] or vae.config.sample_size)
-
-    def rate(work, units: int = 1) -> float:
-        with torch.device("meta"):
-            return units * tflops * 1e12 / counted(work)
-
-    def trained(network, side: int) -> float:
-        return rate(lambda: network(torch.empty(2, 3, side, side)).sum().backward(), units=2)
     shape, text = StableDiffusionGenLatentsPipeline(vae).latent_shape(size), unet.config.cross_attention_dim
-    views, one = int(s["INPUT_SIZE"]), trained(learner, data[3])
+    with torch.device("meta"):
+        encoded = counted(lambda: vae.encode(torch.empty(1, 3, size, size)))
+        guided = counted(lambda: unet(torch.empty(2, *shape), torch.ones(1), torch.empty(2, 77, text)))
     batch, replay = int(s["BATCH_SIZE"]), int(s["REPLAY_BATCH_SIZE"])
+    images = {method: batch + replay * {"er": 1, "agem": 1, "derpp": 2}.get(method, 0) for method in METHODS.split()}
     latents = torch.randn(math.ceil(data[1] / data[0]), *shape)
     began = time.process_time()
     find_prototypes(latents, int(s["IPC"]), int(s["KM_EXPAND"] or 0) or None, 0, kmeans=s["KMEANS"])
+    operations = {"images encoded": encoded, "guided steps": guided,
+                  "teacher's views trained": flops_of_pass(*teacher, "training", 2) / 2,
+                  "student's views trained": flops_of_pass(*student, "training", 2) / 2,
+                  "views labelled": flops_of_pass(*teacher, "forward", 2) / 2,
+                  **{f"{method} steps": count * flops_of_pass(*learner, "training", 2) / 2 for method, count in images.items()}}
     return {"classes clustered": 1 / (time.process_time() - began),
-            "images encoded": rate(lambda: vae.encode(torch.empty(1, 3, size, size))),
-            "guided steps": rate(lambda: unet(torch.empty(2, *shape), torch.ones(1), torch.empty(2, 77, text))),
-            "teacher's views trained": trained(teacher, views), "student's views trained": trained(student, views),
-            "views labelled": rate(lambda: teacher(torch.empty(2, 3, views, views)), units=2),
-            **{f"{method} steps": one / (batch + replay * {"er": 1, "agem": 1, "derpp": 2}.get(method, 0))
-               for method in METHODS.split()}}
+            **{unit: tflops * 1e12 / count for unit, count in operations.items()}}
 
 
 def report(result: dict) -> list:

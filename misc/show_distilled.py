@@ -15,7 +15,7 @@ from distillation.card import made_how, unique_names
 from misc.judge import PIXELS, quantiles, small
 from misc.report.pictures import draw_grid, draw_map
 from scripts.artefact import code_version, identity, package_versions, read_manifest
-from scripts.cli import InputError, Parser, Progress, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+from scripts.cli import InputError, Parser, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
 from scripts.files import write_json
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
@@ -65,7 +65,7 @@ def main(args):
     distilled, rows, config = read_set(folder)
     shown = choose_classes(distilled.classes, args.classes)
     prototypes, made_with = prototypes_of(folder, config, args.prototype_path)
-    split = training_images(args, distilled, config, shown)
+    split = training_images(args, distilled, config)
     output = Path(args.output_dir or f"runs/show/{folder.resolve().name}")
     output.mkdir(parents=True, exist_ok=True)
     show_classes(output / "classes.png", distilled, shown, args.images)
@@ -119,25 +119,16 @@ def prototypes_of(folder: Path, config: dict, path: str | None):
     return prototypes, made_with
 
 
-def training_images(args, distilled, config: dict, shown: list[int]):
-    """The training split, without unreadable images of the classes shown; None where its name or folder is unknown.
-
-    Raises InputError when it has other classes.
-    """
-    import numpy as np
-
-    from distillation.datasets import decode_readable, load_split
+def training_images(args, distilled, config: dict):
+    """The training split; None where its name or folder is unknown. Raises InputError when it has other classes."""
+    from distillation.datasets import load_split
     from distillation.distilled_set import check_class_names
     name = args.dataset or config.get("dataset")
     if name is None or (args.data_dir is None and name != "digits"):
         return None
     split = load_split(split="train", **{**dataset_flags(args), "name": name, "data_dir": args.data_dir or "data"})
     check_class_names(distilled.name, distilled.classes, split.name, split.classes)
-    if split.on_bad_image == "error":
-        return split
-    rows = np.flatnonzero(np.isin(split.labels, shown))
-    unreadable = np.setdiff1d(rows, decode_readable(split, rows, 8)[1])
-    return split.only(np.setdiff1d(np.arange(len(split.labels)), unreadable))
+    return split
 
 
 def load_encoder(args, prototypes, made_with: dict):
@@ -171,34 +162,25 @@ def compare(args, pipeline, size: int, split, fit: str, distilled, rows: list[di
     import torch
 
     from distillation.datasets import decode
-    image_size = distilled.read(0).width
-    count, views = 0, []
-    for label in shown:
-        made = len(distilled.rows_of(label))
-        count += 2 * len(split.rows_of(label)) + made + min(args.images, made)
-    with Progress(total=count, desc="encode and compare", unit="img") as bar:
-        def in_batches(work, source, rows, size_pixels: int):
-            parts = []
-            for first in range(0, len(rows), args.batch_size):
-                images = decode(source, rows[first:first + args.batch_size], size_pixels, args.num_workers,
-                                fit if source is split else "squash")
-                parts.append(work(images).cpu())
-                bar.update(len(images))
-            return torch.cat(parts).flatten(1)
+    from distillation.encoding import Encoding, encode_classes
 
-        def grey(images):
-            return torch.from_numpy(small(images))
-        for label in shown:
-            images, real_rows = distilled.rows_of(label), split.rows_of(label)
-            real, real_grey = in_batches(pipeline, split, real_rows, size), in_batches(grey, split, real_rows, image_size)
-            centroids = prototypes and prototypes[label].centroids
-            kept = np.linspace(0, len(real) - 1, min(POINTS, len(real))).round().astype(int)
-            views.append(ClassView(
-                label, images, [rows[image]["prototype"] for image in images] if prototypes else [], centroids, real[kept],
-                in_batches(pipeline, distilled, images[:args.images], size),
-                nearest(centroids.flatten(1), real, real_rows) if prototypes else None,
-                nearest(in_batches(grey, distilled, images, image_size), real_grey, real_rows, PIXELS),
-                nearest_other(real_grey) / PIXELS))
+    def encoded(source, fit: str):
+        return encode_classes(pipeline, source, shown, size, Encoding(0, "mean", args.batch_size, args.num_workers, fit))
+
+    def grey(source, wanted, fit: str):
+        parts = torch.from_numpy(wanted).split(args.batch_size)
+        images = (decode(source, part, distilled.read(0).width, args.num_workers, fit) for part in parts)
+        return torch.from_numpy(np.concatenate([small(part) for part in images]))
+    first = np.concatenate([distilled.rows_of(label)[:args.images] for label in shown])
+    made, views = list(encoded(distilled.only(first), "squash")), []
+    for (label, latents, real_rows), own in zip(encoded(split, fit), made, strict=True):
+        images, real, real_grey = distilled.rows_of(label), latents.flatten(1), grey(split, real_rows, fit)
+        centroids = prototypes and prototypes[label].centroids
+        kept = np.linspace(0, len(real) - 1, min(POINTS, len(real))).round().astype(int)
+        views.append(ClassView(
+            label, images, [rows[image]["prototype"] for image in images] if prototypes else [], centroids, real[kept],
+            own.latents.flatten(1), nearest(centroids.flatten(1), real, real_rows) if prototypes else None,
+            nearest(grey(distilled, images, "squash"), real_grey, real_rows, PIXELS), nearest_other(real_grey) / PIXELS))
     return views
 
 

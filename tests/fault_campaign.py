@@ -24,7 +24,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from continual.train_continual import METHODS
-from misc.studies.batch import LOADED, run_command
+from misc.studies.warm import LOADED
 from scripts.artefact import code_version, hardware, package_versions
 from scripts.cli import ROOT, Parser, Progress, run
 from scripts.files import digest, write_json
@@ -107,7 +107,8 @@ def in_fork(words: list[str], environment: dict, log: Path) -> None:
     os.environ.update(environment)
     with open(log, "a", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout
-        run_command(words)
+        sys.argv, entry = words, importlib.import_module(words[0])
+        run(entry.parse_args, entry.main)
 
 
 def launched(processes: int) -> list[dict]:

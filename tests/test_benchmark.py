@@ -37,6 +37,21 @@ def test_the_command_writes_a_result_and_the_table_shows_it(here, tmp_path):
     assert page.count("not run") >= len(ROWS["distillation"]) and "one by one, diffusers' pipeline" in page
 
 
+def test_a_part_keeps_the_other_rows_of_the_file(here, tmp_path):
+    output, part = tmp_path / "result.json", ("--only", "stable_diffusion", "--repetitions", 1)
+    encoding = {"here": 936.0, "other": 870.0, "ratio": 1.08}
+    result = {**conditions(), "load_at_end": 0.0, "options": {"repetitions": 1}, "benchmark": "distillation",
+              "rows": {"encoding": encoding}}
+    output.write_text(json.dumps(result))
+    answer = here("misc.benchmark", "distillation", *part, "--output", output)
+    assert answer.code == 0 and json.loads(output.read_text())["rows"] == {"encoding": encoding}
+    assert "Of an earlier run on this machine: Files encoded, digits-ldm, images/s." in " ".join(answer.out.split())
+    for name, value in (("threads", 99), ("options", {"repetitions": 5}), ("benchmark", "scale")):
+        output.write_text(json.dumps(result | {name: value}))     # rows of another machine, or of fewer rounds
+        answer = here("misc.benchmark", "distillation", *part, "--output", output)
+        assert answer.code == 2 and f"expected {name}" in answer.err and json.loads(output.read_text())[name] == value
+
+
 @pytest.mark.parametrize("wrong", [("--only", "encoding", "speed"), ("--repetitions", "0")])
 def test_a_wrong_flag_is_refused(here, tmp_path, wrong):
     answer = here("misc.benchmark", "distillation", "--output", tmp_path / "result.json", *wrong)
@@ -47,11 +62,11 @@ def test_synthesis_makes_the_images_of_diffusers_pipeline(checkpoint, image_data
     prototypes, _ = stage(tmp_path, f"distillation.gen_prototype --dataset folder --data_dir '{image_data}' --ipc {IPC} "
                                     f"--diffusion_checkpoints_path '{checkpoint}' --save_prototype_path")
     how = "--dataset folder -s 0.7 -g 2 --num_inference_steps 4"
-    rows = measurements.compare_synthesis(tmp_path, CPU, 1, str(checkpoint), "float32", (prototypes, how), (36, 5), 2)
-    for row in rows.values():
+    for size in (36, 5):
+        row = measurements.compare_synthesis(tmp_path, CPU, 1, str(checkpoint), "float32", (prototypes, how), size, 2)
         here, other = (row["seconds"][name][0] for name in ("here", "other"))
         assert row["ratio"] == pytest.approx((other / 2) / (here / 36), rel=0.02) and row["apart"] in ("0/255", "1/255")
-    assert table("distillation", {"synthesis": rows[36]})["Digits made, images/s"][2] == number(rows[36]["ratio"])
+    assert table("distillation", {"synthesis": row})["Digits made, images/s"][2] == number(row["ratio"])
     from diffusers import StableDiffusionImg2ImgPipeline
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(checkpoint, safety_checker=None, requires_safety_checker=False)
     made = next(tmp_path.rglob("metadata.jsonl")).parent

@@ -6,7 +6,7 @@ import math
 import pytest
 from conftest import CLASSES, EPOCHS, IPC, PER_CLASS, REPEATS, SIZE, TEST_PER_CLASS
 
-from misc.plan import bytes_of, computed, data_of, measured_units, rates_of, read_settings, units_of
+from misc.plan import bytes_of, computed, data_of, measured_units, plan, rates_of, read_settings, units_of
 from scripts.cli import InputError
 
 TINY = (len(CLASSES), len(CLASSES) * PER_CLASS, len(CLASSES) * TEST_PER_CLASS, SIZE)
@@ -47,6 +47,22 @@ def test_settings_come_from_the_scripts_and_the_environment(monkeypatch):
     assert units["images"] == {"guided steps": 50_000 * 15} and units["soft labels"] == {"views labelled": 15_000_000}
 
 
+def test_stages_that_the_settings_leave_out(tiny):
+    made = len(CLASSES) * IPC * REPEATS
+    usual = units_of(tiny, TINY)
+    assert "soft labels" in usual and "teacher" in usual and usual["student"] == {"student's views trained": made * EPOCHS}
+    hard = units_of(tiny | {"LABELS": "hard"}, TINY)
+    assert not {"soft labels", "teacher"} & hard.keys() and hard["student"] == usual["student"]
+    assert "teacher" in units_of(tiny | {"LABELS": "hard", "STREAM_LABELS": "hard soft"}, TINY)
+    asked = units_of(tiny | {"PROTOCOL": "rded"}, TINY)     # the teacher labels every batch
+    assert "soft labels" not in asked and asked["student"] == usual["student"] | {"views labelled": made * EPOCHS}
+    random, noise = (units_of(tiny | {"METHOD": method}, TINY) for method in ("random", "noise"))
+    assert "prototypes" not in random and random["images"] == {"images of METHOD=random": made}     # a unit without a rate
+    assert "prototypes" not in noise and noise["images"] == {"guided steps": made * 4}     # all steps, not a share of them
+    for changed in ({"LABELS": "hard"}, {"PROTOCOL": "rded"}, {"METHOD": "random"}):
+        assert plan(tiny | changed, TINY, {"guided steps": 1.0}, 1)
+
+
 def test_images_held_out_are_those_of_the_test(monkeypatch):
     digits = data_of("digits", read_settings("digits"))
     monkeypatch.setenv("VALIDATION", "300")
@@ -80,6 +96,8 @@ def test_operations_are_the_published_ones(tiny):
     larger = computed({**tiny, "SIZE": str(2 * SIZE)}, (1000, 12_000, 1000, 32), 20)
     for unit in ("images encoded", "guided steps"):
         assert larger[unit] < rates[unit] / 3.9, unit
+    regnet = computed({**tiny, "MODEL": "regnet_x_400mf"}, TINY, 20)    # a network that computes its widths by tensors
+    assert regnet["student's views trained"] > 0
     assert rates["er steps"] == pytest.approx(rates["finetune steps"] / 2) and rates["classes clustered"] > 0
 
 
@@ -102,10 +120,14 @@ def test_seconds_are_units_divided_by_rates(here, soft_labels, tmp_path, monkeyp
     assert here("misc.plan", "--from", soft_labels.folder).code == 0
 
 
-def test_bad_input_is_one_line(here, tmp_path):
+def test_bad_input_is_one_line(here, tmp_path, monkeypatch):
     (tmp_path / "rates.json").write_text('{"guided steps": 0}')
-    for flags, words in ((["--rates", tmp_path / "rates.json"], "units per second"), (["--gpus", 0, "--tflops", 1], "--gpus"),
-                         (["--tflops", 0], "--tflops"), (["--rates", tmp_path / "none.json"], "none.json"),
+    for flags, words in ((["--rates", tmp_path / "rates.json"], "error: --rates: expected"),
+                         (["--gpus", 0, "--tflops", 1], "--gpus"), (["--tflops", 0], "--tflops"),
+                         (["--rates", tmp_path / "none.json"], "none.json"),
                          (["--from", tmp_path], "expected a run with result.json")):
         answer = here("misc.plan", *flags)
         assert answer.code == 2 and words in answer.err and answer.err.count("\n") == 1, (flags, answer.err)
+    monkeypatch.setenv("IPC", "ten")
+    answer = here("misc.plan", "--tflops", 1)
+    assert answer.code == 2 and answer.err.startswith("error: a setting of digits: invalid literal for int()"), answer.err

@@ -197,6 +197,17 @@ def test_copies_are_exposed(show, random_set, image_data, tmp_path):
     assert [len(line) for line in panels(tmp_path / "shown" / "neighbours.png")] == [2 * 2] * 2
 
 
+def test_unreadable_training_images_are_left_out(show, random_set, image_data, tmp_path):
+    data, flags = Path(shutil.copytree(image_data, tmp_path / "data")), ("--classes", "koi", "--data_dir", tmp_path / "data")
+    shown = {file.name for file in training_files(data, CLASSES.index("koi"))}
+    broken = training_files(data, CLASSES.index("koi"))[0]
+    broken.write_bytes(b"no image")
+    assert refused(show(random_set, *flags, data=False), broken)
+    assert show(random_set, *flags, "--on_bad_image", "skip", data=False).code == 0
+    images = json.loads((tmp_path / "shown" / "result.json").read_text())["images"]
+    assert len(images) == 3 and {Path(entry["nearest"]).name for entry in images} <= shown - {broken.name}
+
+
 def test_copies_of_wide_images_have_no_distance(here, show, tmp_path):
     for number in range(6):
         folder = tmp_path / "wide" / "train" / f"class{number % 2}"

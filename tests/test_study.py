@@ -146,14 +146,14 @@ def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_
             "STREAM_IPCS": "2", "METHODS": "er", "LEARNERS": "convnet_d2_w8",
             "MEMORIES": "10", "EPOCH_STEPS": "4", "REAL_PARTS": "2 1", "SMALL_PARTS": "2"}
     ways = ("distilled", "medoid", "prototype", "noise", "mode", "herding", "kcenter", "random", "autoencoder", "sre2l", "mtt")
-    for changed in ({"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "distilled random", "PARTS": "teachers sets students"},
-                    {"ARMS": " ".join(ways), "STREAM_LABELS": "hard soft", "REAL_LABELS": "hard soft"}):
+    chosen = {"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "distilled medoid random", "PARTS": "teachers sets students"}
+    for changed in (chosen, {"ARMS": " ".join(ways), "STREAM_LABELS": "hard soft", "REAL_LABELS": "hard soft"}):
         answer = shell("misc/studies/fashion_mnist.sh", **tiny, **changed)
         assert answer.returncode == 0, answer.stderr[-2000:]
     run, validation = tmp_path / "run", tmp_path / "run/choice"
     made = {folder: {path.parent.name for path in folder.glob("seed0/students/*/result.json")} for folder in (run, validation)}
     assert made[validation] == {f"convnet_d2_w8-{labels}-{arm}-ipc1" for labels in ("hard", "soft")
-                                for arm in ("distilled-s0.5", "distilled-s0.9", "random")}
+                                for arm in ("distilled-s0.5", "distilled-s0.9", "medoid-s0.3", "random")}
     assert made[run] == {f"convnet_d2_w8-{labels}-{arm}-ipc1" for labels in ("hard", "soft") for arm in ways}
     for folder, held_out in ((validation, 20), (run, None)):
         for path in (folder / "seed0/students").glob("*/manifest.json"):

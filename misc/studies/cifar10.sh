@@ -44,19 +44,8 @@ small)
 esac
 . misc/studies/common.sh
 PRIOR=${PRIOR:-$STUDY/cifar10-ldm} TEACHER=${TEACHER:-$STUDY/teacher}
-SOURCE="--dataset folder --data_dir $DATA" VIEWS="--input-size 32 --min-scale-crops 0.2"
-
-one_place() { awk "BEGIN{printf \"%.1f\", $1}"; }
-images_of() {                    # arm: the folder of its images
-    made=g$(one_place "$GUIDANCE")_kmexpand1
-    case $1 in
-    distilled) echo "$P/distilled/folder_ipc${IPC}_${IPC}_s${STRENGTH}_$made" ;;
-    medoid) echo "$P/distilled/folder_ipc${IPC}_${IPC}_s${STRENGTH}_${made}_medoid" ;;
-    s0.*) echo "$P/distilled/folder_ipc${IPC}_${IPC}_$1_$made" ;;
-    autoencoder) echo "$P/distilled/folder_prototype_ipc${IPC}_random" ;;
-    *) echo "$P/distilled/folder_$1_ipc$IPC" ;;
-    esac
-}
+DATA_NAME=folder SOURCE="--dataset folder --data_dir $DATA" VIEWS="--input-size 32 --min-scale-crops 0.2"
+MAKE="$SOURCE --size 32 --diffusion_checkpoints_path $PRIOR"
 
 models() {                       # with the settings of cifar10.sh
     export DATASET=cifar10 DATA TEACHER TEACHER_EPOCHS TEACHER_STEM="$STEM" LDM="$PRIOR"
@@ -65,35 +54,12 @@ models() {                       # with the settings of cifar10.sh
     wait "$teacher"
 }
 
-prototypes() {                   # flags ...: of all numbers of images, which share the encoding
-    echo "distillation.gen_prototype $SOURCE --diffusion_checkpoints_path $PRIOR --size 32 --ipc $IPCS --kmeans full" \
-        "--seed $SEED --save_prototype_path $P/prototypes $*"
-}
-
-images() {                       # arm: the images of IPC, seed and arm
-    start=$P/prototypes/folder-ipc$IPC-kmexpand1
-    case $1 in
-    distilled) HOW="--strength $STRENGTH" ;;
-    s0.*) HOW="--strength ${1#s}" ;;
-    medoid) start=$start-medoid HOW="--strength $STRENGTH" ;;
-    autoencoder) start=$start-random HOW="--method prototype" ;;      # random real images, encoded and decoded
-    prototype | noise | random | herding | kcenter) HOW="--method $1" ;;
-    *) echo "ARMS: expected distilled, s0.3 and the like, medoid, autoencoder, prototype, noise, random, herding or kcenter," \
-        "found $1" >&2; exit 2 ;;
-    esac
-    echo "distillation.gen_syn_image $SOURCE --diffusion_checkpoints_path $PRIOR --size 32 --image_size 32 --ipc $IPC" \
-        "--prototype_path $start --guidance_scale $GUIDANCE --num_inference_steps $STEPS --negative_prompt ''" \
-        "--seed $SEED --save_init_image_path $P/distilled $HOW"
-}
-
 sets() {
     for SEED in $SEEDS; do
-        P=$STUDY/seed$SEED
-        prototypes
-        case " $ARMS " in *" medoid "*) prototypes --prototype medoid ;; esac
-        case " $ARMS " in *" autoencoder "*) prototypes --prototype random ;; esac
+        P=$STUDY/seed$SEED PER_CLASS=$IPCS
+        prototypes_of_arms --kmeans full
         for IPC in $IPCS; do
-            for ARM in $ARMS; do images "$ARM"; done
+            for ARM in $ARMS; do images "$ARM" --image_size 32; done
         done
         echo
     done
@@ -108,8 +74,7 @@ judge() {
 student() {                      # network-labels, arm
     case $1 in
     *-soft) FROM="--fkd-path $P/soft-labels/$2-ipc$IPC"
-        echo "matching.generate_soft_label --data $(images_of "$2") --teacher $TEACHER --epochs $EPOCHS" \
-            "--fkd-seed $((42 + SEED)) $VIEWS --mix-type cutmix --use-fp16 $FROM" ;;
+        soft_labels "$P/soft-labels/$2-ipc$IPC" "$(images_of "$2")" "$EPOCHS" --fkd-seed "$((42 + SEED))" ;;
     *) FROM=$VIEWS ;;
     esac
     echo "validate.train_FKD $SOURCE --protocol d4m --train-dir $(images_of "$2") --model ${1%-*} --stem $STEM" \
@@ -132,16 +97,17 @@ students() {
 autoencoders() (                 # students of random real images, as they are and encoded and decoded; 5,000 images held out
     A=$STUDY/autoencoders SOURCE="$SOURCE --validation ${VALIDATION:-5000}"
     for DESIGN in real $DESIGNS; do
-        PRIOR=$A/$DESIGN ARM=autoencoder
+        PRIOR=$A/$DESIGN ARM=autoencoder PER_CLASS=$IPCS
+        MAKE="$SOURCE --size 32 --diffusion_checkpoints_path $PRIOR"
         case $DESIGN in real) ARM=random ;; *x16) LEVELS="24 48" ;; *) LEVELS="24 48 64" ;; esac
         [ "$DESIGN" = real ] || echo "distillation.train_ldm $SOURCE --size 32 --vae_channels $LEVELS --kl_weight 1e-5" \
             "--latent_channels ${DESIGN%%x*} --vae_steps $DESIGN_STEPS --unet_steps 1 --unet_channels 16 16 --text_width 16" \
             "--bf16 --output_dir $PRIOR"
         for SEED in $SEEDS; do
             P=$A/seed$SEED/$DESIGN
-            [ "$DESIGN" = real ] || prototypes --prototype random
+            [ "$DESIGN" = real ] || prototypes --kmeans full --prototype random
             for IPC in $IPCS; do
-                images "$ARM"
+                images "$ARM" --image_size 32
                 for KIND in $KINDS; do
                     case $KIND in *-hard) student "$KIND" "$ARM" ;; esac
                 done
@@ -158,7 +124,7 @@ runs() {                         # output folder, flags that name methods and st
         "--distilled $(images_of distilled) --random $(images_of random) --output-dir $STUDY/$output $*"
 }
 
-continual() {                    # Task Arithmetic from a start that was trained on the distilled set, the same for all streams
+streams() {                      # Task Arithmetic from a start that was trained on the distilled set, the same for all streams
     IPC=$CONTINUAL_IPC
     for SEED in $SEEDS; do
         P=$STUDY/seed$SEED LENGTHS="--stream real random distilled --steps $REAL_STEPS $SMALL_STEPS $SMALL_STEPS"
@@ -171,18 +137,13 @@ continual() {                    # Task Arithmetic from a start that was trained
     done
 }
 
-for PART in $PARTS; do
-    started=$(date +%s)
-    case $PART in
-    models) models ;;
-    sets | judge | students | autoencoders) batch "$PART" ;;
-    continual) STREAMS=$DATA
-        if [ "$TEST_PER_CLASS" != all ]; then
-            STREAMS=$STUDY/streams$TEST_PER_CLASS
-            fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"
-        fi
-        batch continual ;;
-    *) echo "PARTS: expected models, sets, judge, students, continual or autoencoders, found $PART" >&2; exit 2 ;;
-    esac
-    printf '{"stage": "%s", "seconds": %d}\n' "$PART" "$(($(date +%s) - started))" >> "$STUDY/stages.jsonl"
-done
+continual() {
+    STREAMS=$DATA
+    if [ "$TEST_PER_CLASS" != all ]; then
+        STREAMS=$STUDY/streams$TEST_PER_CLASS
+        fewer_tests "$DATA" "$STREAMS" "$TEST_PER_CLASS"
+    fi
+    batch streams
+}
+
+parts "models continual" "sets judge students autoencoders"

@@ -13,6 +13,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 STUDY=${STUDY:-runs/study-continual}
 . misc/studies/common.sh
+DATA_NAME=digits IPC=10                # of the images
 
 NETWORKS=${NETWORKS:-resnet18} FLAGS=${FLAGS:-}      # flags are those of every run
 SEEDS=${SEEDS:-0 1 2 3 4} START_SEEDS=${START_SEEDS-0 1 2}      # of images; runs have these + 20
@@ -23,7 +24,7 @@ REAL_STEPS=${REAL_STEPS:-42} SMALL_STEPS=${SMALL_STEPS:-14}     # per task of 16
 runs() {                         # output folder, methods, flags that name the streams ...
     output=$1; methods=$2; shift 2
     echo "continual.train_continual --dataset digits --method $methods --seed $((SEED + 20)) --arch $NETWORK --tasks 5" \
-        "--distilled $P/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1 --random $P/distilled/digits_random_ipc10" \
+        "--distilled $(images_of s0.3) --random $(images_of random)" \
         "--batch-size 16 --replay-batch-size 48 --buffer-size 100 --output-dir $STUDY/$output $FLAGS $*"
 }
 
@@ -53,5 +54,5 @@ commands() {
 }
 
 digits_teacher
-batch seeds_sets
+batch digits_sets
 batch commands

@@ -21,7 +21,7 @@ STUDY=${STUDY:-runs/study-fashion_mnist} DATA=${DATA:-data} PRIOR=${PRIOR:-disti
 PARTS=${PARTS:-teachers sets students continual} CHOOSE=${CHOOSE:-} VALIDATION=${VALIDATION:-5000}
 SEEDS=${SEEDS:-0 1 2 3 4} IPCS=${IPCS:-1 10} KINDS=${KINDS:-convnet_d3_w128-hard resnet18-soft}   # network, labels
 STRENGTH_1=${STRENGTH_1:-0.7} STRENGTH_10=${STRENGTH_10:-0.7} STRENGTH_50=${STRENGTH_50:-0.7}
-STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} MEDOID_STRENGTH=${MEDOID_STRENGTH:-0.3}
+STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} STRENGTH=${MEDOID_STRENGTH:-0.3}     # the last of medoids
 ARMS=${ARMS:-distilled medoid prototype random}
 SRE2L_STEPS=${SRE2L_STEPS:-1000} MTT_STEPS=${MTT_STEPS:-300}
 NETWORKS=${NETWORKS:-convnet_d3_w64_bn resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10} STEPS=${STEPS:-20}
@@ -32,6 +32,7 @@ EPOCH_STEPS=${EPOCH_STEPS:-375} REAL_PARTS=${REAL_PARTS-4 3 1} SMALL_PARTS=${SMA
 . misc/studies/common.sh
 
 SOURCE="--dataset fashion_mnist --data_dir $DATA" HELD_OUT="--validation $VALIDATION" TEACHER=$STUDY/teacher-${NETWORKS%% *}
+DATA_NAME=fashion_mnist MAKE="$SOURCE $HELD_OUT --diffusion_checkpoints_path $PRIOR"
 OUT=$STUDY${CHOOSE:+/choice} TESTED="$SOURCE${CHOOSE:+ $HELD_OUT}"
 VIEWS="--input-size 32 --min-scale-crops 0.35 --flip 0.5"
 HARD_LABELS="--input-size 32 --min-scale-crops 1 --flip 0.5 --sgd -lr 0.01 --momentum 0.9 --weight-decay 5e-4"
@@ -47,16 +48,6 @@ teachers() {                     # the first one labels, the second is of anothe
     [ -z "$failed" ]
 }
 
-prototypes() {                   # flags ...: of all numbers of images, which share the encoding
-    echo "distillation.gen_prototype $SOURCE $HELD_OUT --diffusion_checkpoints_path $PRIOR --ipc $IPCS $STREAM_IPCS" \
-        "--seed $SEED --save_prototype_path $P/prototypes $*"
-}
-
-images() {                       # flags ...
-    echo "distillation.gen_syn_image $SOURCE $HELD_OUT --diffusion_checkpoints_path $PRIOR --ipc $IPC --guidance_scale 2" \
-        "--num_inference_steps $STEPS --negative_prompt '' --seed $SEED --save_init_image_path $P/distilled $*"
-}
-
 chosen() {
     case $IPC in 1) echo "$STRENGTH_1" ;; 10) echo "$STRENGTH_10" ;; *) echo "$STRENGTH_50" ;; esac
 }
@@ -65,43 +56,30 @@ strengths() {
     [ -z "$CHOOSE" ] && chosen || echo "$STRENGTHS"
 }
 
-arms() {                         # ways: a line for each: its name, the folder of its images, of D4M images the strength
+arms() {                         # ways: a line for each: its name and its way, as `images` knows it
     for ARM in $1; do
         case $ARM in
-        distilled) for S in $(strengths); do
-                echo "distilled${CHOOSE:+-s$S} fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1 $S"
-            done ;;
-        medoid) S=$MEDOID_STRENGTH
-            echo "medoid${CHOOSE:+-s$S} fashion_mnist_ipc${IPC}_${IPC}_s${S}_g2.0_kmexpand1_medoid" ;;
-        mode) echo "mode fashion_mnist_ipc${IPC}_${IPC}_mode0.1-10_g2.0_kmexpand1" ;;
-        autoencoder) echo "autoencoder fashion_mnist_prototype_ipc${IPC}_random" ;;     # random real images, encoded, decoded
-        *) echo "$ARM fashion_mnist_${ARM}_ipc$IPC" ;;
+        distilled) for S in $(strengths); do echo "distilled${CHOOSE:+-s$S} s$S"; done ;;
+        medoid) echo "medoid${CHOOSE:+-s$STRENGTH} medoid" ;;
+        *) echo "$ARM $ARM" ;;
         esac
     done
 }
 
 sets() {
     for SEED in $SEEDS; do
-        P=$STUDY/seed$SEED
-        prototypes
-        case " $ARMS " in *" autoencoder "*) prototypes --prototype random ;; esac
-        case " $ARMS " in *" medoid "*) prototypes --prototype medoid ;; esac
-        for IPC in $IPCS $STREAM_IPCS; do
-            START=$P/prototypes/fashion_mnist-ipc$IPC-kmexpand1
+        P=$STUDY/seed$SEED PER_CLASS="$IPCS $STREAM_IPCS"
+        prototypes_of_arms --kmeans minibatch
+        for IPC in $PER_CLASS; do
             case " $IPCS " in *" $IPC "*) WAYS=$ARMS ;; *) WAYS="distilled random" ;; esac
-            arms "$WAYS" | while read -r ARM _ S; do
-                case $ARM in
-                distilled*) images --prototype_path "$START" --strength "$S" ;;
-                medoid) images --prototype_path "$START-medoid" --strength "$MEDOID_STRENGTH" ;;
-                mode) images --prototype_path "$START" --guidance mode --mode_scale 0.1 --stop_t 10 ;;
-                prototype) images --prototype_path "$START" --method prototype ;;
-                autoencoder) images --prototype_path "$START-random" --method prototype ;;
+            arms "$WAYS" | while read -r _ WAY; do
+                case $WAY in
                 sre2l) echo "distillation.sre2l --teacher $TEACHER --ipc $IPC --steps $SRE2L_STEPS" \
                         "--min-scale-crops 0.35 --flip 0.5 --seed $SEED --save_init_image_path $P/distilled" ;;
                 mtt) echo "distillation.mtt $SOURCE $HELD_OUT --arch convnet_d3_w32 --ipc $IPC --experts 3 --expert_epochs 4" \
                         "--iterations $MTT_STEPS --student_steps 10 --last_start 2 --student_batch 50 --seed $SEED" \
                         "--experts_path $P/experts --save_init_image_path $P/distilled" ;;
-                *) images --method "$ARM" ;;
+                *) images "$WAY" ;;
                 esac
             done
         done
@@ -114,16 +92,15 @@ students() {                     # 300, 600, 1,500 steps with hard labels at IPC
         case $IPC in 1) HARD=300 SOFT=400 ;; 10) HARD=300 SOFT=200 ;; *) HARD=150 SOFT=100 ;; esac
         for SEED in $SEEDS; do
             P=$STUDY/seed$SEED
-            arms "$ARMS" | while read -r ARM FOLDER _; do
+            arms "$ARMS" | while read -r ARM WAY; do
                 for KIND in $KINDS; do
                     case $KIND in
                     *-soft) LAST=${EPOCHS:-$SOFT} HOW="--fkd-path $P/soft-labels/$ARM-ipc$IPC -T 20"
-                        echo "matching.generate_soft_label --data $P/distilled/$FOLDER --teacher $TEACHER --epochs $LAST" \
-                            "$HELD_OUT --fkd-seed $((42 + SEED)) $VIEWS --mix-type cutmix --use-fp16" \
-                            "--fkd-path $P/soft-labels/$ARM-ipc$IPC" ;;
+                        soft_labels "$P/soft-labels/$ARM-ipc$IPC" "$(images_of "$WAY")" "$LAST" "$HELD_OUT" \
+                            --fkd-seed "$((42 + SEED))" ;;
                     *) LAST=${EPOCHS:-$HARD} HOW="$HARD_LABELS" ;;
                     esac
-                    echo "validate.train_FKD $TESTED --train-dir $P/distilled/$FOLDER --labels ${KIND##*-} --model ${KIND%-*}" \
+                    echo "validate.train_FKD $TESTED --train-dir $(images_of "$WAY") --labels ${KIND##*-} --model ${KIND%-*}" \
                         "--epochs $LAST --batch-size 50 --cos --bf16 --seed $SEED" \
                         "--output-dir $OUT/seed$SEED/students/$KIND-$ARM-ipc$IPC $HOW"
                 done
@@ -156,8 +133,8 @@ continual() {                    # the folder names state network, memory and IP
                     for LABELS in $STREAM_LABELS; do
                         for SHARE in $SMALL_PARTS; do
                             learn "$LABELS" --stream random distilled --steps "$((EPOCH_STEPS / SHARE))" \
-                                --distilled "$P/distilled/fashion_mnist_ipc${IPC}_${IPC}_s$(chosen)_g2.0_kmexpand1" \
-                                --random "$P/distilled/fashion_mnist_random_ipc$IPC" --output-dir "$RUNS/ipc$IPC"
+                                --distilled "$(images_of "s$(chosen)")" --random "$(images_of random)" \
+                                --output-dir "$RUNS/ipc$IPC"
                         done
                     done
                 done
@@ -167,12 +144,4 @@ continual() {                    # the folder names state network, memory and IP
     done
 }
 
-for PART in $PARTS; do
-    started=$(date +%s)
-    case $PART in
-    teachers) teachers ;;
-    sets | students | continual) batch "$PART" ;;
-    *) echo "PARTS: expected teachers, sets, students or continual, found $PART" >&2; exit 2 ;;
-    esac
-    printf '{"stage": "%s", "seconds": %d}\n' "$PART" "$(($(date +%s) - started))" >> "$STUDY/stages.jsonl"
-done
+parts teachers "sets students continual"

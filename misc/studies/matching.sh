@@ -12,18 +12,13 @@ set -eu
 cd "$(dirname "$0")/../.."
 STUDY=${STUDY:-runs/study-matching}
 . misc/studies/common.sh
+DATA_NAME=digits IPC=10                # of the images
 
 PARTS=${PARTS:-protocols storage cross} SEEDS=${SEEDS:-0 1 2} EPOCHS=${EPOCHS:-60} MODELS=${MODELS:-resnet18 resnet50}
 DATASET=${DATASET:-digits} DATA=${DATA:-data} TEACHER=${TEACHER:-$STUDY/teacher}
-VIEWS=${VIEWS:---min-scale-crops 0.6 --flip 0}      # digits are not symmetric
+VIEWS="--input-size 32 ${VIEWS:---min-scale-crops 0.6 --flip 0}"        # digits are not symmetric
 STUDENTS=${STUDENTS:-resnet18 resnet50 mobilenet_v2 efficientnet_b0 swin_t vit_b_16 convnet_d3_w128}
 SMALL="--protocol d4m --batch-size 50 --gradient-accumulation-steps 1"      # one batch of the protocol is too few steps
-
-labels() {                       # name, folder of the images, flags ...
-    name=$1 data=$2; shift 2
-    echo "matching.generate_soft_label --data $data --teacher $TEACHER --epochs $EPOCHS --fkd-seed 42 --input-size 32 $VIEWS" \
-        "--mix-type cutmix --use-fp16 --fkd-path $P/soft-labels/$name $*"
-}
 
 student() {                      # name, folder of the images, flags ...
     name=$1 data=$2; shift 2
@@ -34,14 +29,14 @@ student() {                      # name, folder of the images, flags ...
 protocols() {
     for ARM in distilled random; do
         case $ARM in distilled) SET=$DISTILLED_OF ;; *) SET=$RANDOM_OF ;; esac
-        labels "$ARM" "$SET"
+        soft_labels "$P/soft-labels/$ARM" "$SET" "$EPOCHS" --fkd-seed 42
         for MODEL in $MODELS; do
             for PROTOCOL in d4m rded; do
                 NAME=protocols/$ARM-$MODEL-$PROTOCOL HOW="--protocol $PROTOCOL --model $MODEL"
-                student "$NAME-hard" "$SET" "$HOW" --labels hard --input-size 32 "$VIEWS"
+                student "$NAME-hard" "$SET" "$HOW" --labels hard "$VIEWS"
                 case $PROTOCOL in
                 d4m) student "$NAME-soft" "$SET" "$HOW" --fkd-path "$P/soft-labels/$ARM" ;;
-                rded) student "$NAME-soft" "$SET" "$HOW" --teacher "$TEACHER" --input-size 32 "$VIEWS" ;;
+                rded) student "$NAME-soft" "$SET" "$HOW" --teacher "$TEACHER" "$VIEWS" ;;
                 esac
             done
         done
@@ -51,13 +46,13 @@ protocols() {
 storage() {
     for KEPT in whole topk1 topk2 topk3 topk5 epochs0.5 epochs0.2 epochs0.1 epochs0.05 topk2-epochs0.1; do
         FLAGS=$(echo "-$KEPT" | sed -e 's/-whole//' -e 's/-topk/ --keep-topk /' -e 's/-epochs/ --keep-epochs /')
-        labels "storage-$KEPT" "$DISTILLED_OF" "$FLAGS"
+        soft_labels "$P/soft-labels/storage-$KEPT" "$DISTILLED_OF" "$EPOCHS" --fkd-seed 42 "$FLAGS"
         student "storage/$KEPT" "$DISTILLED_OF" "$SMALL" --fkd-path "$P/soft-labels/storage-$KEPT"
     done
 }
 
 cross() {
-    labels distilled "$DISTILLED_OF"
+    soft_labels "$P/soft-labels/distilled" "$DISTILLED_OF" "$EPOCHS" --fkd-seed 42
     for MODEL in $STUDENTS; do
         student "cross/$MODEL" "$DISTILLED_OF" "$SMALL" --fkd-path "$P/soft-labels/distilled" --model "$MODEL"
     done
@@ -67,8 +62,8 @@ commands() {
     for PART in $PARTS; do
         for SEED in $SEEDS; do
             P=$STUDY/seed$SEED   # images of its own, unless folders are given
-            DISTILLED_OF=${DISTILLED:-$P/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1}
-            RANDOM_OF=${RANDOM_REAL:-$P/distilled/digits_random_ipc10}
+            DISTILLED_OF=${DISTILLED:-$(images_of s0.3)}
+            RANDOM_OF=${RANDOM_REAL:-$(images_of random)}
             $PART
             echo
         done
@@ -77,6 +72,6 @@ commands() {
 
 if [ "$DATASET" = digits ]; then
     digits_teacher
-    batch seeds_sets
+    batch digits_sets
 fi
 batch commands

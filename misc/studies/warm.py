@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 
 PACKAGES = ("distillation", "matching", "validate", "continual", "misc")
+LOADED = ("accelerate", "diffusers", "sklearn.cluster", "torch", "torchvision", "transformers",
+          "scripts.pipeline_stable_diffusion_latents2img")
 THREADS = os.environ.get("OMP_NUM_THREADS", "")  # read by libraries as they are loaded
 SCRIPT = '#!/bin/sh\nexec "{python}" -IS "{here}" --ask "{python}" "{socket}" "{threads}" "$@"\n'
 
@@ -49,8 +51,6 @@ def serve(path: Path, owner: int) -> None:
     """
     import gc
     import importlib
-
-    from misc.studies.batch import LOADED, fork
     for name in LOADED:
         if not Path(f"/proc/{owner}").exists():
             return
@@ -70,7 +70,6 @@ def serve(path: Path, owner: int) -> None:
 
 def keep(client: socket.socket) -> None:
     """Run a command in a fork, and send its exit code; a client that is gone takes the command with it."""
-    from misc.studies.batch import fork
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, *_ = socket.recv_fds(client, 4, 3)
     words, folder, environment = json.loads(client.makefile("rb").read(int.from_bytes(size, "big")))
@@ -97,6 +96,28 @@ def work(words: list[str], folder: str, environment: dict, streams: list[int]) -
     os.chdir(folder)
     sys.argv, sys.path[:1] = words, [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+def fork(work, what) -> int:
+    """Fork a process that runs `work(what)` and exits as Python would; returns its process number."""
+    import threading
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return process
+    code = 0
+    try:
+        work(what)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        code = 1
+        sys.excepthook(*sys.exc_info())
+    finally:
+        threading._shutdown()   # as at the end of Python: threads that write a file end first
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def ask(python: str, path: str, threads: str, *words: str) -> None:
