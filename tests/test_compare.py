@@ -20,14 +20,13 @@ from misc.report.section import cell, interval_cell
 from misc.report.statistics import (
     at_chance,
     claims,
-    cost_of,
     counterparts,
     difference,
     equal_in_rows,
     interval,
     kept,
     mean_costs,
-    payback,
+    paybacks,
     saved,
     summaries,
 )
@@ -99,7 +98,7 @@ def test_costs_are_fractions_of_the_longest_real_run_of_the_seed():
 
 def test_one_arm_alone_has_nothing_to_compare():
     section = paired_section(rows_of({"alone": content(stream="distilled")}))
-    assert section.says.endswith("fair comparison. Nothing to compare.") and section.rows == ()
+    assert section.says.endswith("fair comparison. Nothing to compare.") and section.rows == []
 
 
 # statistics
@@ -150,10 +149,13 @@ def test_a_seed_that_shared_the_machine_moves_no_median_and_is_marked():
     assert interval_cell(difference(own, real, "train_seconds")).endswith(" (1 slow)")
 
 
-def test_payback_by_hand():
-    assert payback(120, 20) == 6 and payback(120, 0) == payback(120, -1) == math.inf
-    costs = {"prototypes": 5, "distilled": 10, "teacher": 100}
-    assert cost_of(DISTILLED, costs) == 15 and cost_of(Arm("distilled", "distilled", "soft"), costs) == 115
+@pytest.mark.parametrize("seconds, trainings", [(10.0, [15 / 20, 115 / 20]), (30.0, ["infinite"] * 2),
+                                                (31.0, ["infinite"] * 2)])
+def test_payback_by_hand(seconds, trainings):
+    runs = {labels: content(stream="distilled", steps=10, seconds=seconds, labels=labels) for labels in ("hard", "soft")}
+    found = paybacks(rows_of({"real": content(seconds=30.0), **runs}), {"prototypes": 5, "distilled": 10, "teacher": 100})
+    assert [one["cost_seconds"] for one in found] == [15, 115]      # a teacher counts for soft labels alone
+    assert [one["trainings"] for one in found] == trainings
 
 
 def test_costs_are_of_sets_as_large_as_the_stream():

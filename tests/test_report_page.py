@@ -205,5 +205,5 @@ def test_runs_that_do_not_make_rows_are_named(tmp_path, here):
 
 def test_a_figure_is_not_wider_than_printed_nor_much_narrower(tmp_path):
     Image.new("RGB", (1600, 800)).save(tmp_path / "a.png", dpi=(160, 160))
-    section = html_section(Section("T", "", figure="a.png", alt="a", command="c"), tmp_path)
+    section = html_section(Section("T", "", figure=tmp_path / "a.png", alt="a", command="c"))
     assert 'width="960" height="480" style="min-width: 480px"' in section and Page(section).wrong == []

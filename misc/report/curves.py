@@ -3,11 +3,10 @@
 import math
 import statistics
 from itertools import pairwise
-from pathlib import Path
 
 from misc.report.results import METHODS, Results, Run, check_one_setting
 from misc.report.section import NONE, Section, interval_cell
-from misc.report.statistics import interval
+from misc.report.statistics import exponential, interval
 
 LEVELS = (0.90, 0.95, 1.00)     # of real's accuracy after its longest run
 COSTS = {"FLOPs": "metrics.flops", "time": "seconds.train"}
@@ -82,9 +81,7 @@ def cost_cell(fractions: list[float | None]) -> str:
     reached = [one for one in fractions if one is not None]
     if len(reached) < len(fractions):
         return f"{len(reached)} of {len(fractions)} seeds" if reached else "never"
-    found = interval([math.log(one) for one in fractions])
-    return interval_cell({name: None if found[name] is None else math.exp(found[name]) for name in ("mean", "low", "high")},
-                         100, sign="")
+    return interval_cell(exponential(interval([math.log(one) for one in fractions])), 100, sign="")
 
 
 def least_costs(results: Results) -> list[Section]:
@@ -108,45 +105,4 @@ def least_costs(results: Results) -> list[Section]:
                     "`never`: no length reaches it in any seed. Images: those of the stream and of the memory.",
                     ("Network", "Method", "Memory", "Source", "Best ACC (%)",
                      *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"),
-                    tuple(rows))]
-
-
-def draw_curves(path: Path, results: Results) -> None:
-    """A panel for each network, method and memory: accuracy against FLOPs, a line for each source.
-
-    Bands, and bars of single points, are one standard deviation over seeds.
-    """
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    from misc.report.figures import COLOURS, new_figure, save, tidy
-    panels = curves_of(results)
-    columns = min(len(panels), 3)
-    figure, axes = new_figure(3.6 * columns + 0.4, 3.1 * -(-len(panels) // columns) + 1.2, -(-len(panels) // columns), columns)
-    for axis in axes.flat[len(panels):]:
-        axis.set_axis_off()
-    handles, ipcs = {}, sorted({source[1] for curves in panels.values() for source in curves})
-    for axis, ((network, method, memory), curves) in zip(axes.flat, panels.items(), strict=False):
-        for source, curve in curves.items():
-            stream, ipc, labels = source
-            costs = [statistics.fmean(run.metrics["flops"] for run in row.values()) / 1e12 for row in curve.values()]
-            scores = [[100 * run.metrics["acc"] for run in row.values()] for row in curve.values()]
-            means = [statistics.fmean(one) for one in scores]
-            spread = [statistics.stdev(one) if len(one) > 1 else 0 for one in scores]
-            edges = [[mean + sign * one for mean, one in zip(means, spread, strict=True)] for sign in (-1, 1)]
-            handles[source_name(source)], = axis.plot(
-                costs, means, color=COLOURS[stream], ls="-" if labels == "hard" else "--", lw=1.5, ms=4,
-                marker="so^Dv"[ipcs.index(ipc) % 5], label=source_name(source))
-            if len(costs) > 1:
-                axis.fill_between(costs, *edges, color=COLOURS[stream], alpha=0.13, lw=0)
-            else:   # a band of no width would not be seen
-                axis.errorbar(costs, means, spread, color=COLOURS[stream], capsize=3, lw=1)
-        axis.set(title=f"{METHODS[method]}, {network}" + (f", memory {memory}" if memory else ""), xscale="log",
-                 xlabel="training cost (TFLOP)")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_locator(NullLocator())
-        tidy(axis)
-    for line in axes:
-        line[0].set_ylabel("ACC, Class-IL (%)")
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    save(figure, path)
+                    rows)]

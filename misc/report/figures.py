@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from misc.report import tables
+from misc.report.curves import curves_of, source_name
 from misc.report.results import METHODS, Results, Rows, Run, grouped, place_of
 from misc.report.section import NOT_RUN, Section
 from misc.report.statistics import equal_and_not, equal_in_rows, summaries
@@ -32,6 +33,28 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, dpi
 def save(figure, path: Path, **options) -> None:
     """Write a PNG without matplotlib's version, which would differ between machines."""
     figure.savefig(path, metadata={"Software": None}, **options)
+
+
+def panels(count: int, columns: int, inches: tuple[float, float], margin: tuple[float, float]):
+    """A figure with `count` panels of `inches` (width, height) in `columns`, and its grid of axes; those left over are off."""
+    lines = -(-count // columns)
+    figure, axes = new_figure(inches[0] * columns + margin[0], inches[1] * lines + margin[1], lines, columns)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def legend_below(figure, handles: dict, **options) -> None:
+    """Three columns of names under the axes."""
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, **options)
+
+
+def log_ticks(axis, steps: tuple[int, ...]) -> None:
+    """Numbers at `steps` of each decade of a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def tidy(axis) -> None:
@@ -87,10 +110,11 @@ def stream_figures(folder: Path, rows: Rows) -> list[Section]:
     sections = []
     for shown, draw, title, name, says in figures:
         if shown:
-            draw(folder / f"{name}.png", shown)
+            path = folder / f"{name}.png"
+            draw(path, shown)
             counts = {len(row) for arms in shown.values() for row in arms.values()}
             number = bars(counts, draw not in (draw_matrices, draw_confusions))
-            sections.append(Section(title, f"{says} {number}", figure=f"{name}.png", held=equal_in_rows(shown),
+            sections.append(Section(title, f"{says} {number}", figure=path, held=equal_in_rows(shown),
                                     alt=f"{title}, by method and source. {says}"))
     return sections
 
@@ -141,12 +165,8 @@ def draw_times(path: Path, rows: Rows) -> None:
 def draw_seen(path: Path, rows: Rows) -> None:
     """A panel per method, a line per source."""
     import numpy as np
-    columns, colours = 2 if len(rows) in (2, 4) else min(len(rows), 3), colours_of(rows)
-    lines = -(-len(rows) // columns)
-    figure, axes = new_figure(3.3 * columns + 0.6, 2.9 * lines + 0.8, lines, columns)
-    for axis in axes.flat[len(rows):]:
-        axis.set_axis_off()
-    handles = {}
+    figure, axes = panels(len(rows), 2 if len(rows) in (2, 4) else min(len(rows), 3), (3.3, 2.9), (0.6, 0.8))
+    colours, handles = colours_of(rows), {}
     for axis, (method, arms) in zip(axes.flat, rows.items(), strict=False):
         for arm, row in arms.items():
             seen = 100 * np.array([[np.mean(line[:place + 1]) for place, line in enumerate(matrix)]
@@ -154,11 +174,10 @@ def draw_seen(path: Path, rows: Rows) -> None:
             line_of(axis, np.arange(1, seen.shape[1] + 1), seen, colours[arm.name], arm.name)
         axis.set(title=METHODS.get(method, method), xlabel="tasks learnt", xticks=np.arange(1, seen.shape[1] + 1))
         tidy(axis)
-        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     for line in axes:
         line[0].set_ylabel("accuracy on tasks seen (%)")
-    handles = {name: handles[name] for name in colours if name in handles}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    legend_below(figure, {name: handles[name] for name in colours if name in handles})
     save(figure, path)
 
 
@@ -214,23 +233,58 @@ def draw_confusions(path: Path, rows: Rows) -> None:
     save(figure, path)
 
 
+def draw_curves(path: Path, results: Results) -> None:
+    """A panel for each network, method and memory: accuracy against FLOPs, a line for each source.
+
+    Bands, and bars of single points, are one standard deviation over seeds.
+    """
+    import numpy as np
+    found, handles = curves_of(results), {}
+    figure, axes = panels(len(found), min(len(found), 3), (3.6, 3.1), (0.4, 1.2))
+    ipcs = sorted({ipc for curves in found.values() for _, ipc, _ in curves})
+    for axis, ((network, method, memory), curves) in zip(axes.flat, found.items(), strict=False):
+        for source, curve in curves.items():
+            stream, ipc, labels = source
+            costs = [np.mean([run.metrics["flops"] for run in row.values()]) / 1e12 for row in curve.values()]
+            scores = [[100 * run.metrics["acc"] for run in row.values()] for row in curve.values()]
+            means = np.array([np.mean(one) for one in scores])
+            spread = np.array([np.std(one, ddof=1) if len(one) > 1 else 0 for one in scores])
+            handles[source_name(source)], = axis.plot(
+                costs, means, color=COLOURS[stream], ls="-" if labels == "hard" else "--", lw=1.5, ms=4,
+                marker="so^Dv"[ipcs.index(ipc) % 5])
+            if len(costs) > 1:
+                axis.fill_between(costs, means - spread, means + spread, color=COLOURS[stream], alpha=0.13, lw=0)
+            else:   # a band of no width would not be seen
+                axis.errorbar(costs, means, spread, color=COLOURS[stream], capsize=3, lw=1)
+        axis.set(title=f"{METHODS[method]}, {network}" + (f", memory {memory}" if memory else ""), xscale="log",
+                 xlabel="training cost (TFLOP)")
+        log_ticks(axis.xaxis, (1, 2, 5))
+        tidy(axis)
+    for line in axes:
+        line[0].set_ylabel("ACC, Class-IL (%)")
+    legend_below(figure, handles, fontsize=9)
+    save(figure, path)
+
+
 def student_figures(folder: Path, results: Results) -> list[Section]:
     """Draw accuracy against images per class, and against bytes of labels, where there are such students."""
     numbers, points, sections = student_numbers(results), storage_points(results), []
     ipcs = sorted({ipc for _, ipc, _ in numbers if ipc})
     if len(ipcs) > 1:
-        draw_images_per_class(folder / "images_per_class.png", numbers, ipcs)
-        groups = {(f"IPC {ipc}",): runs for (ipc,), runs in grouped(results, tables.ARM, "student", "ipc").items() if ipc}
+        path = folder / "images_per_class.png"
+        draw_images_per_class(path, numbers, ipcs)
+        groups = {f"IPC {ipc}": runs for ipc, runs in grouped(results, tables.ARM, "student", "ipc").items() if ipc}
         sections.append(Section("Accuracy against images per class", f"Accuracy on {tables.tested_on(results)}; a dotted line "
                                 f"is the real training split. {bars({one['n'] for one in numbers.values()})}",
-                                figure="images_per_class.png", held=equal_and_not(groups, 0, STUDENT_SETTINGS),
+                                figure=path, held=equal_and_not(groups, STUDENT_SETTINGS),
                                 alt="Two panels, hard and soft labels: accuracy against images per class, a line per arm."))
     if len(points) > 1:
-        draw_label_bytes(folder / "label_bytes.png", results)
+        path = folder / "label_bytes.png"
+        draw_label_bytes(path, results)
         groups = grouped(results, tables.STORAGE_RUN, "student", "kept")
         sections.append(Section("Accuracy against label bytes", "Students with more or fewer stored labels, on a logarithmic "
-                                f"scale. {bars({one['n'] for one in points.values()})}", figure="label_bytes.png",
-                                held=equal_and_not(groups, 0, LABEL_SETTINGS),
+                                f"scale. {bars({one['n'] for one in points.values()})}", figure=path,
+                                held=equal_and_not(groups, LABEL_SETTINGS),
                                 alt="Scatter plot of accuracy against kilobytes of soft labels, a colour per way to store."))
     return sections
 
@@ -261,7 +315,6 @@ def draw_images_per_class(path: Path, numbers: dict, ipcs: list[int]) -> None:
 
 def draw_label_bytes(path: Path, results: Results) -> None:
     """Accuracy against bytes of labels, one mark per way to store them."""
-    from matplotlib.ticker import LogLocator, NullLocator
     figure, ((axis,),) = new_figure(6.6, 4.2)
     for way, one in storage_points(results).items():
         logits, epochs = (f"{one[name]['mean']:.0f}" for name in ("stored_logits", "stored_epochs"))
@@ -276,9 +329,7 @@ def draw_label_bytes(path: Path, results: Results) -> None:
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axis.legend(handles.values(), handles.keys(), frameon=False, loc="lower right", markerscale=0.6)
     axis.set(xlabel="soft labels (kB)", ylabel="accuracy of ResNet-18 (%)", xscale="log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_locator(NullLocator())
+    log_ticks(axis.xaxis, (1, 2, 3, 5))
     tidy(axis)
     axis.margins(x=0.12)
     save(figure, path)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from misc.report.results import METHODS, Results, Run, continual_rows, grouped, read_collected
+from misc.report.results import METHODS, Results, Run, continual_rows, group_by, grouped, read_collected
 from misc.report.section import NONE, NOT_RUN, Section, cell, counts
-from misc.report.statistics import measure
+from misc.report.statistics import measure, numbers_of
 from misc.report.tables import IMAGES, STUDENT, setting, teachers
 from scripts.cli import InputError
 from scripts.files import read_json
@@ -100,8 +100,7 @@ def section(title: str, rows: list[Row], columns: dict[str, str]) -> list[Sectio
     cells = [[row.data, row.student, row.name, *(row.cells.get(key, NONE) for key in columns), row.seeds, row.source,
               row.differs] for row in rows]
     kept = [place for place in range(len(header)) if any(row[place] for row in cells)]
-    return [Section(title, "", tuple(header[place] for place in kept),
-                    tuple(tuple(row[place] for place in kept) for row in cells))]
+    return [Section(title, "", [header[place] for place in kept], [[row[place] for place in kept] for row in cells])]
 
 
 def students_of(results: Results, classes: int) -> dict[tuple, dict[str, list[Run]]]:
@@ -125,7 +124,7 @@ def accuracy(runs: list[Run]) -> dict:
             if mine != its and key not in MAY_DIFFER:
                 raise InputError(f"{first.name} and {other.name}: expected runs that differ in nothing but the seed, found "
                                  f"{key} {mine} and {its}")
-    return measure({(): runs}, {"accuracy": "metrics.test_accuracy"})[()]
+    return numbers_of(runs, {"accuracy": "metrics.test_accuracy"})
 
 
 def cells_of(by_column: dict[str, list[Run]]) -> tuple[dict[str, str], str]:
@@ -220,7 +219,7 @@ def cross(misc: Path) -> list[Section]:
     columns = {name: f"{text} (%)" for name, text in NETWORKS.items() if name != "resnet101"}
     results = MATCHING_DIGITS.read(misc)
     groups = grouped(results, CROSS_RUN, "student", "model")
-    runs, numbers = sum(groups.values(), []), {model: one for (model,), one in measure(groups, STUDENT).items()}
+    runs, numbers = sum(groups.values(), []), measure(groups, STUDENT)
     differs = [MATCHING_DIGITS.origin("distilled"), runs and setting(runs, "epochs", "stem"),
                runs and f"teacher {teachers(results)}", columns.keys() - numbers.keys() and MATCHING_DIGITS.to_run("")]
     cells = {name: cell(numbers.get(name), "accuracy", 100) for name in columns}
@@ -269,9 +268,8 @@ def continual(misc: Path) -> list[Section]:
     """Class-IL and Task-IL after five tasks of CIFAR-10."""
     rows, columns = published(misc, "continual"), {"class_il": "Class-IL (%)", "task_il": "Task-IL (%)"}
     for study, methods in ((CIFAR10, METHODS), (STUDIES["continual_order_cifar10"], ("finetune", "er", "agem", "derpp"))):
-        runs, groups = study.read(misc).of_kind("continual"), {}
-        for run in runs:
-            groups.setdefault((run.config["arch"], run.get("config.buffer_size")), []).append(run)
+        runs = study.read(misc).of_kind("continual")
+        groups = group_by(runs, lambda run: (run.config["arch"], run.get("config.buffer_size")))
         rows += [continual_row(study, method, arm.name, list(row.values())) for group in groups.values()
                  for method, arms in continual_rows(group).items() for arm, row in arms.items()]
         rows += [study.row(f"{study.data}, 5 tasks", "ResNet-18", METHODS[method], dict.fromkeys(columns, NOT_RUN),
@@ -283,7 +281,7 @@ def continual(misc: Path) -> list[Section]:
 def continual_row(study: Study, method: str, arm: str, runs: list[Run]) -> Row:
     """One method on one source of images."""
     config = runs[0].config
-    numbers = measure({(): runs}, {"class_il": "metrics.acc", "task_il": "metrics.task_il_acc"})[()]
+    numbers = numbers_of(runs, {"class_il": "metrics.acc", "task_il": "metrics.task_il_acc"})
     memory = "" if method in ("joint", "finetune") else f", buffer {config['buffer_size']}"
     return study.row(f"{study.data}, {config['tasks']} tasks", NETWORKS.get(config["arch"], config["arch"]),
                      f"{METHODS[method]}, {arm}{memory}", {name: cell(numbers, name, 100) for name in ("class_il", "task_il")},

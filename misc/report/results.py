@@ -8,11 +8,12 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts.cli import InputError
-from scripts.files import read_json, write_text
+from scripts.files import parse_json, read_bytes, read_json, write_text
 
 METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
            "task_arithmetic": "Task Arithmetic", "derpp": "DER++"}
@@ -72,7 +73,7 @@ class Results:
         return [run for run in self.runs if run.kind == kind]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Arm:
     """Where the images of a continual run come from. `schedule` is empty where the stream takes its own epochs."""
 
@@ -97,6 +98,15 @@ class Arm:
 Rows = dict[str, dict[Arm, dict[int, Run]]]    # by method, arm and seed
 
 
+def runs_by_arm(rows: Rows) -> dict[str, list[Run]]:
+    """The runs of all methods by the name of their arm."""
+    found: dict[str, list[Run]] = {}
+    for arms in rows.values():
+        for arm, row in arms.items():
+            found.setdefault(arm.name, []).extend(row.values())
+    return found
+
+
 def read_run(name: str, content) -> Run:
     """A stage's result.json as a Run, without seconds where they are a part of its time.
 
@@ -104,26 +114,31 @@ def read_run(name: str, content) -> Run:
     """
     if not isinstance(content, dict) or "kind" not in content:
         raise InputError(f"{name}/result.json: expected the field kind, found none")
-    parts = {part: content.get(part, {}) for part in ("config", "metrics", "seconds")}
-    check_parts(f"{name}/result.json", parts)
-    config, metrics, seconds = map(flat, parts.values())
+    config, metrics, seconds = map(flat, parts_of(f"{name}/result.json", content))
     if content["kind"] == "continual":
         found = flat(content)
         config |= {key: found[key] for key in STREAM if key in found}
         metrics = {key: found[place] for key, place in CONTINUAL.items() if place in found}
         metrics |= {key: metrics[key].rpartition("which were ")[2] for key in ("memory",) if key in metrics}
     seconds = {} if content.get("resumed") else seconds
-    run = Run(name, content["kind"], config, metrics, seconds, {key: content[key] for key in MADE if key in content})
+    run = Run(name, content["kind"], config, metrics, seconds, made_in(content))
     for key in NEEDED if run.kind == "continual" else ():
         run.need(key)
     return run
 
 
-def check_parts(where: str, parts: dict) -> None:
-    """Raise InputError for a part of a result that is no JSON object."""
+def parts_of(where: str, content: dict) -> list[dict]:
+    """Configuration, metrics and seconds of a result. Raises InputError where one is no JSON object."""
+    parts = {part: content.get(part, {}) for part in ("config", "metrics", "seconds")}
     for part, found in parts.items():
         if not isinstance(found, dict):
             raise InputError(f"{where}: expected an object as {part}, found {found!r:.80}")
+    return [*parts.values()]
+
+
+def made_in(content: dict) -> dict:
+    """What a result or a header says of hardware, code and packages."""
+    return {key: content[key] for key in MADE if key in content}
 
 
 def flat(nested: dict, before: str = "") -> dict:
@@ -156,17 +171,11 @@ def read_stages(path: Path) -> dict[str, float]:
 def read_lines(path: Path, *keys: str) -> list[dict]:
     """The JSON objects of a file, one a line. Raises InputError where a line is none, or lacks one of `keys`."""
     found = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected text in UTF-8, found other bytes") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            found.append({**entry, **{key: entry[key] for key in keys}})
-        except (ValueError, KeyError, TypeError):
+    for number, line in enumerate(read_bytes(path, "JSON, an object a line").splitlines(), 1):
+        found.append(parse_json(f"{path}, line {number}", line))
+        if not isinstance(found[-1], dict) or not found[-1].keys() >= set(keys):
             fields = f" with {', '.join(keys)}" if keys else ""
-            raise InputError(f"{path}: expected a JSON object{fields} in line {number}, found {line[:80]!r}") from None
+            raise InputError(f"{path}, line {number}: expected a JSON object{fields}, found {found[-1]!r:.80}")
     return found
 
 
@@ -175,11 +184,11 @@ def read_collected(path: Path) -> Results:
     header, *lines = read_lines(path) or [{}]
     if "runs" not in header or any(not {"run", "kind"} <= line.keys() for line in lines) or len(lines) != header["runs"]:
         raise InputError(f"{path}: expected a file of `python -m misc.report collect`, with its header and all its runs")
+    made, common = made_in(header), header.get("config", {})
+    runs = []
     for number, one in enumerate(lines, 2):
-        check_parts(f"{path}, line {number}", {part: one.get(part, {}) for part in ("config", "metrics", "seconds")})
-    made, common = ({key: header[key] for key in MADE if key in header}, header.get("config", {}))
-    runs = [Run(one["run"], one["kind"], common.get(one["kind"], {}) | one.get("config", {}), one.get("metrics", {}),
-                one.get("seconds", {}), made | {key: one[key] for key in MADE if key in one}) for one in lines]
+        config, metrics, seconds = parts_of(f"{path}, line {number}", one)
+        runs.append(Run(one["run"], one["kind"], common.get(one["kind"], {}) | config, metrics, seconds, made | made_in(one)))
     return Results(runs, header.get("command", ""), header.get("seconds", {}))
 
 
@@ -283,10 +292,15 @@ def check_one_setting(row: str, first: Run, second: Run) -> None:
         raise InputError(f"{first.name} and {second.name}: expected one result of {row}, seed {one['seed']}, found two")
 
 
-def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict[tuple, list[Run]]:
-    """Runs of one kind whose names fit a pattern, by its groups `names`."""
-    groups: dict[tuple, list[Run]] = {}
-    for run in results.of_kind(kind):
-        if found := pattern.search(run.name):
-            groups.setdefault(tuple(found[name] for name in names), []).append(run)
+def group_by(runs: list[Run], key_of: Callable) -> dict:
+    """The runs of each key, in the order of first appearance."""
+    groups: dict = {}
+    for run in runs:
+        groups.setdefault(key_of(run), []).append(run)
     return groups
+
+
+def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict:
+    """Runs of one kind whose names fit a pattern, by its groups `names`: a tuple where there are several."""
+    runs = [run for run in results.of_kind(kind) if pattern.search(run.name)]
+    return group_by(runs, lambda run: pattern.search(run.name).group(*names))

@@ -2,23 +2,25 @@
 
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 NOT_RUN, NONE = "not run", "–"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: words, then a table or a figure (a file beside the report, with its alternative text).
+    """A part of a report: words, then a table or a figure (a PNG, with its alternative text).
 
     `held` names what is equal in what a figure compares, `command` what made the data.
     """
 
     title: str
     says: str
-    header: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    figure: str = ""
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    figure: Path | None = None
     alt: str = ""
     held: str = ""
     command: str = ""
@@ -55,6 +57,16 @@ def interval_cell(found: dict | None, scale: float = 1, digits: int = 1, sign: s
 def counts(numbers) -> str:
     """The numbers of seeds behind some cells, in the order of these."""
     return " / ".join(dict.fromkeys(str(one["n"]) for one in numbers if one))
+
+
+def percentages(numbers: dict, keys, name: str = "accuracy") -> list[str]:
+    """The cells of a row, whose `numbers` have these keys, in percent."""
+    return [cell(numbers.get(key), name, 100) for key in keys]
+
+
+def with_seeds(numbers: dict, keys, name: str = "accuracy") -> list[str]:
+    """The same, then the numbers of seeds behind them."""
+    return [*percentages(numbers, keys, name), counts(map(numbers.get, keys))]
 
 
 def markdown_table(header, rows) -> str:
