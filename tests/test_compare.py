@@ -425,6 +425,10 @@ def test_the_cost_is_that_of_sets_as_large_as_the_stream_from_their_own_prototyp
     assert answer.code == 0, answer.err
     costs = json.loads((tmp_path / "out" / "comparison.json").read_text())["cost_seconds"]
     assert costs == {"prototypes": 50, "distilled": 70}
+    answer = here("misc.report.__main__", "compare", tmp_path / "runs", "--output", tmp_path / "out", "--cost-from",
+                  tmp_path / "made" / "set-ipc10", tmp_path / "made" / "prototypes-ipc10")      # the folders of the stages
+    assert answer.code == 0, answer.err
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["cost_seconds"] == costs
 
 
 @pytest.mark.parametrize("words, message", [

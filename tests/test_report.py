@@ -183,6 +183,11 @@ def test_runs_of_one_name_have_a_chapter_each(tmp_path):
     assert {name: chapter[0].rows[0][2] for name, chapter in chapters.items()} == {"Trial": "50.0", "Seed1-trial": "75.0"}
 
 
+def test_the_folder_of_one_stage_makes_a_report(a_run, here, tmp_path):
+    answer = here("misc.report.__main__", "run", a_run / "students" / "real-hard-seed0", "--output", tmp_path / "out")
+    assert answer.code == 0 and "1352" in answer.out and "97.0" in answer.out
+
+
 def test_stages_alone_make_a_report(tmp_path, here):
     (tmp_path / "stages.jsonl").write_text('{"stage": "prototypes", "seconds": 12}\n')
     answer = here("misc.report.__main__", "run", tmp_path)

@@ -4,7 +4,7 @@ import math
 import statistics
 from itertools import pairwise
 
-from misc.report.results import METHODS, Results, Run, check_one_setting
+from misc.report.results import METHODS, Results, Run, join
 from misc.report.section import NONE, Section, interval_cell
 from misc.report.statistics import exponential, interval
 
@@ -22,10 +22,8 @@ def curves_of(results: Results) -> Curves:
         ipc = 0 if stream == "real" else run.metrics["stream_images"] // classes
         curves = found.setdefault((run.config["arch"], run.config["method"], run.config["buffer_size"]), {})
         curve = curves.setdefault((stream, ipc, run.config["labels"]), {})
-        row = curve.setdefault(run.metrics["steps"], {})
-        for other in row.values():
-            check_one_setting(f"{run.config['method']}, {source_name((stream, ipc, run.config['labels']))}", other, run)
-        row.setdefault(run.config["seed"], run)
+        join(curve.setdefault(run.metrics["steps"], {}), run,
+             f"{run.config['method']}, {source_name((stream, ipc, run.config['labels']))}")
     order = ("real", "random", "distilled")
     return {key: {source: dict(sorted(curve.items())) for source, curve in
                   sorted(curves.items(), key=lambda one: (one[0][1], one[0][2], order.index(one[0][0])))}
@@ -95,8 +93,6 @@ def least_costs(results: Results) -> list[Section]:
             rows.append((network, METHODS[method], str(memory), source_name(source), f"{100 * best:.1f}",
                          *(cost_cell(least_cost(curves, source, level, cost)) for level in LEVELS for cost in COSTS.values()),
                          f"{size:.2f}", str(max(map(len, curve.values())))))
-    if not rows:
-        return [Section("Least cost", "Not run.")]
     levels = ", ".join(f"{level:.2f}" for level in LEVELS)
     return [Section("Least cost", "The least training cost, in percent of that of the longest run on all real images, at which "
                     f"a source reaches {levels} of that run's accuracy (ACC, Class-IL) with the same seed: geometric mean "
@@ -104,5 +100,4 @@ def least_costs(results: Results) -> list[Section]:
                     "Where the shortest run reaches it, this run's cost counts: an upper bound. "
                     "`never`: no length reaches it in any seed. Images: those of the stream and of the memory.",
                     ("Network", "Method", "Memory", "Source", "Best ACC (%)",
-                     *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"),
-                    rows)]
+                     *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"), rows)]

@@ -89,11 +89,6 @@ class Arm:
         labels = "" if self.labels == "hard" else f"{self.labels} labels"
         return ", ".join(part for part in (self.stream, memory, labels, self.schedule) if part)
 
-    def of(self, source: str, **changes) -> "Arm":
-        """The arm with images of `source` in place of the distilled ones."""
-        sources = {name: source if getattr(self, name) == "distilled" else getattr(self, name) for name in ("stream", "memory")}
-        return replace(self, **sources, **changes)
-
 
 Rows = dict[str, dict[Arm, dict[int, Run]]]    # by method, arm and seed
 
@@ -154,9 +149,7 @@ def read_results(path: Path) -> Results:
     if path.suffix == ".jsonl":
         return read_collected(path)
     found = {file.parent: read_json(file) for file in sorted(path.rglob("result.json"))}
-    if path in found and not (isinstance(found[path], dict) and found[path].get("kind") == "continual"):
-        del found[path]
-    return Results([read_run(folder.relative_to(path).as_posix() if folder != path else path.name, content)
+    return Results([read_run(folder.relative_to(path).as_posix() if folder != path else path.resolve().name, content)
                     for folder, content in found.items()], seconds=read_stages(path / "stages.jsonl"))
 
 
@@ -194,14 +187,14 @@ def read_collected(path: Path) -> Results:
 
 def collect(results: Results, path: Path) -> None:
     """Write a collected file."""
-    runs = [replace(run, config=shortened(run.config)) for run in results.runs]
-    kinds = sorted({run.kind for run in runs})
-    common = {kind: common_part([run.config for run in runs if run.kind == kind]) for kind in kinds}
+    runs = [*map(compact, results.runs)]
+    kinds = group_by(runs, lambda run: run.kind)
+    common = {kind: common_part([run.config for run in kinds[kind]]) for kind in sorted(kinds)}
     made = common_part([run.made for run in runs if run.made] or [{}])
     header = {"command": results.command, "when": time.strftime("%Y-%m-%d"), "runs": len(runs), **made,
               "seconds": results.seconds, "config": common}
-    lines = [{"run": run.name, "kind": run.kind, "config": without(run.config, common[run.kind]),
-              **dict(zip(("metrics", "seconds"), kept(run), strict=True)), **without(run.made, made)} for run in runs]
+    lines = [{"run": run.name, "kind": run.kind, "config": without(run.config, common[run.kind]), "metrics": run.metrics,
+              "seconds": run.seconds, **without(run.made, made)} for run in runs]
     entries = ({key: one for key, one in line.items() if one or one == 0} for line in (header, *lines))
     write_text(path, "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in entries))
 
@@ -218,12 +211,13 @@ def without(own: dict, common: dict) -> dict:
     return {key: one for key, one in own.items() if key not in common or common[key] != one}
 
 
-def kept(run: Run) -> tuple[dict, dict]:
-    """Metrics and seconds that tables and figures use: of continual runs no phases, of others numbers alone."""
-    if run.kind != "continual":
-        return shortened({key: one for key, one in run.metrics.items() if isinstance(one, int | float)}), shortened(run.seconds)
-    last = {"scale_curves": run.metrics["scale_curves"][-1:]} if run.metrics.get("scale_curves") else {}    # the last merge
-    return shortened({**run.metrics, **last}), shortened({"train": run.seconds["train"]})
+def compact(run: Run) -> Run:
+    """A run with what tables and figures use: of continual runs no phases, of others metrics that are numbers."""
+    metrics, seconds = {key: one for key, one in run.metrics.items() if isinstance(one, int | float)}, run.seconds
+    if run.kind == "continual":
+        last = {"scale_curves": run.metrics["scale_curves"][-1:]} if run.metrics.get("scale_curves") else {}    # the last merge
+        metrics, seconds = run.metrics | last, {"train": run.seconds["train"]}
+    return replace(run, config=shortened(run.config), metrics=shortened(metrics), seconds=shortened(seconds))
 
 
 def shortened(value, significant: int = 12):
@@ -241,7 +235,7 @@ def continual_rows(runs: list[Run]) -> Rows:
     """Sort continual runs into rows. Raises InputError where a row would mix settings, or test images differ.
 
     A real stream with as few steps as the small sets is an arm of its own, `same steps`; so is each other number of steps that
-    small sets take too. A result found twice counts once.
+    small sets take too.
     """
     runs = [run for run in runs if run.kind == "continual"]
     digests = {run.get("config.digests.test"): run.name for run in runs}
@@ -256,10 +250,7 @@ def continual_rows(runs: list[Run]) -> Rows:
     for run in runs:
         method = run.config["method"]
         arm = arm_of(run, lengths.get(method, set()))
-        row = rows.setdefault(method, {}).setdefault(arm, {})
-        for other in row.values():
-            check_one_setting(f"{method}, {arm.name}", other, run)
-        row.setdefault(run.config["seed"], run)
+        join(rows.setdefault(method, {}).setdefault(arm, {}), run, f"{method}, {arm.name}")
     return {method: {arm: dict(sorted(row.items())) for arm, row in sorted(arms.items(), key=lambda pair: place_of(pair[0]))}
             for method, arms in sorted(rows.items(), key=lambda pair: [*METHODS, pair[0]].index(pair[0]))}
 
@@ -279,17 +270,22 @@ def place_of(arm: Arm) -> tuple:
     return sources.index(arm.stream), sources.index(arm.memory), arm.labels, arm.schedule
 
 
-def check_one_setting(row: str, first: Run, second: Run) -> None:
-    """Raise InputError where two runs of a row differ in more than the seed, or a seed has two results."""
-    one, other = ({**run.config, **{name: run.metrics[name] for name in ("steps", "stream_images")}} for run in (first, second))
-    same_seed = one["seed"] == other["seed"]
-    ignored = ("schedule", *(() if same_seed else ("seed", "digests.")))
-    differ = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and not key.startswith(ignored)]
-    if differ:
-        raise InputError(f"{first.name} and {second.name}: expected one setting in the row {row}, found other "
-                         f"{', '.join(sorted(differ))}")
-    if same_seed and first.metrics["acc"] != second.metrics["acc"]:
-        raise InputError(f"{first.name} and {second.name}: expected one result of {row}, seed {one['seed']}, found two")
+def join(row: dict[int, Run], run: Run, name: str) -> None:
+    """Put a run into a row, by its seed; a result found twice counts once.
+
+    Raises InputError where runs differ in more than the seed, or a seed has two results.
+    """
+    for first in row.values():
+        one, other = (each.config | {key: each.metrics[key] for key in ("steps", "stream_images")} for each in (first, run))
+        same_seed = one["seed"] == other["seed"]
+        ignored = ("schedule", *(() if same_seed else ("seed", "digests.")))
+        differ = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and not key.startswith(ignored)]
+        if differ:
+            raise InputError(f"{first.name} and {run.name}: expected one setting in the row {name}, found other "
+                             f"{', '.join(sorted(differ))}")
+        if same_seed and first.metrics["acc"] != run.metrics["acc"]:
+            raise InputError(f"{first.name} and {run.name}: expected one result of {name}, seed {one['seed']}, found two")
+    row.setdefault(run.config["seed"], run)
 
 
 def group_by(runs: list[Run], key_of: Callable) -> dict:

@@ -136,7 +136,8 @@ def counterparts(arm: Arm, arms) -> list[Arm]:
         return []
     found = []
     for source, schedule in (("random", arm.schedule), ("real", arm.schedule or SAME_STEPS), ("real", "")):
-        options = [arm.of(source, schedule=schedule, labels=labels) for labels in dict.fromkeys((arm.labels, "hard"))]
+        sources = [source if one == "distilled" else one for one in (arm.stream, arm.memory)]
+        options = [Arm(*sources, labels, schedule) for labels in (arm.labels, "hard")]
         found += [option for option in options if option in arms][:1]
     return list(dict.fromkeys(other for other in found if other != arm))
 
