@@ -134,7 +134,7 @@ def test_ratios_and_their_intervals_by_hand():
     assert (found["low"], found["high"]) == (pytest.approx(2 ** (-1 - half)), pytest.approx(2 ** (-1 + half)))
     spent = saved(own, real)
     assert [spent[key] for key in ("low", "mean", "high")] == pytest.approx([1 - found["high"], 0.5, 1 - found["low"]])
-    assert saved(own, None)["mean"] is None and kept(own, {7: result()})["mean"] is None
+    assert saved(own, {})["mean"] is None and kept(own, {7: result()})["mean"] is None
     single = kept(own, {0: real[0]})
     assert single["mean"] == pytest.approx(0.25) and single["low"] is None
 

@@ -151,17 +151,13 @@ def starts(results: Results) -> list[Section]:
 
 def distilling(results: Results) -> list[Section]:
     """Seconds of each part of making a D4M set, a row per IPC."""
-    found: dict[str, dict] = {}
-    for kind, names in SET_SECONDS.items():
-        runs = [replace(run, seconds=apart(run.seconds)) for run in results.runs if run.seconds]
-        groups = grouped(replace(results, runs=runs), SET_RUNS[kind], kind, "ipc")
-        for ipc, one in measure(groups, {name: f"seconds.{name}" for name in names}).items():
-            found[ipc] = found.get(ipc, {}) | one
+    timed = Results([replace(run, seconds=apart(run.seconds)) for run in results.runs if run.seconds])
+    prototypes, images = (measure(grouped(timed, SET_RUNS[kind], kind, "ipc"), {name: f"seconds.{name}" for name in names})
+                          for kind, names in SET_SECONDS.items())
     titles = SET_SECONDS["prototypes"] | SET_SECONDS["distilled"]
     rows = []
-    for ipc, one in sorted(found.items(), key=lambda pair: int(pair[0])):
-        if not titles.keys() <= one.keys():     # its images are not made yet, or its prototypes not collected
-            continue
+    for ipc in sorted(prototypes.keys() & images.keys(), key=int):
+        one = prototypes[ipc] | images[ipc]
         total = sum(one[name]["mean"] for name in titles)
         rows.append((ipc, *(f"{cell(one, name)} ({100 * one[name]['mean'] / total:.0f} %)" for name in titles), f"{total:.0f}",
                      str(one["n"])))

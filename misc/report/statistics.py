@@ -61,12 +61,12 @@ def measured(row: dict[int, Run], name: str) -> dict[int, float]:
     return {seed: run.get(MEASURES[name]) for seed, run in row.items()}
 
 
-def paired(own: dict[int, Run], other: dict[int, Run] | None, name: str, combine) -> dict:
+def paired(own: dict[int, Run], other: dict[int, Run], name: str, combine) -> dict:
     """`combine` of the values of each seed of both rows, and its interval.
 
     Of seconds `mean` is that of the two medians, and only seeds count that have the same hardware in both rows.
     """
-    ours, theirs = measured(own, name), measured(other or {}, name)
+    ours, theirs = measured(own, name), measured(other, name)
     seeds = [seed for seed in sorted(ours.keys() & theirs.keys())
              if name != "train_seconds" or own[seed].get("hardware") == other[seed].get("hardware")]
     pairs = [pair for seed in seeds if None not in (pair := (ours[seed], theirs[seed]))]
@@ -82,20 +82,20 @@ def difference(own: dict[int, Run], other: dict[int, Run], name: str) -> dict:
     return paired(own, other, name, operator.sub)
 
 
-def ratio(own: dict[int, Run], other: dict[int, Run] | None, name: str) -> dict:
+def ratio(own: dict[int, Run], other: dict[int, Run], name: str) -> dict:
     """own / other: the geometric mean over seeds, and its interval. No numbers where a value is 0."""
-    if 0 in [*measured(own, name).values(), *measured(other or {}, name).values()]:
+    if 0 in [*measured(own, name).values(), *measured(other, name).values()]:
         return interval([])
     return exponential(paired(own, other, name, lambda first, second: math.log(first / second)))
 
 
-def saved(own: dict[int, Run], real: dict[int, Run] | None, name: str = "train_seconds") -> dict:
+def saved(own: dict[int, Run], real: dict[int, Run], name: str = "train_seconds") -> dict:
     """The fraction of training time, or of another measure, that is saved, and its interval."""
     spent, ends = ratio(own, real, name), (("mean", "mean"), ("low", "high"), ("high", "low"))
     return {**spent, **{key: 1 - spent[end] for key, end in ends if spent[end] is not None}}
 
 
-def kept(own: dict[int, Run], real: dict[int, Run] | None) -> dict:
+def kept(own: dict[int, Run], real: dict[int, Run]) -> dict:
     """The fraction of ACC that is kept, and its interval; no numbers where the method is at chance on real images too."""
     return interval([]) if real and at_chance(real) else ratio(own, real, "acc")
 
@@ -117,7 +117,7 @@ def summaries(rows: Rows) -> dict[str, dict[Arm, dict]]:
     found = {method: {} for method in rows}
     for method, arms in rows.items():
         for arm, row in arms.items():
-            real = arms.get(real_of(arm, arms))
+            real = arms.get(real_of(arm, arms), {})
             found[method][arm] = {
                 "n": len(row), **{name: mean_std(list(measured(row, name).values())) for name in SUMMARISED},
                 "time_saved": saved(row, real)["mean"], "flops_saved": saved(row, real, "flops")["mean"],

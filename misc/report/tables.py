@@ -83,7 +83,7 @@ def losses(results: Results) -> list[Section]:
 
 def autoencoders(results: Results) -> list[Section]:
     """PSNR of each design, and accuracy of students of the same random real images, as they are and encoded and decoded."""
-    found = measure(grouped(results, DESIGN_RUN, "student", "design", "model", "ipc"), STUDENT)
+    found = students(results, DESIGN_RUN, "design", "model", "ipc")
     columns = sorted({key[1:] for key in found}, key=lambda key: (key[0], int(key[1])))
     psnr = {run.name: f"{run.need('metrics.psnr'):.2f}" for run in results.of_kind("ldm")}
     rows = [(design, psnr.get(design, NONE), *with_seeds(found, [(design, *key) for key in columns]))
@@ -94,10 +94,15 @@ def autoencoders(results: Results) -> list[Section]:
                     ("Latents", "PSNR (dB)", *(f"{model}, IPC {ipc}" for model, ipc in columns), "Seeds (n)"), rows)]
 
 
+def students(results: Results, pattern: re.Pattern, *names: str) -> dict:
+    """Numbers over seeds of the students whose names fit a pattern, by its groups `names`."""
+    return measure(grouped(results, pattern, "student", *names), STUDENT)
+
+
 def student_numbers(results: Results) -> dict[tuple, dict]:
     """Numbers over seeds of a study's students by (arm, ipc or None, labels)."""
-    groups = grouped(results, ARM, "student", "arm", "ipc", "labels")
-    return {(arm, ipc and int(ipc), labels): one for (arm, ipc, labels), one in measure(groups, STUDENT).items()}
+    numbers = students(results, ARM, "arm", "ipc", "labels")
+    return {(arm, ipc and int(ipc), labels): one for (arm, ipc, labels), one in numbers.items()}
 
 
 def steps_taken(numbers: dict[tuple, dict], place: int, names: dict, between: str) -> str:
@@ -134,8 +139,8 @@ def run_students(results: Results) -> list[Section]:
     """The students of one run, `students/<name>-<labels>[-seed<k>]`: a row for each name, which begins with the images."""
     def name_of(run: Run) -> str:
         return re.sub(r"-(hard|soft)(-seed\d+)?$", "", run.name.split("/")[-1])
-    students, rows = results.of_kind("student"), []
-    by_name, by_labels = group_by(students, name_of), group_by(students, lambda run: (name_of(run), run.need("config.labels")))
+    runs, rows = results.of_kind("student"), []
+    by_name, by_labels = group_by(runs, name_of), group_by(runs, lambda run: (name_of(run), run.need("config.labels")))
     numbers = measure(by_labels, {**STUDENT, "images": "metrics.train_images"})
     stored = {run.name.split("/")[-1]: run for run in results.of_kind("soft_labels")}
     for images in dict.fromkeys([*RUN_ARMS, *(name.split("-")[0] for name in by_name)]):
@@ -195,7 +200,7 @@ def students_by_name(results: Results) -> list[Section]:
 
 def students_by_images(results: Results) -> list[Section]:
     """A study's students: a row for each way to make the images, a column for each network, labels and IPC."""
-    numbers = measure(grouped(results, KIND_RUN, "student", "arm", "kind", "ipc"), STUDENT)
+    numbers = students(results, KIND_RUN, "arm", "kind", "ipc")
     columns = sorted({key[1:] for key in numbers}, key=lambda key: (key[0], int(key[1])))
     rows = [(IMAGES.get(arm) or f"D4M images, strength {arm.removeprefix('s')}",
              *with_seeds(numbers, [(arm, *column) for column in columns]))
@@ -203,8 +208,7 @@ def students_by_images(results: Results) -> list[Section]:
     taken = steps_taken(numbers, 2, {ipc: f"IPC {ipc}: " for ipc in dict.fromkeys(ipc for _, ipc in columns)}, " or ")
     return [Section("Students", f"Accuracy on {tested_on(results)} in percent, mean ± standard deviation over seeds; each seed "
                     f"has images and a student of its own. Teacher: {teachers(results)}. Steps: {taken}.",
-                    ("Trained on", *(f"{kind.replace('-', ', ')}, IPC {ipc}" for kind, ipc in columns), "Seeds (n)"),
-                    rows)]
+                    ("Trained on", *(f"{kind.replace('-', ', ')}, IPC {ipc}" for kind, ipc in columns), "Seeds (n)"), rows)]
 
 
 def setting(runs: list[Run], *names: str) -> str:
@@ -238,10 +242,10 @@ def protocols(results: Results) -> list[Section]:
 
 def storage_points(results: Results) -> dict[str, dict]:
     """By way to keep soft labels: bytes, logits and epochs stored, accuracy over seeds; the most bytes first."""
-    students = measure(grouped(results, STORAGE_RUN, "student", "kept"), STUDENT)
+    accuracies = students(results, STORAGE_RUN, "kept")
     labels = measure(grouped(results, STORAGE_RUN, "soft_labels", "kept"), {
         name: f"metrics.{name}" for name in ("bytes", "stored_epochs", "epochs", "stored_logits", "classes", "views")})
-    points = {kept: {**one, **students[kept]} for kept, one in labels.items() if kept in students}
+    points = {kept: one | accuracies[kept] for kept, one in labels.items() if kept in accuracies}
     return dict(sorted(points.items(), key=lambda item: -item[1]["bytes"]["mean"]))
 
 
@@ -268,8 +272,7 @@ def parts(results: Results) -> list[Section]:
         took = sum(run.took for run in runs) - encoded_again(runs)
         rows.append((name, str(len(runs)), f"{took / 60:.1f}") if runs else (name, NOT_RUN, NOT_RUN))
     return [Section("Time", f"Minutes of one process ({made_with(results, 'hardware')}), summed over runs. An encoding that "
-                    "prototypes of several IPCs share counts once.",
-                    ("Part", "Runs", "Minutes"), rows)]
+                    "prototypes of several IPCs share counts once.", ("Part", "Runs", "Minutes"), rows)]
 
 
 def encoded_again(runs: list[Run]) -> float:
@@ -289,14 +292,13 @@ def targets(results: Results) -> list[Section]:
         rows.append((f"{IMAGES[images]}, IPC {ipc}, {KINDS[kind]}", f"above {least}",
                      interval_cell(found) if found["n"] else NOT_RUN, stats.side(found, least)))
     return [Section("Aims", "Accuracy minus that of random real images with the same seed, in points. An aim holds where the "
-                    "whole 95 % interval, in brackets, lies on that side.", ("Images", "Aim", "Reached", "Verdict"),
-                    rows)]
+                    "whole 95 % interval, in brackets, lies on that side.", ("Images", "Aim", "Reached", "Verdict"), rows)]
 
 
 def headline(digits: Results, fashion: Results, cifar10: Results, streams: Results) -> list[Section]:
     """The main results in a few rows: distilled images beside random real ones and all real images."""
     def of_kinds(data: str, results: Results, *ipcs: int) -> list[tuple[str, ...]]:
-        found = measure(grouped(results, KIND_RUN, "student", "kind", "arm", "ipc"), STUDENT)
+        found = students(results, KIND_RUN, "kind", "arm", "ipc")
         return [(f"{data}, {ipc} image{'s' if ipc > 1 else ''} per class, {how}", "accuracy (%)",
                  *percentages(found, [(kind, arm, str(ipc)) for arm in ("distilled", "random")]), NONE)
                 for kind, how in KINDS.items() for ipc in ipcs]
