@@ -15,7 +15,7 @@ from scipy import stats
 from distillation.distilled_set import finish_distilled, row, write_image
 from misc.report.continual import fashion_payback, paired_section, runs_section
 from misc.report.curves import crossing, curves_of, least_cost, least_costs
-from misc.report.results import Arm, Results, Run, continual_rows, read_run
+from misc.report.results import Arm, Results, Run, continual_rows, read_results, read_run
 from misc.report.section import cell, interval_cell
 from misc.report.statistics import (
     at_chance,
@@ -235,6 +235,16 @@ def test_a_result_found_twice_counts_once_and_two_results_of_a_seed_are_refused(
     assert list(rows_of({"a": content(), "b": content()})["er"][REAL]) == [0]
     with pytest.raises(InputError, match="a and b: expected one result of er, real, seed 0, found two"):
         rows_of({"a": content(), "b": content(acc=0.7)})
+
+
+def test_a_folder_and_its_collected_file_have_the_same_runs(here, tmp_path):
+    one = content(acc=2 / 3)
+    one["config"] |= {"digests": {"test": "ab" * 32, "train": "cd" * 32}, "recipe": {"lr": 0.1 / 3}}
+    for name, run in (("a", one), ("b", {**one, "seed": 1})):
+        write_json(tmp_path / "runs" / name / "result.json", run)
+    assert here("misc.report.__main__", "collect", tmp_path / "runs", tmp_path / "all.jsonl").code == 0
+    both = continual_rows([*read_results(tmp_path / "runs").runs, *read_results(tmp_path / "all.jsonl").runs])
+    assert list(both["er"][REAL]) == [0, 1]
 
 
 # the claim

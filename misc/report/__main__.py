@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from misc.report import continual, figures, literature, results, section, statistics, tables
+from misc.report import continual, curves, figures, literature, results, section, statistics, student_figures, tables
 from misc.report.page import chapters_of, is_run, page
 from scripts.cli import InputError, Parser, check_range, run
 from scripts.files import read_json, write_json, write_text
@@ -126,11 +126,11 @@ def draw_figures(misc: Path) -> None:
             rows = results.continual_rows(found[f"continual_digits_{name}"].runs)
             figures.stream_figures(misc / f"continual_{name}", rows)
     if "fashion_mnist" in found and found["fashion_mnist"].of_kind("continual"):
-        figures.draw_curves(misc / "fashion_mnist_costs.png", found["fashion_mnist"])
+        curves.draw_curves(misc / "fashion_mnist_costs.png", found["fashion_mnist"])
     if "quickstart" in found:
         figures.draw_times(misc / "accuracy_vs_time.png", results.continual_rows(found["quickstart"].runs))
     if "matching_digits" in found:
-        figures.draw_label_bytes(misc / "label_bytes.png", found["matching_digits"])
+        student_figures.draw_label_bytes(misc / "label_bytes.png", found["matching_digits"])
 
 
 def compare(args):

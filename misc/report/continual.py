@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from misc.report import statistics as stats
-from misc.report.results import METHODS, Results, Rows, Run, continual_rows, group_by, grouped, runs_by_arm
+from misc.report.results import METHODS, SOURCES, Results, Rows, Run, continual_rows, group_by, grouped, runs_by_arm
 from misc.report.section import NONE, NOT_RUN, Section, cell, interval_cell, with_seeds
 from misc.report.statistics import CLAIMED_KEPT, CLAIMED_SAVING, equal_and_not, measure
 
@@ -183,17 +183,17 @@ def fashion_rows(runs: list[Run]) -> Rows:
 
 def stream_crops(current: Results, earlier: Results) -> list[Section]:
     """ACC of Fashion-MNIST's replay by the smallest crop of the streams' images, on test and on held-out images."""
-    runs: dict[tuple, dict[tuple, list[Run]]] = {}      # by stream, labels and steps, then by images tested on and crop
-    for run in [*current.of_kind("continual"), *earlier.of_kind("continual")]:
-        if run.config["method"] == "er" and FASHION_STREAM.search(run.name):
-            row = runs.setdefault((run.config["stream"], run.config.get("labels", "hard"), run.metrics["steps"]), {})
-            tested = "held-out" if run.get("config.validation") else "test"
-            row.setdefault((tested, run.config["recipe.min_scale"]), []).append(run)
-    found = {key: measure(row, {"acc": "metrics.acc"}) for key, row in runs.items()}
-    columns = sorted({column for row in found.values() for column in row}, reverse=True)
-    order = ("real", "random", "distilled")
-    rows = [(f"{stream}, {labels} labels", str(steps), *with_seeds(row, columns, "acc")) for (stream, labels, steps), row in
-            sorted(found.items(), key=lambda one: (order.index(one[0][0]), *one[0][1:]))]
+    def key_of(run: Run) -> tuple:
+        tested = "held-out" if run.get("config.validation") else "test"
+        return (SOURCES.index(run.config["stream"]), run.config.get("labels", "hard"), run.metrics["steps"], tested,
+                run.config["recipe.min_scale"])
+    runs = [run for run in (*current.of_kind("continual"), *earlier.of_kind("continual"))
+            if run.config["method"] == "er" and FASHION_STREAM.search(run.name)]
+    numbers = measure(group_by(runs, key_of), {"acc": "metrics.acc"})
+    columns = sorted({key[3:] for key in numbers}, reverse=True)
+    rows = [(f"{SOURCES[source]}, {labels} labels", str(steps),
+             *with_seeds(numbers, [(source, labels, steps, *column) for column in columns], "acc"))
+            for source, labels, steps in sorted({key[:3] for key in numbers})]
     return [Section("Crops of the streams", "ACC (Class-IL) of ER with a memory of 500 images, in percent.",
                     ("Stream", "Steps", *(f"{'whole images' if crop == 1 else f'crops from {crop}'}, {tested} images"
                                           for tested, crop in columns), "Seeds (n)"), rows)]

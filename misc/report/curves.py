@@ -3,8 +3,10 @@
 import math
 import statistics
 from itertools import pairwise
+from pathlib import Path
 
-from misc.report.results import METHODS, Results, Run, join
+from misc.report.figures import COLOURS, legend_below, log_ticks, panels, save, tidy
+from misc.report.results import METHODS, SOURCES, Results, Run, join
 from misc.report.section import NONE, Section, interval_cell
 from misc.report.statistics import exponential, interval
 
@@ -24,9 +26,8 @@ def curves_of(results: Results) -> Curves:
         curve = curves.setdefault((stream, ipc, run.config["labels"]), {})
         join(curve.setdefault(run.metrics["steps"], {}), run,
              f"{run.config['method']}, {source_name((stream, ipc, run.config['labels']))}")
-    order = ("real", "random", "distilled")
     return {key: {source: dict(sorted(curve.items())) for source, curve in
-                  sorted(curves.items(), key=lambda one: (one[0][1], one[0][2], order.index(one[0][0])))}
+                  sorted(curves.items(), key=lambda one: (one[0][1], one[0][2], SOURCES.index(one[0][0])))}
             for key, curves in sorted(found.items(), key=lambda one: (one[0][0], [*METHODS].index(one[0][1]), one[0][2]))}
 
 
@@ -34,12 +35,6 @@ def source_name(source: tuple) -> str:
     """The source of a curve in words."""
     stream, ipc, labels = source
     return ", ".join((stream if ipc == 0 else f"{stream}, IPC {ipc}", *([] if labels == "hard" else [f"{labels} labels"])))
-
-
-def full(curves: dict[tuple, Curve]) -> dict[int, Run]:
-    """The longest runs on all real images, by seed; empty where there are none."""
-    real = curves.get(("real", 0, "hard"), {})
-    return real[max(real)] if real else {}
 
 
 def crossing(points: list[tuple[float, float]], target: float) -> float | None:
@@ -63,7 +58,8 @@ def least_cost(curves: dict[tuple, Curve], source: tuple, level: float, cost: st
     not compared.
     """
     found = []
-    for seed, real in full(curves).items():
+    _, longest = max(curves.get(("real", 0, "hard"), {}).items(), default=(0, {}))
+    for seed, real in longest.items():
         points = [(row[seed].need(cost), row[seed].need("metrics.acc")) for row in curves[source].values() if seed in row
                   and (not cost.startswith("seconds.") or row[seed].get("hardware") == real.get("hardware"))]
         if points:
@@ -101,3 +97,36 @@ def least_costs(results: Results) -> list[Section]:
                     "`never`: no length reaches it in any seed. Images: those of the stream and of the memory.",
                     ("Network", "Method", "Memory", "Source", "Best ACC (%)",
                      *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"), rows)]
+
+
+def draw_curves(path: Path, results: Results) -> None:
+    """A panel for each network, method and memory: accuracy against FLOPs, a line for each source.
+
+    Bands, and bars of single points, are one standard deviation over seeds.
+    """
+    import numpy as np
+    found, handles = curves_of(results), {}
+    figure, axes = panels(len(found), min(len(found), 3), (3.6, 3.1), (0.4, 1.2))
+    ipcs = sorted({ipc for curves in found.values() for _, ipc, _ in curves})
+    for axis, ((network, method, memory), curves) in zip(axes.flat, found.items(), strict=False):
+        for source, curve in curves.items():
+            stream, ipc, labels = source
+            costs = [np.mean([run.metrics["flops"] for run in row.values()]) / 1e12 for row in curve.values()]
+            scores = [[100 * run.metrics["acc"] for run in row.values()] for row in curve.values()]
+            means = np.array([np.mean(one) for one in scores])
+            spread = np.array([np.std(one, ddof=1) if len(one) > 1 else 0 for one in scores])
+            handles[source_name(source)], = axis.plot(
+                costs, means, color=COLOURS[stream], ls="-" if labels == "hard" else "--", lw=1.5, ms=4,
+                marker="so^Dv"[ipcs.index(ipc) % 5])
+            if len(costs) > 1:
+                axis.fill_between(costs, means - spread, means + spread, color=COLOURS[stream], alpha=0.13, lw=0)
+            else:   # a band of no width would not be seen
+                axis.errorbar(costs, means, spread, color=COLOURS[stream], capsize=3, lw=1)
+        axis.set(title=f"{METHODS[method]}, {network}" + (f", memory {memory}" if memory else ""), xscale="log",
+                 xlabel="training cost (TFLOP)")
+        log_ticks(axis.xaxis, (1, 2, 5))
+        tidy(axis)
+    for line in axes:
+        line[0].set_ylabel("ACC, Class-IL (%)")
+    legend_below(figure, handles, fontsize=9)
+    save(figure, path)

@@ -1,25 +1,17 @@
-"""Figures of students and of continual runs. The same numbers give the same PNG."""
+"""Figures of continual runs, and how every figure is made. The same numbers give the same PNG."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from misc.report import tables
-from misc.report.curves import curves_of, source_name
-from misc.report.results import METHODS, Results, Rows, Run, grouped, place_of
+from misc.report.results import METHODS, Rows, Run, place_of
 from misc.report.section import NOT_RUN, Section
-from misc.report.statistics import equal_and_not, equal_in_rows, summaries
-from misc.report.tables import storage_points, strengths, student_numbers
+from misc.report.statistics import equal_in_rows, summaries
 
 COLOURS = {"real": "#0072B2", "random": "#E69F00", "distilled": "#009E73",  # safe for colour-blind readers
            "real, same steps": "#56B4E9", "distilled, soft labels": "#CC79A7"}
 OTHER_COLOURS = ("#D55E00", "#882255", "#999933", "#44AA99", "#332288", "#661100", "#6699CC", "#888888")
 SOURCES = {"real": "real images", "random": "random real images", "distilled": "distilled images"}
 MARKERS = {"joint": "*", "finetune": "v", "er": "o", "agem": "s", "task_arithmetic": "D", "derpp": "P"}
-STUDENT_COLOURS = {"prototype": "#CC79A7", "herding": "#56B4E9", "random": "#E69F00"}
-STUDENT_SETTINGS = {"network": "config.arch", "teacher": "config.teacher", "batch size": "config.batch_size",
-                    "epochs": "config.epochs", "steps": "metrics.steps"}
-LABEL_SETTINGS = {**STUDENT_SETTINGS, "teacher": "config.teacher_arch", "temperature": "config.temperature",
-                  "learning-rate schedule": "config.lr_schedule"}
 GREY = "#59626d"
 
 
@@ -230,106 +222,4 @@ def draw_confusions(path: Path, rows: Rows) -> None:
         axis.set_yticks(axis.get_xticks())
     line[0].set_ylabel("true class")
     figure.colorbar(shown, ax=line, label="fraction of the class (%)", shrink=0.8)
-    save(figure, path)
-
-
-def draw_curves(path: Path, results: Results) -> None:
-    """A panel for each network, method and memory: accuracy against FLOPs, a line for each source.
-
-    Bands, and bars of single points, are one standard deviation over seeds.
-    """
-    import numpy as np
-    found, handles = curves_of(results), {}
-    figure, axes = panels(len(found), min(len(found), 3), (3.6, 3.1), (0.4, 1.2))
-    ipcs = sorted({ipc for curves in found.values() for _, ipc, _ in curves})
-    for axis, ((network, method, memory), curves) in zip(axes.flat, found.items(), strict=False):
-        for source, curve in curves.items():
-            stream, ipc, labels = source
-            costs = [np.mean([run.metrics["flops"] for run in row.values()]) / 1e12 for row in curve.values()]
-            scores = [[100 * run.metrics["acc"] for run in row.values()] for row in curve.values()]
-            means = np.array([np.mean(one) for one in scores])
-            spread = np.array([np.std(one, ddof=1) if len(one) > 1 else 0 for one in scores])
-            handles[source_name(source)], = axis.plot(
-                costs, means, color=COLOURS[stream], ls="-" if labels == "hard" else "--", lw=1.5, ms=4,
-                marker="so^Dv"[ipcs.index(ipc) % 5])
-            if len(costs) > 1:
-                axis.fill_between(costs, means - spread, means + spread, color=COLOURS[stream], alpha=0.13, lw=0)
-            else:   # a band of no width would not be seen
-                axis.errorbar(costs, means, spread, color=COLOURS[stream], capsize=3, lw=1)
-        axis.set(title=f"{METHODS[method]}, {network}" + (f", memory {memory}" if memory else ""), xscale="log",
-                 xlabel="training cost (TFLOP)")
-        log_ticks(axis.xaxis, (1, 2, 5))
-        tidy(axis)
-    for line in axes:
-        line[0].set_ylabel("ACC, Class-IL (%)")
-    legend_below(figure, handles, fontsize=9)
-    save(figure, path)
-
-
-def student_figures(folder: Path, results: Results) -> list[Section]:
-    """Draw accuracy against images per class, and against bytes of labels, where there are such students."""
-    numbers, points, sections = student_numbers(results), storage_points(results), []
-    ipcs = sorted({ipc for _, ipc, _ in numbers if ipc})
-    if len(ipcs) > 1:
-        path = folder / "images_per_class.png"
-        draw_images_per_class(path, numbers, ipcs)
-        groups = {f"IPC {ipc}": runs for ipc, runs in grouped(results, tables.ARM, "student", "ipc").items() if ipc}
-        sections.append(Section("Accuracy against images per class", f"Accuracy on {tables.tested_on(results)}; a dotted line "
-                                f"is the real training split. {bars({one['n'] for one in numbers.values()})}",
-                                figure=path, held=equal_and_not(groups, STUDENT_SETTINGS),
-                                alt="Two panels, hard and soft labels: accuracy against images per class, a line per arm."))
-    if len(points) > 1:
-        path = folder / "label_bytes.png"
-        draw_label_bytes(path, results)
-        groups = grouped(results, tables.STORAGE_RUN, "student", "kept")
-        sections.append(Section("Accuracy against label bytes", "Students with more or fewer stored labels, on a logarithmic "
-                                f"scale. {bars({one['n'] for one in points.values()})}", figure=path,
-                                held=equal_and_not(groups, LABEL_SETTINGS),
-                                alt="Scatter plot of accuracy against kilobytes of soft labels, a colour per way to store."))
-    return sections
-
-
-def draw_images_per_class(path: Path, numbers: dict, ipcs: list[int]) -> None:
-    """A panel per kind of label, a line per arm."""
-    own = next((arm for arm in (f"d4m-s{tables.DIGITS_STRENGTH}", *strengths(numbers)) if arm in strengths(numbers)), "d4m")
-    arms = {own: (f"D4M images, strength {own.removeprefix('d4m-s')}", COLOURS["distilled"]),
-            **{arm: (tables.ARM_NAMES[arm], colour) for arm, colour in STUDENT_COLOURS.items()}}
-    figure, (panels,) = new_figure(7.4, 4.2, 1, 2, sharey=True)
-    for axis, labels in zip(panels, ("hard", "soft"), strict=True):
-        for arm, (name, colour) in arms.items():
-            points = {ipc: numbers[arm, ipc, labels]["accuracy"] for ipc in ipcs if (arm, ipc, labels) in numbers}
-            if points:
-                axis.errorbar(list(points), [100 * one["mean"] for one in points.values()],
-                              [100 * (one["std"] or 0) for one in points.values()], color=colour, marker="o", ms=5, lw=1.6,
-                              elinewidth=1, capsize=2, label=name)
-        if ("real", None, labels) in numbers:
-            axis.axhline(100 * numbers["real", None, labels]["accuracy"]["mean"], color=COLOURS["real"], ls=":",
-                         label="real training split")
-        axis.set(title=f"{labels} labels", xlabel="images per class", xscale="log", xticks=ipcs, xticklabels=map(str, ipcs))
-        axis.minorticks_off()
-        tidy(axis)
-    panels[0].set_ylabel("accuracy (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    save(figure, path)
-
-
-def draw_label_bytes(path: Path, results: Results) -> None:
-    """Accuracy against bytes of labels, one mark per way to store them."""
-    figure, ((axis,),) = new_figure(6.6, 4.2)
-    for way, one in storage_points(results).items():
-        logits, epochs = (f"{one[name]['mean']:.0f}" for name in ("stored_logits", "stored_epochs"))
-        family, colour, mark = {(True, True): ("so many logits of so many epochs", "#CC79A7", f"{logits}·{epochs}"),
-                                (True, False): ("so many leading logits of all epochs", "#E69F00", logits),
-                                (False, True): ("all logits of so many epochs", "#0072B2", epochs),
-                                (False, False): ("all logits of all epochs", "#222222", "")}["topk" in way, "epochs" in way]
-        place, spread = (one["bytes"]["mean"] / 1e3, 100 * one["accuracy"]["mean"]), one["accuracy"]["std"]
-        axis.errorbar(*place, yerr=spread and 100 * spread, marker="o", ms=15, color=colour, mec="white", label=family,
-                      ls="none", elinewidth=1)
-        axis.annotate(mark, place, ha="center", va="center_baseline", fontsize=7.5, color="white", zorder=9)
-    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    axis.legend(handles.values(), handles.keys(), frameon=False, loc="lower right", markerscale=0.6)
-    axis.set(xlabel="soft labels (kB)", ylabel="accuracy of ResNet-18 (%)", xscale="log")
-    log_ticks(axis.xaxis, (1, 2, 3, 5))
-    tidy(axis)
-    axis.margins(x=0.12)
     save(figure, path)

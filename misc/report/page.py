@@ -9,10 +9,11 @@ from pathlib import Path
 from string import Template
 
 from misc.report import tables as made
-from misc.report.figures import stream_figures, student_figures
+from misc.report.figures import stream_figures
 from misc.report.pictures import picture_figures
 from misc.report.results import Results, continual_rows, read_collected, read_results
 from misc.report.section import NOT_RUN, Section, left_columns
+from misc.report.student_figures import student_figures
 from scripts.cli import InputError
 from scripts.files import read_json
 

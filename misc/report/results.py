@@ -17,7 +17,8 @@ from scripts.files import parse_json, read_bytes, read_json, write_text
 
 METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
            "task_arithmetic": "Task Arithmetic", "derpp": "DER++"}
-SMALL = ("random", "distilled")     # sources with as few images as the distilled set
+SOURCES = ("real", "random", "distilled")
+SMALL = SOURCES[1:]     # with as few images as the distilled set
 SAME_STEPS = "same steps"
 STREAM = ("method", "stream", "buffer_source", "labels", "schedule", "seed")
 CONTINUAL = {"acc": "class_il.acc", "task_il_acc": "task_il.acc", "average_incremental": "class_il.average_incremental",
@@ -103,7 +104,7 @@ def runs_by_arm(rows: Rows) -> dict[str, list[Run]]:
 
 
 def read_run(name: str, content) -> Run:
-    """A stage's result.json as a Run, without seconds where they are a part of its time.
+    """A stage's result.json as a compact Run, without seconds where they are a part of its time.
 
     Raises InputError where a field is missing that every result of its kind has.
     """
@@ -114,12 +115,13 @@ def read_run(name: str, content) -> Run:
         found = flat(content)
         config |= {key: found[key] for key in STREAM if key in found}
         metrics = {key: found[place] for key, place in CONTINUAL.items() if place in found}
-        metrics |= {key: metrics[key].rpartition("which were ")[2] for key in ("memory",) if key in metrics}
+        if "memory" in metrics:
+            metrics["memory"] = metrics["memory"].rpartition("which were ")[2]
     seconds = {} if content.get("resumed") else seconds
     run = Run(name, content["kind"], config, metrics, seconds, made_in(content))
     for key in NEEDED if run.kind == "continual" else ():
         run.need(key)
-    return run
+    return compact(run)
 
 
 def parts_of(where: str, content: dict) -> list[dict]:
@@ -187,10 +189,10 @@ def read_collected(path: Path) -> Results:
 
 def collect(results: Results, path: Path) -> None:
     """Write a collected file."""
-    runs = [*map(compact, results.runs)]
+    runs = results.runs
     kinds = group_by(runs, lambda run: run.kind)
     common = {kind: common_part([run.config for run in kinds[kind]]) for kind in sorted(kinds)}
-    made = common_part([run.made for run in runs if run.made] or [{}])
+    made = common_part([run.made for run in runs])
     header = {"command": results.command, "when": time.strftime("%Y-%m-%d"), "runs": len(runs), **made,
               "seconds": results.seconds, "config": common}
     lines = [{"run": run.name, "kind": run.kind, "config": without(run.config, common[run.kind]), "metrics": run.metrics,
@@ -212,7 +214,10 @@ def without(own: dict, common: dict) -> dict:
 
 
 def compact(run: Run) -> Run:
-    """A run with what tables and figures use: of continual runs no phases, of others metrics that are numbers."""
+    """A run with what tables and figures use: of continual runs no phases, of others metrics that are numbers.
+
+    A folder's runs are equal to those of its collected file, since both are compact.
+    """
     metrics, seconds = {key: one for key, one in run.metrics.items() if isinstance(one, int | float)}, run.seconds
     if run.kind == "continual":
         last = {"scale_curves": run.metrics["scale_curves"][-1:]} if run.metrics.get("scale_curves") else {}    # the last merge
@@ -266,8 +271,7 @@ def arm_of(run: Run, lengths: set[int]) -> Arm:
 
 def place_of(arm: Arm) -> tuple:
     """The place of an arm in a table: real before random before distilled."""
-    sources = ("real", *SMALL)
-    return sources.index(arm.stream), sources.index(arm.memory), arm.labels, arm.schedule
+    return SOURCES.index(arm.stream), SOURCES.index(arm.memory), arm.labels, arm.schedule
 
 
 def join(row: dict[int, Run], run: Run, name: str) -> None:

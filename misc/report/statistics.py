@@ -9,6 +9,7 @@ from misc.report.results import CONTINUAL, SAME_STEPS, Arm, Rows, Run, group_by,
 MEASURES = {**{name: f"metrics.{name}" for name in CONTINUAL}, "train_seconds": "seconds.train"}
 SUMMARISED = tuple(name for name in MEASURES if name not in ("matrix", "confusion", "scale_curves", "start_note", "memory"))
 PAIRED = ("acc", "task_il_acc", "average_incremental", "forgetting", "train_seconds")
+REAL = Arm("real", "real", "hard")      # against which time is saved: all real images, on their own epochs
 CLAIMED_SAVING, CLAIMED_KEPT = 0.59, 0.95
 CLAIMED = ("er", "agem", "task_arithmetic")
 AT_CHANCE = 0.05    # a network that knows only its last task has an ACC of 1 / tasks, at most this much more
@@ -117,7 +118,7 @@ def summaries(rows: Rows) -> dict[str, dict[Arm, dict]]:
     found = {method: {} for method in rows}
     for method, arms in rows.items():
         for arm, row in arms.items():
-            real = arms.get(real_of(arm, arms), {})
+            real = arms.get(REAL, {}) if arm != REAL else {}
             found[method][arm] = {
                 "n": len(row), **{name: mean_std(list(measured(row, name).values())) for name in SUMMARISED},
                 "time_saved": saved(row, real)["mean"], "flops_saved": saved(row, real, "flops")["mean"],
@@ -142,12 +143,6 @@ def counterparts(arm: Arm, arms) -> list[Arm]:
     return list(dict.fromkeys(other for other in found if other != arm))
 
 
-def real_of(arm: Arm, arms) -> Arm | None:
-    """The arm on real images against which time is saved: on its own epochs."""
-    plain = Arm("real", "real", "hard")
-    return plain if plain in arms and plain != arm else None
-
-
 def differences(rows: Rows) -> list[dict]:
     """Every paired difference of an arm with distilled images and a counterpart."""
     return [{"method": method, "arm": arm.name, "against": other.name,
@@ -157,9 +152,8 @@ def differences(rows: Rows) -> list[dict]:
 
 def claims(rows: Rows) -> list[dict]:
     """The claim's numbers for each method of it and each distilled stream."""
-    return [claim(method, arm, rows[method]) for method in CLAIMED for arm in rows.get(method, {})
-            if arm.stream == "distilled" and (real := real_of(arm, rows[method]))
-            and rows[method][arm].keys() & rows[method][real].keys()]
+    return [claim(method, arm, rows[method]) for method in CLAIMED for arm, row in rows.get(method, {}).items()
+            if arm.stream == "distilled" and row.keys() & rows[method].get(REAL, {}).keys()]
 
 
 def claim(method: str, arm: Arm, arms: dict[Arm, dict[int, Run]]) -> dict:
@@ -168,7 +162,7 @@ def claim(method: str, arm: Arm, arms: dict[Arm, dict[int, Run]]) -> dict:
     A condition is met where its whole interval lies on that side. Seconds depend on what else the machine did, so FLOPs must be
     saved too. `verdict` is None at chance; HOLDS needs all numbers and distilled images that are better than both counterparts.
     """
-    own, real = arms[arm], arms[real_of(arm, arms)]
+    own, real = arms[arm], arms[REAL]
     numbers = {"time_saved": saved(own, real), "flops_saved": saved(own, real, "flops"), "acc_kept": kept(own, real)}
     rivals = {other: difference(own, arms[other], "acc") for other in counterparts(arm, arms)
               if other.labels == arm.labels and (other.stream == "random" or other.schedule)}   # of as many steps

@@ -265,20 +265,16 @@ def storage(results: Results) -> list[Section]:
 
 
 def parts(results: Results) -> list[Section]:
-    """What a study took, by kind of run."""
+    """What a study took, by kind of run. An encoding that one command made for several IPCs is in the result of each."""
     rows = []
     for kind, name in PARTS.items():
         runs = [run for run in results.of_kind(kind) if run.seconds]
-        took = sum(run.took for run in runs) - encoded_again(runs)
+        encoded = [(run.name.rpartition("/")[0], run.seconds["encode"]) for run in runs if "encode" in run.seconds]
+        again = sum(seconds for _, seconds in encoded) - sum(seconds for _, seconds in set(encoded))    # in several results
+        took = sum(run.took for run in runs) - again
         rows.append((name, str(len(runs)), f"{took / 60:.1f}") if runs else (name, NOT_RUN, NOT_RUN))
     return [Section("Time", f"Minutes of one process ({made_with(results, 'hardware')}), summed over runs. An encoding that "
                     "prototypes of several IPCs share counts once.", ("Part", "Runs", "Minutes"), rows)]
-
-
-def encoded_again(runs: list[Run]) -> float:
-    """Seconds of encoding that are in the results of several IPCs, which one command made: all but the first."""
-    spent = [(run.name.rpartition("/")[0], run.seconds["encode"]) for run in runs if "encode" in run.seconds]
-    return sum(seconds for _, seconds in spent) - sum(seconds for _, seconds in set(spent))
 
 
 def targets(results: Results) -> list[Section]:
