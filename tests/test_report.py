@@ -14,7 +14,7 @@ from distillation.distilled_set import finish_distilled, row, write_image
 from misc.report.continual import distilling
 from misc.report.page import chapters_of, html_section
 from misc.report.results import Results, Run
-from misc.report.section import Section, cell, left_columns, markdown_table, plain_table
+from misc.report.section import Section, cell, left_columns, markdown, plain_table
 from misc.report.statistics import kept, mean_std, saved
 from misc.report.tables import run_students, students_by_name
 from scripts.artefact import begin, write_result
@@ -292,7 +292,7 @@ def test_a_mark_without_a_table_leaves_every_page_as_it_was(here, tmp_path):
 def test_tables_as_text():
     header, rows = ("Name", "Long header"), [("a|b", "1.5 ± 0.1"), ("cd", "not run")]
     assert left_columns(header, rows) == [True, False]
-    assert markdown_table(header, rows).splitlines() == [
+    assert markdown(Section("", "", header, rows)).splitlines() == [
         "| Name | Long header |", "| :--- | ---: |", "| a\\|b | 1.5 ± 0.1 |", "| cd | not run |"]
     assert plain_table(header, rows).splitlines() == [
         "           Long", "Name     header", "----  ---------", "a|b   1.5 ± 0.1", "cd      not run"]

@@ -119,18 +119,16 @@ def table(name: str, misc: Path, page: Path) -> list[section.Section]:
 
 def draw_figures(misc: Path) -> None:
     """The figures that misc/*.md show, of result files that are there."""
-    found = {path.stem: results.read_collected(path) for path in (misc / "results").glob("*.jsonl")}
     for name in ("resnet18", "resnet50"):
-        if f"continual_digits_{name}" in found:
+        if rows := results.continual_rows(results.read_kept(misc, f"continual_digits_{name}").runs):
             (misc / f"continual_{name}").mkdir(exist_ok=True)
-            rows = results.continual_rows(found[f"continual_digits_{name}"].runs)
             figures.stream_figures(misc / f"continual_{name}", rows)
-    if "fashion_mnist" in found and found["fashion_mnist"].of_kind("continual"):
-        curves.draw_curves(misc / "fashion_mnist_costs.png", found["fashion_mnist"])
-    if "quickstart" in found:
-        figures.draw_times(misc / "accuracy_vs_time.png", results.continual_rows(found["quickstart"].runs))
-    if "matching_digits" in found:
-        student_figures.draw_label_bytes(misc / "label_bytes.png", found["matching_digits"])
+    if (fashion := results.read_kept(misc, "fashion_mnist")).of_kind("continual"):
+        curves.draw_curves(misc / "fashion_mnist_costs.png", fashion)
+    if rows := results.continual_rows(results.read_kept(misc, "quickstart").runs):
+        figures.draw_times(misc / "accuracy_vs_time.png", rows)
+    if (labels := results.read_kept(misc, "matching_digits")).runs:
+        student_figures.draw_label_bytes(misc / "label_bytes.png", labels)
 
 
 def compare(args):

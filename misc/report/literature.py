@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from misc.report.results import METHODS, Results, Run, continual_rows, group_by, grouped, read_collected
+from misc.report.results import METHODS, Results, Run, continual_rows, group_by, grouped, read_kept
 from misc.report.section import NONE, NOT_RUN, Section, cell, counts
 from misc.report.statistics import numbers_of
 from misc.report.tables import IMAGES, setting, teachers
@@ -47,11 +47,6 @@ class Study:
     images: Sequence[str] = ()
     ipcs: Sequence[int] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
-
-    def read(self, misc: Path) -> Results:
-        """The collected file; no runs where there is none."""
-        path = misc / "results" / f"{self.file}.jsonl"
-        return read_collected(path) if path.exists() else Results([])
 
     def to_run(self, network: str = "") -> str:
         """The command that runs the study for a network."""
@@ -131,7 +126,7 @@ def schedule(runs: list[Run], results: Results) -> str:
 
 def ours(misc: Path, study: Study, network: str) -> list[Row]:
     """The rows of a study for a network, with what it was to run and did not."""
-    results, rows = study.read(misc), []
+    results, rows = read_kept(misc, study.file), []
     found = {key[1:]: by_ipc for key, by_ipc in students_of(results, study.classes).items() if key[0] == network}
     planned, wanted = study.images if network in study.students else (), study.labels.get(network, "soft")
     for images in planned:
@@ -149,7 +144,7 @@ def ours(misc: Path, study: Study, network: str) -> list[Row]:
 
 def soft_resnet18(misc: Path, study: Study, images: str, ipc: int) -> list[Run]:
     """A study's runs of ResNet-18 with soft labels under D4M's protocol."""
-    return [run for key, by_ipc in students_of(study.read(misc), study.classes).items()
+    return [run for key, by_ipc in students_of(read_kept(misc, study.file), study.classes).items()
             if key[:4] == ("resnet18", images, "soft", "d4m") for run in by_ipc.get(str(ipc), [])]
 
 
@@ -172,7 +167,7 @@ def side_by_side(table: str, files: tuple[str, ...], columns: tuple[str, ...], m
 
 def start(misc: Path) -> list[Section]:
     """Prototypes against noise as the start of the diffusion, both at the paper's strength."""
-    rows, runs = published(misc, "start"), DIGITS.read(misc).of_kind("student")
+    rows, runs = published(misc, "start"), read_kept(misc, DIGITS.file).of_kind("student")
     for labels in ("soft", "hard"):
         pair = {column: [run for run in runs if run.name.endswith(f"students/{arm}-ipc10-{labels}")]
                 for column, arm in (("prototypes", "d4m-s0.7"), ("noise", "noise"))}
@@ -193,7 +188,7 @@ def matching(misc: Path) -> list[Section]:
 def cross(misc: Path) -> list[Section]:
     """One distilled set and teacher, students of many architectures."""
     columns = {name: f"{text} (%)" for name, text in NETWORKS.items() if name != "resnet101"}
-    results = MATCHING_DIGITS.read(misc)
+    results = read_kept(misc, MATCHING_DIGITS.file)
     found = grouped(results, CROSS_RUN, "student", "model")
     notes = [setting(sum(found.values(), []), "epochs", "stem"), f"teacher {teachers(results)}"] if found else []
     return section("Architectures", [
@@ -205,7 +200,7 @@ def cross(misc: Path) -> list[Section]:
 
 def cross_rows(misc: Path, study: Study, networks) -> list[Row]:
     """Students on D4M images with soft labels at IPC 50, a row per protocol; `networks` are due."""
-    results = study.read(misc)
+    results = read_kept(misc, study.file)
     by_protocol: dict[str | None, dict] = {}
     for (network, images, labels, protocol, _), by_ipc in students_of(results, study.classes).items():
         if (images, labels) == ("distilled", "soft") and "50" in by_ipc:
@@ -221,7 +216,7 @@ def storage(misc: Path) -> list[Section]:
     for file, name in (("imagenet", "labels of every view"), ("imagenet_fortieth", "labels of a fortieth of the epochs")):
         study = STUDIES[file]
         found = {"accuracy": soft_resnet18(misc, study, "distilled", 50)}
-        rows.append(resnet18_row(50, study, found, name) | label_cells(study.read(misc), study.classes))
+        rows.append(resnet18_row(50, study, found, name) | label_cells(read_kept(misc, study.file), study.classes))
     return section("Label bytes", rows, {"size": "Labels", "times": "Times smaller", "accuracy": "Accuracy (%)"})
 
 
@@ -239,7 +234,7 @@ def continual(misc: Path) -> list[Section]:
     """Class-IL and Task-IL after five tasks of CIFAR-10."""
     rows, columns = published(misc, "continual"), {"class_il": "Class-IL (%)", "task_il": "Task-IL (%)"}
     for study, methods in ((CIFAR10, METHODS), (STUDIES["continual_order_cifar10"], ("finetune", "er", "agem", "derpp"))):
-        runs = study.read(misc).of_kind("continual")
+        runs = read_kept(misc, study.file).of_kind("continual")
         groups = group_by(runs, lambda run: (run.config["arch"], run.get("config.buffer_size")))
         rows += [continual_row(study, method, arm.name, list(row.values())) for group in groups.values()
                  for method, arms in continual_rows(group).items() for arm, row in arms.items()]

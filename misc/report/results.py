@@ -187,6 +187,12 @@ def read_collected(path: Path) -> Results:
     return Results(runs, header.get("command", ""), header.get("seconds", {}))
 
 
+def read_kept(misc: Path, name: str) -> Results:
+    """A collected file of misc/results; no runs where there is none."""
+    path = misc / "results" / f"{name}.jsonl"
+    return read_collected(path) if path.exists() else Results([])
+
+
 def collect(results: Results, path: Path) -> None:
     """Write a collected file."""
     runs = results.runs
