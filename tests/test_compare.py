@@ -15,19 +15,18 @@ from scipy import stats
 from distillation.distilled_set import finish_distilled, row, write_image
 from misc.report.continual import fashion_payback, paired_section, runs_section
 from misc.report.curves import crossing, curves_of, least_cost, least_costs
-from misc.report.results import Arm, Results, Run, continual_rows, read_run
+from misc.report.results import Arm, Results, Run, continual_rows, read_results, read_run
 from misc.report.section import cell, interval_cell
 from misc.report.statistics import (
     at_chance,
     claims,
-    cost_of,
     counterparts,
     difference,
     equal_in_rows,
     interval,
     kept,
     mean_costs,
-    payback,
+    paybacks,
     saved,
     summaries,
 )
@@ -99,7 +98,7 @@ def test_costs_are_fractions_of_the_longest_real_run_of_the_seed():
 
 def test_one_arm_alone_has_nothing_to_compare():
     section = paired_section(rows_of({"alone": content(stream="distilled")}))
-    assert section.says.endswith("fair comparison. Nothing to compare.") and section.rows == ()
+    assert section.says.endswith("fair comparison. Nothing to compare.") and section.rows == []
 
 
 # statistics
@@ -135,7 +134,7 @@ def test_ratios_and_their_intervals_by_hand():
     assert (found["low"], found["high"]) == (pytest.approx(2 ** (-1 - half)), pytest.approx(2 ** (-1 + half)))
     spent = saved(own, real)
     assert [spent[key] for key in ("low", "mean", "high")] == pytest.approx([1 - found["high"], 0.5, 1 - found["low"]])
-    assert saved(own, None)["mean"] is None and kept(own, {7: result()})["mean"] is None
+    assert saved(own, {})["mean"] is None and kept(own, {7: result()})["mean"] is None
     single = kept(own, {0: real[0]})
     assert single["mean"] == pytest.approx(0.25) and single["low"] is None
 
@@ -150,10 +149,13 @@ def test_a_seed_that_shared_the_machine_moves_no_median_and_is_marked():
     assert interval_cell(difference(own, real, "train_seconds")).endswith(" (1 slow)")
 
 
-def test_payback_by_hand():
-    assert payback(120, 20) == 6 and payback(120, 0) == payback(120, -1) == math.inf
-    costs = {"prototypes": 5, "distilled": 10, "teacher": 100}
-    assert cost_of(DISTILLED, costs) == 15 and cost_of(Arm("distilled", "distilled", "soft"), costs) == 115
+@pytest.mark.parametrize("seconds, trainings", [(10.0, [15 / 20, 115 / 20]), (30.0, ["infinite"] * 2),
+                                                (31.0, ["infinite"] * 2)])
+def test_payback_by_hand(seconds, trainings):
+    runs = {labels: content(stream="distilled", steps=10, seconds=seconds, labels=labels) for labels in ("hard", "soft")}
+    found = paybacks(rows_of({"real": content(seconds=30.0), **runs}), {"prototypes": 5, "distilled": 10, "teacher": 100})
+    assert [one["cost_seconds"] for one in found] == [15, 115]      # a teacher counts for soft labels alone
+    assert [one["trainings"] for one in found] == trainings
 
 
 def test_costs_are_of_sets_as_large_as_the_stream():
@@ -233,6 +235,16 @@ def test_a_result_found_twice_counts_once_and_two_results_of_a_seed_are_refused(
     assert list(rows_of({"a": content(), "b": content()})["er"][REAL]) == [0]
     with pytest.raises(InputError, match="a and b: expected one result of er, real, seed 0, found two"):
         rows_of({"a": content(), "b": content(acc=0.7)})
+
+
+def test_a_folder_and_its_collected_file_have_the_same_runs(here, tmp_path):
+    one = content(acc=2 / 3)
+    one["config"] |= {"digests": {"test": "ab" * 32, "train": "cd" * 32}, "recipe": {"lr": 0.1 / 3}}
+    for name, run in (("a", one), ("b", {**one, "seed": 1})):
+        write_json(tmp_path / "runs" / name / "result.json", run)
+    assert here("misc.report.__main__", "collect", tmp_path / "runs", tmp_path / "all.jsonl").code == 0
+    both = continual_rows([*read_results(tmp_path / "runs").runs, *read_results(tmp_path / "all.jsonl").runs])
+    assert list(both["er"][REAL]) == [0, 1]
 
 
 # the claim
@@ -423,6 +435,10 @@ def test_the_cost_is_that_of_sets_as_large_as_the_stream_from_their_own_prototyp
     assert answer.code == 0, answer.err
     costs = json.loads((tmp_path / "out" / "comparison.json").read_text())["cost_seconds"]
     assert costs == {"prototypes": 50, "distilled": 70}
+    answer = here("misc.report.__main__", "compare", tmp_path / "runs", "--output", tmp_path / "out", "--cost-from",
+                  tmp_path / "made" / "set-ipc10", tmp_path / "made" / "prototypes-ipc10")      # the folders of the stages
+    assert answer.code == 0, answer.err
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["cost_seconds"] == costs
 
 
 @pytest.mark.parametrize("words, message", [

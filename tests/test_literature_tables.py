@@ -12,7 +12,7 @@ from test_bad_input import refused
 
 from misc.report.__main__ import table as sections_of
 from misc.report.results import Results, Run, collect, read_collected
-from misc.report.section import with_table
+from misc.report.section import markdown
 from scripts.cli import ROOT
 
 NAMES = re.findall(r"<!-- table: ([a-z0-9-]+) -->", (ROOT / "misc" / "literature.md").read_text())
@@ -31,8 +31,7 @@ def misc(tmp_path) -> Path:
 
 
 def table(name: str, misc: Path) -> str:
-    made = sections_of(name, misc, misc / "literature.md")
-    return "\n\n".join(with_table(part.says, part.header, part.rows) for part in made)
+    return "\n\n".join(map(markdown, sections_of(name, misc, misc / "literature.md")))
 
 
 def rows_of(text: str, *words: str) -> list[dict[str, str]]:

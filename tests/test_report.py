@@ -14,7 +14,7 @@ from distillation.distilled_set import finish_distilled, row, write_image
 from misc.report.continual import distilling
 from misc.report.page import chapters_of, html_section
 from misc.report.results import Results, Run
-from misc.report.section import Section, cell, left_columns, markdown_table, plain_table
+from misc.report.section import Section, cell, left_columns, markdown, plain_table
 from misc.report.statistics import kept, mean_std, saved
 from misc.report.tables import run_students, students_by_name
 from scripts.artefact import begin, write_result
@@ -142,7 +142,7 @@ def test_the_page_holds_its_figures(reported):
 
 
 def test_the_page_escapes_every_text(tmp_path):
-    section = html_section(Section("<i>", "<i>", ("<i>", "<i>"), (("<i>", "<i>"),)), tmp_path)
+    section = html_section(Section("<i>", "<i>", ("<i>", "<i>"), (("<i>", "<i>"),)))
     assert "<i>" not in section and section.count("&lt;i&gt;") == 7     # title, its region's label, words, four cells
 
 
@@ -179,8 +179,13 @@ def test_runs_of_one_name_have_a_chapter_each(tmp_path):
     for seed in (0, 1):
         write_student(tmp_path / f"seed{seed}" / "trial", "real", "hard", seed, 0.5 + seed / 4)
     paths = [tmp_path / "seed0" / "trial", tmp_path / "seed1" / "trial", tmp_path / "seed0" / "trial"]
-    chapters = chapters_of(paths, {}, tmp_path)
+    chapters = chapters_of(paths, tmp_path)
     assert {name: chapter[0].rows[0][2] for name, chapter in chapters.items()} == {"Trial": "50.0", "Seed1-trial": "75.0"}
+
+
+def test_the_folder_of_one_stage_makes_a_report(a_run, here, tmp_path):
+    answer = here("misc.report.__main__", "run", a_run / "students" / "real-hard-seed0", "--output", tmp_path / "out")
+    assert answer.code == 0 and "1352" in answer.out and "97.0" in answer.out
 
 
 def test_stages_alone_make_a_report(tmp_path, here):
@@ -197,7 +202,12 @@ def test_stages_alone_make_a_report(tmp_path, here):
     (lambda run: run.rmdir(), "expected a folder or file, found none"),
     (lambda run: (run / "a.jsonl").write_text("{}\n"), "a.jsonl: expected a file of `python -m misc.report collect`"),
     (lambda run: write_json(run / "settings.json", {"a": 1}), "found settings.json"),
-    (lambda run: (run / "stages.jsonl").write_text('{"stage": "a", "seconds": 1}\n{"stage"\n'), "in line 2, found"),
+    (lambda run: (run / "stages.jsonl").write_text('{"stage": "a", "seconds": 1}\n{"stage"\n'),
+     "stages.jsonl, line 2: expected JSON"),
+    (lambda run: (run / "stages.jsonl").write_text('{"stage": "a"}\n'),
+     "line 1: expected a JSON object with stage, seconds, found"),
+    (lambda run: (run / "a.jsonl").write_text('{"runs": 1}\n{"run": "a", "kind": "student", "metrics": {"acc": NaN}}\n'),
+     "a.jsonl, line 2: expected JSON, found the number NaN"),
     (lambda run: write_json(run / "students" / "real-hard" / "result.json", {"kind": "student", "config": {"labels": "hard"}}),
      "students/real-hard/result.json: expected the field metrics.test_accuracy, found none"),
     (lambda run: write_json(run / "teacher" / "result.json", []), "teacher/result.json: expected the field kind, found none"),
@@ -236,7 +246,8 @@ def test_students_of_a_run_are_not_averaged_over_images_per_class_and_networks()
                 ("distilled-ipc50-resnet18-d4m", "soft", 0, 0.8), ("distilled-ipc50-convnet-d4m", "hard", 0, 0.6),
                 ("herding-ipc1-resnet18-d4m", "soft", 0, 0.3))]
     runs.append(Run("soft-labels/distilled-ipc50", "soft_labels", {}, {"bytes": 2e6}, {}))
-    rows = {row[0]: row[1:] for row in run_students(Results(runs)).rows}
+    (section,) = run_students(Results(runs))
+    rows = {row[0]: row[1:] for row in section.rows}
     assert rows["D4M images (distilled-ipc1-resnet18-d4m)"][1:3] == ("not run", "40.0 ± 0.0")
     assert rows["D4M images (distilled-ipc50-resnet18-d4m)"][2] == "80.0"
     assert rows["D4M images (distilled-ipc50-resnet18-d4m)"][5:] == ("2.00", "1")
@@ -249,8 +260,8 @@ def test_students_that_were_tested_on_held_out_images_say_so():
                 {"train_images": 10, "steps": 5, "test_accuracy": 0.5}, {"train": 1.0})
             for name, more in (("real", {"validation": 5000}), ("random", {}))]
     held_out = "Accuracy on 5,000 training images that were held out"
-    assert run_students(Results(runs[:1])).says.startswith(held_out)
-    assert run_students(Results(runs[1:])).says.startswith("Accuracy on the real test images;")
+    assert run_students(Results(runs[:1]))[0].says.startswith(held_out)
+    assert run_students(Results(runs[1:]))[0].says.startswith("Accuracy on the real test images;")
     assert f"the real test images or {held_out.partition('on ')[2]}" in students_by_name(Results(runs))[0].says
 
 
@@ -265,8 +276,8 @@ def test_what_a_set_costs_by_hand():
                for kind, rest in (("prototypes", f"-ipc{ipc}-kmexpand1"),
                                   ("distilled", f"_ipc{ipc}_{ipc}_s0.7_g2.0_kmexpand1"))]
     section, = distilling(Results([*runs, unfinished, *resumed]))
-    assert section.rows == (("10", "10.0 ± 0.0 (5 %)", "150.0 ± 14.1 (79 %)", "10.0 ± 0.0 (5 %)", "20.0 ± 0.0 (11 %)", "190",
-                             "2"),)
+    assert section.rows == [("10", "10.0 ± 0.0 (5 %)", "150.0 ± 14.1 (79 %)", "10.0 ± 0.0 (5 %)", "20.0 ± 0.0 (11 %)", "190",
+                             "2")]
 
 
 def test_a_mark_without_a_table_leaves_every_page_as_it_was(here, tmp_path):
@@ -281,7 +292,7 @@ def test_a_mark_without_a_table_leaves_every_page_as_it_was(here, tmp_path):
 def test_tables_as_text():
     header, rows = ("Name", "Long header"), [("a|b", "1.5 ± 0.1"), ("cd", "not run")]
     assert left_columns(header, rows) == [True, False]
-    assert markdown_table(header, rows).splitlines() == [
+    assert markdown(Section("", "", header, rows)).splitlines() == [
         "| Name | Long header |", "| :--- | ---: |", "| a\\|b | 1.5 ± 0.1 |", "| cd | not run |"]
     assert plain_table(header, rows).splitlines() == [
         "           Long", "Name     header", "----  ---------", "a|b   1.5 ± 0.1", "cd      not run"]

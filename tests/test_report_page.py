@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from misc.report.page import html_section
-from misc.report.results import Results, collect, read_collected
+from misc.report.results import Results, Run, collect, read_collected
 from misc.report.section import Section
 from scripts.cli import ROOT
 from tests.test_report import write_student
@@ -195,6 +195,12 @@ def test_a_collected_file_takes_more_runs_and_the_last_of_one_name_counts(tmp_pa
     assert {run.name[-1]: run.metrics["test_accuracy"] for run in read_collected(kept).runs} == {"0": 0.5, "1": 0.7, "2": 0.8}
 
 
+def test_a_run_that_does_not_name_its_processor_is_not_given_that_of_another(tmp_path):
+    runs = [Run(name, "student", {}, {}, {}, made) for name, made in (("a", {"hardware": "one"}), ("b", {}))]
+    collect(Results(runs), tmp_path / "kept.jsonl")
+    assert [run.made for run in read_collected(tmp_path / "kept.jsonl").runs] == [{"hardware": "one"}, {}]
+
+
 def test_runs_that_do_not_make_rows_are_named(tmp_path, here):
     one = read_collected(KEPT / "continual_digits_resnet50.jsonl").of_kind("continual")[0]
     other = replace(one, name="other", config={**one.config, "size": 64})
@@ -205,5 +211,5 @@ def test_runs_that_do_not_make_rows_are_named(tmp_path, here):
 
 def test_a_figure_is_not_wider_than_printed_nor_much_narrower(tmp_path):
     Image.new("RGB", (1600, 800)).save(tmp_path / "a.png", dpi=(160, 160))
-    section = html_section(Section("T", "", figure="a.png", alt="a", command="c"), tmp_path)
+    section = html_section(Section("T", "", figure=tmp_path / "a.png", alt="a", command="c"))
     assert 'width="960" height="480" style="min-width: 480px"' in section and Page(section).wrong == []

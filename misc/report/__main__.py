@@ -9,14 +9,12 @@
 What was not run is "not run". The same files give the same report.
 """
 
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from misc import benchmark, judge, plan
-from misc.report import continual, curves, figures, literature, results, section, statistics, tables
+from misc.report import continual, curves, figures, literature, results, section, statistics, student_figures, tables
 from misc.report.page import chapters_of, is_run, page
 from scripts.cli import InputError, Parser, check_range, run
 from scripts.files import read_json, write_json, write_text
@@ -63,18 +61,16 @@ def report(args):
     alone = len(paths) == 1 and is_run(paths[0])
     output = Path(args.output or (paths[0] if alone else "runs/report"))
     with TemporaryDirectory() as temporary:
-        drawn = output if alone else Path(temporary)      # a single run's figures are files too
-        chapters = chapters_of(paths, all_tables(), drawn, args.made_by)
+        chapters = chapters_of(paths, output if alone else Path(temporary), args.made_by)   # a single run keeps its figures
         title = f"Report of {', '.join(path.resolve().name for path in paths)}"
-        write_text(output / "report.html", page(title, chapters, drawn))
+        write_text(output / "report.html", page(title, chapters))
     sections = [part for chapter in chapters.values() for part in chapter]
-    show(sections if alone else [replace(part, figure="") for part in sections], output, "report.html")
+    show(sections, output / "report.html", *(part.figure for part in sections if part.figure and alone))
 
 
-def show(sections: list[section.Section], output: Path, *files: str) -> None:
-    """Print words and tables, then the names of the files in `output`: `files` and figures."""
-    names = [*files, *(part.figure for part in sections if part.figure)]
-    print("\n".join([section.plain(sections), "", "Written:", *(f"  {output / name}" for name in names)]))
+def show(sections: list[section.Section], *written: Path) -> None:
+    """Print words and tables, then the files that were written."""
+    print("\n".join([section.plain(sections), "", "Written:", *(f"  {path}" for path in written)]))
 
 
 def existing(names: list[str]) -> list[Path]:
@@ -83,17 +79,6 @@ def existing(names: list[str]) -> list[Path]:
         if not Path(name).exists():
             raise InputError(f"{name}: expected a folder or file, found none")
     return [Path(name) for name in names]
-
-
-def all_tables() -> dict:
-    """Every table by its name in README.md and misc/*.md: its result file, and what makes its sections."""
-    return {**tables.TABLES, "plan": ("plan_imagenet.json", plan.report),
-            "least-cost": ("fashion_mnist.jsonl", curves.least_costs),
-            **{f"benchmark-{name}": (f"benchmark_{name}.json", benchmark.report)
-               for name in benchmark.SECTIONS},
-            **{f"judge{ending}": (f"judge_{name}.json", judge.report)
-               for ending, name in (("", "digits"), ("-cifar10", "cifar10"),
-                                    ("-fashion", "fashion"), ("-fashion-convnet", "fashion_convnet"))}}
 
 
 def collect(args):
@@ -123,10 +108,9 @@ def table(name: str, misc: Path, page: Path) -> list[section.Section]:
     """The sections of a table, from the result files below `misc`. Raises InputError naming the page where there is none."""
     if name in literature.TABLES:
         return literature.TABLES[name](misc)
-    known = all_tables()
-    if name not in known:
-        raise InputError(f"{page}: expected one of the tables {', '.join([*known, *literature.TABLES])}, found {name}")
-    files, make = known[name]
+    if name not in tables.TABLES:
+        raise InputError(f"{page}: expected one of the tables {', '.join([*tables.TABLES, *literature.TABLES])}, found {name}")
+    files, make = tables.TABLES[name]
     paths = [misc / "results" / file for file in files.split()]
     if missing := [path.name for path in paths if not path.exists()]:
         return [section.Section(name, f"Not run: misc/results/{missing[0]}.")]
@@ -135,18 +119,16 @@ def table(name: str, misc: Path, page: Path) -> list[section.Section]:
 
 def draw_figures(misc: Path) -> None:
     """The figures that misc/*.md show, of result files that are there."""
-    found = {path.stem: results.read_collected(path) for path in (misc / "results").glob("*.jsonl")}
     for name in ("resnet18", "resnet50"):
-        if f"continual_digits_{name}" in found:
+        if rows := results.continual_rows(results.read_kept(misc, f"continual_digits_{name}").runs):
             (misc / f"continual_{name}").mkdir(exist_ok=True)
-            rows = results.continual_rows(found[f"continual_digits_{name}"].runs)
             figures.stream_figures(misc / f"continual_{name}", rows)
-    if "fashion_mnist" in found and found["fashion_mnist"].of_kind("continual"):
-        curves.draw_curves(misc / "fashion_mnist_costs.png", found["fashion_mnist"])
-    if "quickstart" in found:
-        figures.draw_times(misc / "accuracy_vs_time.png", results.continual_rows(found["quickstart"].runs))
-    if "matching_digits" in found:
-        figures.draw_label_bytes(misc / "label_bytes.png", found["matching_digits"])
+    if (fashion := results.read_kept(misc, "fashion_mnist")).of_kind("continual"):
+        curves.draw_curves(misc / "fashion_mnist_costs.png", fashion)
+    if rows := results.continual_rows(results.read_kept(misc, "quickstart").runs):
+        figures.draw_times(misc / "accuracy_vs_time.png", rows)
+    if (labels := results.read_kept(misc, "matching_digits")).runs:
+        student_figures.draw_label_bytes(misc / "label_bytes.png", labels)
 
 
 def compare(args):
@@ -163,13 +145,13 @@ def compare(args):
     output.mkdir(parents=True, exist_ok=True)
     sections = [continual.claim_section(rows), continual.runs_section(rows), continual.paired_section(rows),
                 continual.payback_section(rows, costs), *figures.stream_figures(output, rows)]
-    write_text(output / "report.html", page("Comparison", {"": sections}, output))
+    write_text(output / "report.html", page("Comparison", {"": sections}))
     numbers = {method: {arm.name: {"seeds": list(rows[method][arm]), **one} for arm, one in arms.items()}
                for method, arms in statistics.summaries(rows).items()}
     write_json(output / "comparison.json", {
         "kind": "comparison", "rows": numbers, "cost_seconds": costs, "claims": statistics.claims(rows),
         "differences": statistics.differences(rows), "payback": statistics.paybacks(rows, costs)})
-    show(sections, output, "report.html", "comparison.json")
+    show(sections, output / "report.html", output / "comparison.json", *(part.figure for part in sections if part.figure))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ import re
 from dataclasses import replace
 
 from misc.report import statistics as stats
-from misc.report.results import METHODS, Results, Rows, Run, continual_rows, grouped
-from misc.report.section import NONE, NOT_RUN, Section, cell, counts, interval_cell
+from misc.report.results import METHODS, SOURCES, Results, Rows, Run, continual_rows, group_by, grouped, runs_by_arm
+from misc.report.section import NONE, NOT_RUN, Section, cell, interval_cell, with_seeds
 from misc.report.statistics import CLAIMED_KEPT, CLAIMED_SAVING, equal_and_not, measure
 
 CHECKPOINT = "checkpoint"
@@ -38,6 +38,15 @@ def claim_section(rows: Rows) -> Section:
     if not (claims := stats.claims(rows)):
         return Section("The claim", f"The {LEAST_SAVED} claim is {NOT_RUN}: it needs ER, A-GEM or Task "
                        "Arithmetic on a distilled stream and on real images, with common seeds.")
+    table = []
+    for one in claims:
+        acc = {rival["source"]: rival["acc"] for rival in one["rivals"].values()}
+        table.append((
+            METHODS[one["method"]], one["arm"],
+            *(interval_cell(one[name], 100, sign="") for name in ("time_saved", "flops_saved")), cell(one, "steps_saved", 100),
+            interval_cell(one["acc_kept"], digits=3, sign=""), *(cell(one, name, 100) for name in ("real_acc", "start_acc")),
+            *(interval_cell(acc.get(source), 100) for source in ("random", "real")),
+            str(one["acc_kept"]["n"] or one["flops_saved"]["n"]), one["verdict"] or NONE))
     header = ("Method", "Source", "Time saved (%)", "FLOPs saved (%)", "Steps saved (%)", "ACC kept (ratio)", "ACC of real (%)",
               "ACC of the start alone (%)", "ACC − random (points)", "ACC − same steps (points)", "n", "Claim")
     return Section("The claim", f"The claim: {LEAST_SAVED} of the training time saved at comparable accuracy. It "
@@ -49,29 +58,15 @@ def claim_section(rows: Rows) -> Section:
                    f"`{stats.NOT_SHOWN}`: the intervals do not decide. "
                    "A dash: on real images too the method knows only its last task, so there is no accuracy to keep. "
                    "Intervals of saved and kept come from the logarithms of the seeds' ratios; time saved compares medians. "
-                   f"{SLOW_SEEDS}",
-                   header, tuple(map(claim_row, claims)))
-
-
-def claim_row(one: dict) -> tuple[str, ...]:
-    """The claim of one method and stream."""
-    rivals = [next((rival for rival in one["rivals"].values() if rival["source"] == source), {})
-              for source in ("random", "real")]
-    return (METHODS[one["method"]], one["arm"],
-            *(interval_cell(one[name], 100, sign="") for name in ("time_saved", "flops_saved")), cell(one, "steps_saved", 100),
-            interval_cell(one["acc_kept"], digits=3, sign=""), *(cell(one, name, 100) for name in ("real_acc", "start_acc")),
-            *(interval_cell(rival.get("acc"), 100) for rival in rivals), str(one["acc_kept"]["n"] or one["flops_saved"]["n"]),
-            one["verdict"] or NONE)
+                   f"{SLOW_SEEDS}", header, table)
 
 
 def runs_section(rows: Rows, wanted=tuple(COLUMNS), expected=()) -> Section:
     """The fairness table, a row per method and source; `wanted` are names of COLUMNS, `expected` methods that are due."""
     numbers = stats.summaries(rows)
-    shown = [(METHODS.get(method, method), arm.name, one) for method, arms in numbers.items() for arm, one in arms.items()]
-    columns = {name: COLUMNS[name] for name in wanted
-               if any((one[name]["mean"] if isinstance(one[name], dict) else one[name]) is not None for *_, one in shown)}
+    found = {(METHODS.get(method, method), arm.name): one for method, arms in numbers.items() for arm, one in arms.items()}
+    columns = {name: COLUMNS[name] for name in wanted if any(cell(one, name) != NONE for one in found.values())}
     absent = [COLUMNS[name][0] for name in wanted if name not in columns]
-    found = {(method, source): one for method, source, one in shown}
     due = [(METHODS[method], source) for method in expected for source in ("real", "random", "distilled")]
     order = [*METHODS.values(), *(method for method, _ in found)]
     keys = sorted(dict.fromkeys([*found, *due]), key=lambda key: order.index(key[0]))
@@ -83,13 +78,13 @@ def runs_section(rows: Rows, wanted=tuple(COLUMNS), expected=()) -> Section:
             + common_start(rows) + stats.equal_in_rows(rows)
             + (f" Not in these results: {', '.join(absent)}." if absent else ""))
     return Section("Runs", text, ("Method", "Source", *(head for head, _, _ in columns.values()), "n"),
-                   tuple((*key, *(cell(found.get(key), name, scale, digits) for name, (_, scale, digits) in columns.items()),
-                          str(found[key]["n"]) if key in found else NOT_RUN) for key in keys))
+                   [(*key, *(cell(found.get(key), name, scale, digits) for name, (_, scale, digits) in columns.items()),
+                     str(found[key]["n"]) if key in found else NOT_RUN) for key in keys])
 
 
 def common_start(rows: Rows) -> str:
     """The start of Task Arithmetic's experts, its own accuracy and its seconds; empty where runs do not name it."""
-    runs = [run for arms in rows.values() for row in arms.values() for run in row.values() if "start_note" in run.metrics]
+    runs = [run for runs in runs_by_arm(rows).values() for run in runs if "start_note" in run.metrics]
     if not runs:
         return ""
     notes, seconds = sorted({run.metrics["start_note"] for run in runs}), max(run.metrics["start_seconds"] for run in runs)
@@ -109,9 +104,9 @@ def paired_section(rows: Rows) -> Section:
                    "comparison. "
                    + (stats.equal_in_rows({method: arms for method, arms in shown.items() if arms}) or "Nothing to compare."),
                    ("Method", "Source", "Minus", *(head for head, _ in PAIRED_COLUMNS.values()), "n"),
-                   tuple((METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
-                          *(interval_cell(one[name], scale) for name, (_, scale) in PAIRED_COLUMNS.items()),
-                          str(one["acc"]["n"])) for one in paired))
+                   [(METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
+                     *(interval_cell(one[name], scale) for name, (_, scale) in PAIRED_COLUMNS.items()), str(one["acc"]["n"]))
+                    for one in paired])
 
 
 def payback_section(rows: Rows, costs: dict[str, float]) -> Section:
@@ -130,49 +125,43 @@ def payback_section(rows: Rows, costs: dict[str, float]) -> Section:
                    "N* = C / (T_real - T_distilled) trainings pay it back: infinite where no time is saved, in doubt where the "
                    "95 % interval of the seconds saved contains 0, or there is none."
                    + ("" if CHECKPOINT in costs else " The training of the checkpoint is not counted."),
-                   ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"), tuple(table))
+                   ("Method", "Source", "Against", "Cost C (s)", "Saved a training (s)", "N*"), table)
 
 
 def starts(results: Results) -> list[Section]:
     """Task Arithmetic by start, refitted head and stream."""
     def best(run: Run) -> dict:     # after the last merge: the highest accuracy, and among equals the lowest loss
         return max(run.metrics["scale_curves"][-1], key=lambda point: (point["accuracy"], -point["loss"]))
-    groups, streams = {}, {}
-    for run in results.of_kind("continual"):
-        found = START.match(run.name)
-        groups.setdefault((run.config["stream"], int(found["refit"]), found["start"]), []).append(run)
-        streams.setdefault((run.config["stream"],), []).append(run)
-    shown = sorted(groups.items(), key=lambda pair: (*pair[0][:2], list(STARTS).index(pair[0][2])))
-    rows = [(stream, STARTS[start], f"{refit} steps" if refit else "no",
-             *(cell({"a": stats.mean_std([run.get(f"metrics.{name}") for run in runs])}, "a", 100)
+    runs = results.of_kind("continual")
+    groups = group_by(runs, lambda run: (run.config["stream"], *START.match(run.name).group("refit", "start")))
+    shown = sorted(groups.items(), key=lambda pair: (pair[0][0], int(pair[0][1]), list(STARTS).index(pair[0][2])))
+    rows = [(stream, STARTS[start], f"{refit} steps" if refit != "0" else "no",
+             *(cell({"a": stats.mean_std([run.get(f"metrics.{name}") for run in own])}, "a", 100)
                for name in ("acc", "task_il_acc", "forgetting", "start_acc")),
-             " / ".join(f"{scale:g}" for scale in sorted({best(run)["scale"] for run in runs})), str(len(runs)))
-            for (stream, refit, start), runs in shown]
+             " / ".join(f"{scale:g}" for scale in sorted({best(run)["scale"] for run in own})), str(len(own)))
+            for (stream, refit, start), own in shown]
+    equal = equal_and_not(group_by(runs, lambda run: run.config["stream"]), stats.SETTINGS)
     header = ("Stream", "Common start", "Head refitted", "ACC, Class-IL (%)", "ACC, Task-IL (%)", "Forgetting (points)",
               "ACC of the start alone (%)", "Scale chosen", "n")
-    return [Section("Common starts", f"Mean ± standard deviation over seeds (n). {equal_and_not(streams, 0, stats.SETTINGS)} "
-                    "Not equal besides: the start, and whether the head is refitted.", header, tuple(rows))]
+    return [Section("Common starts", f"Mean ± standard deviation over seeds (n). {equal} "
+                    "Not equal besides: the start, and whether the head is refitted.", header, rows)]
 
 
 def distilling(results: Results) -> list[Section]:
     """Seconds of each part of making a D4M set, a row per IPC."""
-    found: dict[str, dict] = {}
-    for kind, names in SET_SECONDS.items():
-        runs = [replace(run, seconds=apart(run.seconds)) for run in results.runs if run.seconds]
-        groups = grouped(replace(results, runs=runs), SET_RUNS[kind], kind, "ipc")
-        for (ipc,), one in measure(groups, {name: f"seconds.{name}" for name in names}).items():
-            found[ipc] = found.get(ipc, {}) | one
+    timed = Results([replace(run, seconds=apart(run.seconds)) for run in results.runs if run.seconds])
+    prototypes, images = (measure(grouped(timed, SET_RUNS[kind], kind, "ipc"), {name: f"seconds.{name}" for name in names})
+                          for kind, names in SET_SECONDS.items())
     titles = SET_SECONDS["prototypes"] | SET_SECONDS["distilled"]
     rows = []
-    for ipc, one in sorted(found.items(), key=lambda pair: int(pair[0])):
-        if not titles.keys() <= one.keys():     # its images are not made yet, or its prototypes not collected
-            continue
+    for ipc in sorted(prototypes.keys() & images.keys(), key=int):
+        one = prototypes[ipc] | images[ipc]
         total = sum(one[name]["mean"] for name in titles)
         rows.append((ipc, *(f"{cell(one, name)} ({100 * one[name]['mean'] / total:.0f} %)" for name in titles), f"{total:.0f}",
                      str(one["n"])))
     return [Section("Cost of a set", "Seconds, mean ± standard deviation over seeds, and the share of the whole. Not counted: "
                     "the training of the diffusion model, and soft labels.",
-                    ("IPC", *(f"{title} (s)" for title in titles.values()), "Together (s)", "Seeds (n)"), tuple(rows))]
+                    ("IPC", *(f"{title} (s)" for title in titles.values()), "Together (s)", "Seeds (n)"), rows)]
 
 
 def apart(seconds: dict) -> dict:
@@ -180,11 +169,11 @@ def apart(seconds: dict) -> dict:
     return seconds | ({"encode": seconds["encode"] - seconds["wait"]} if "wait" in seconds else {})
 
 
-def fashion_rows(results: Results) -> Rows:
+def fashion_rows(runs: list[Run]) -> Rows:
     """Continual runs of Fashion-MNIST with a memory of 500 images: on all real images for the longest run, and on them and on
     streams of 50 images a class for a quarter and for a third of its steps. `curves` have the other lengths.
     """
-    runs = [run for run in results.runs if FASHION_STREAM.search(run.name)]
+    runs = [run for run in runs if FASHION_STREAM.search(run.name)]
     longest = max((run.config["steps"] for run in runs if run.config["stream"] == "real"), default=0)
     return continual_rows([run for run in runs if run.config["steps"] in (longest // 4, longest // 3)
                            or run.config["stream"] == "real" and run.config["steps"] == longest])
@@ -192,28 +181,26 @@ def fashion_rows(results: Results) -> Rows:
 
 def stream_crops(current: Results, earlier: Results) -> list[Section]:
     """ACC of Fashion-MNIST's replay by the smallest crop of the streams' images, on test and on held-out images."""
-    runs: dict[tuple, dict[tuple, list[Run]]] = {}      # by stream, labels and steps, then by images tested on and crop
-    for run in [*current.of_kind("continual"), *earlier.of_kind("continual")]:
-        if run.config["method"] == "er" and FASHION_STREAM.search(run.name):
-            row = runs.setdefault((run.config["stream"], run.config.get("labels", "hard"), run.metrics["steps"]), {})
-            tested = "held-out" if run.get("config.validation") else "test"
-            row.setdefault((tested, run.config["recipe.min_scale"]), []).append(run)
-    found = {key: measure(row, {"acc": "metrics.acc"}) for key, row in runs.items()}
-    columns = sorted({column for row in found.values() for column in row}, reverse=True)
-    order = ("real", "random", "distilled")
-    rows = []
-    for (stream, labels, steps), row in sorted(found.items(), key=lambda one: (order.index(one[0][0]), *one[0][1:])):
-        cells = [row.get(column) for column in columns]
-        rows.append((f"{stream}, {labels} labels", str(steps), *(cell(one, "acc", 100) for one in cells), counts(cells)))
+    def key_of(run: Run) -> tuple:
+        tested = "held-out" if run.get("config.validation") else "test"
+        return (SOURCES.index(run.config["stream"]), run.config.get("labels", "hard"), run.metrics["steps"], tested,
+                run.config["recipe.min_scale"])
+    runs = [run for run in (*current.of_kind("continual"), *earlier.of_kind("continual"))
+            if run.config["method"] == "er" and FASHION_STREAM.search(run.name)]
+    numbers = measure(group_by(runs, key_of), {"acc": "metrics.acc"})
+    columns = sorted({key[3:] for key in numbers}, reverse=True)
+    rows = [(f"{SOURCES[source]}, {labels} labels", str(steps),
+             *with_seeds(numbers, [(source, labels, steps, *column) for column in columns], "acc"))
+            for source, labels, steps in sorted({key[:3] for key in numbers})]
     return [Section("Crops of the streams", "ACC (Class-IL) of ER with a memory of 500 images, in percent.",
                     ("Stream", "Steps", *(f"{'whole images' if crop == 1 else f'crops from {crop}'}, {tested} images"
-                                          for tested, crop in columns), "Seeds (n)"), tuple(rows))]
+                                          for tested, crop in columns), "Seeds (n)"), rows)]
 
 
 def fashion_payback(results: Results, checkpoint: dict) -> list[Section]:
     """N* of Fashion-MNIST's streams, without and with the seconds in the manifest of the `checkpoint`."""
-    rows, sets = fashion_rows(results), {kind: grouped(results, pattern, kind, "ipc") for kind, pattern in SET_RUNS.items()}
-    costs = stats.mean_costs([*(run for one in sets.values() for run in one.get(("50",), [])),
+    rows, sets = fashion_rows(results.runs), [grouped(results, pattern, kind, "ipc") for kind, pattern in SET_RUNS.items()]
+    costs = stats.mean_costs([*(run for one in sets for run in one.get("50", [])),
                               *(run for run in results.of_kind("teacher") if run.name == FASHION_TEACHER)])
     with_checkpoint = costs and costs | {CHECKPOINT: sum(checkpoint["seconds"].values())}
     return [payback_section(rows, costs), payback_section(rows, with_checkpoint)]

@@ -5,9 +5,10 @@ import statistics
 from itertools import pairwise
 from pathlib import Path
 
-from misc.report.results import METHODS, Results, Run, check_one_setting
+from misc.report.figures import COLOURS, legend_below, log_ticks, panels, save, tidy
+from misc.report.results import METHODS, SOURCES, Results, Run, join
 from misc.report.section import NONE, Section, interval_cell
-from misc.report.statistics import interval
+from misc.report.statistics import exponential, interval
 
 LEVELS = (0.90, 0.95, 1.00)     # of real's accuracy after its longest run
 COSTS = {"FLOPs": "metrics.flops", "time": "seconds.train"}
@@ -23,13 +24,10 @@ def curves_of(results: Results) -> Curves:
         ipc = 0 if stream == "real" else run.metrics["stream_images"] // classes
         curves = found.setdefault((run.config["arch"], run.config["method"], run.config["buffer_size"]), {})
         curve = curves.setdefault((stream, ipc, run.config["labels"]), {})
-        row = curve.setdefault(run.metrics["steps"], {})
-        for other in row.values():
-            check_one_setting(f"{run.config['method']}, {source_name((stream, ipc, run.config['labels']))}", other, run)
-        row.setdefault(run.config["seed"], run)
-    order = ("real", "random", "distilled")
+        join(curve.setdefault(run.metrics["steps"], {}), run,
+             f"{run.config['method']}, {source_name((stream, ipc, run.config['labels']))}")
     return {key: {source: dict(sorted(curve.items())) for source, curve in
-                  sorted(curves.items(), key=lambda one: (one[0][1], one[0][2], order.index(one[0][0])))}
+                  sorted(curves.items(), key=lambda one: (one[0][1], one[0][2], SOURCES.index(one[0][0])))}
             for key, curves in sorted(found.items(), key=lambda one: (one[0][0], [*METHODS].index(one[0][1]), one[0][2]))}
 
 
@@ -37,12 +35,6 @@ def source_name(source: tuple) -> str:
     """The source of a curve in words."""
     stream, ipc, labels = source
     return ", ".join((stream if ipc == 0 else f"{stream}, IPC {ipc}", *([] if labels == "hard" else [f"{labels} labels"])))
-
-
-def full(curves: dict[tuple, Curve]) -> dict[int, Run]:
-    """The longest runs on all real images, by seed; empty where there are none."""
-    real = curves.get(("real", 0, "hard"), {})
-    return real[max(real)] if real else {}
 
 
 def crossing(points: list[tuple[float, float]], target: float) -> float | None:
@@ -66,7 +58,8 @@ def least_cost(curves: dict[tuple, Curve], source: tuple, level: float, cost: st
     not compared.
     """
     found = []
-    for seed, real in full(curves).items():
+    _, longest = max(curves.get(("real", 0, "hard"), {}).items(), default=(0, {}))
+    for seed, real in longest.items():
         points = [(row[seed].need(cost), row[seed].need("metrics.acc")) for row in curves[source].values() if seed in row
                   and (not cost.startswith("seconds.") or row[seed].get("hardware") == real.get("hardware"))]
         if points:
@@ -82,9 +75,7 @@ def cost_cell(fractions: list[float | None]) -> str:
     reached = [one for one in fractions if one is not None]
     if len(reached) < len(fractions):
         return f"{len(reached)} of {len(fractions)} seeds" if reached else "never"
-    found = interval([math.log(one) for one in fractions])
-    return interval_cell({name: None if found[name] is None else math.exp(found[name]) for name in ("mean", "low", "high")},
-                         100, sign="")
+    return interval_cell(exponential(interval([math.log(one) for one in fractions])), 100, sign="")
 
 
 def least_costs(results: Results) -> list[Section]:
@@ -98,8 +89,6 @@ def least_costs(results: Results) -> list[Section]:
             rows.append((network, METHODS[method], str(memory), source_name(source), f"{100 * best:.1f}",
                          *(cost_cell(least_cost(curves, source, level, cost)) for level in LEVELS for cost in COSTS.values()),
                          f"{size:.2f}", str(max(map(len, curve.values())))))
-    if not rows:
-        return [Section("Least cost", "Not run.")]
     levels = ", ".join(f"{level:.2f}" for level in LEVELS)
     return [Section("Least cost", "The least training cost, in percent of that of the longest run on all real images, at which "
                     f"a source reaches {levels} of that run's accuracy (ACC, Class-IL) with the same seed: geometric mean "
@@ -107,8 +96,7 @@ def least_costs(results: Results) -> list[Section]:
                     "Where the shortest run reaches it, this run's cost counts: an upper bound. "
                     "`never`: no length reaches it in any seed. Images: those of the stream and of the memory.",
                     ("Network", "Method", "Memory", "Source", "Best ACC (%)",
-                     *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"),
-                    tuple(rows))]
+                     *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"), rows)]
 
 
 def draw_curves(path: Path, results: Results) -> None:
@@ -116,37 +104,29 @@ def draw_curves(path: Path, results: Results) -> None:
 
     Bands, and bars of single points, are one standard deviation over seeds.
     """
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    from misc.report.figures import COLOURS, new_figure, save, tidy
-    panels = curves_of(results)
-    columns = min(len(panels), 3)
-    figure, axes = new_figure(3.6 * columns + 0.4, 3.1 * -(-len(panels) // columns) + 1.2, -(-len(panels) // columns), columns)
-    for axis in axes.flat[len(panels):]:
-        axis.set_axis_off()
-    handles, ipcs = {}, sorted({source[1] for curves in panels.values() for source in curves})
-    for axis, ((network, method, memory), curves) in zip(axes.flat, panels.items(), strict=False):
+    import numpy as np
+    found, handles = curves_of(results), {}
+    figure, axes = panels(len(found), min(len(found), 3), (3.6, 3.1), (0.4, 1.2))
+    ipcs = sorted({ipc for curves in found.values() for _, ipc, _ in curves})
+    for axis, ((network, method, memory), curves) in zip(axes.flat, found.items(), strict=False):
         for source, curve in curves.items():
             stream, ipc, labels = source
-            costs = [statistics.fmean(run.metrics["flops"] for run in row.values()) / 1e12 for row in curve.values()]
+            costs = [np.mean([run.metrics["flops"] for run in row.values()]) / 1e12 for row in curve.values()]
             scores = [[100 * run.metrics["acc"] for run in row.values()] for row in curve.values()]
-            means = [statistics.fmean(one) for one in scores]
-            spread = [statistics.stdev(one) if len(one) > 1 else 0 for one in scores]
-            edges = [[mean + sign * one for mean, one in zip(means, spread, strict=True)] for sign in (-1, 1)]
+            means = np.array([np.mean(one) for one in scores])
+            spread = np.array([np.std(one, ddof=1) if len(one) > 1 else 0 for one in scores])
             handles[source_name(source)], = axis.plot(
                 costs, means, color=COLOURS[stream], ls="-" if labels == "hard" else "--", lw=1.5, ms=4,
-                marker="so^Dv"[ipcs.index(ipc) % 5], label=source_name(source))
+                marker="so^Dv"[ipcs.index(ipc) % 5])
             if len(costs) > 1:
-                axis.fill_between(costs, *edges, color=COLOURS[stream], alpha=0.13, lw=0)
+                axis.fill_between(costs, means - spread, means + spread, color=COLOURS[stream], alpha=0.13, lw=0)
             else:   # a band of no width would not be seen
                 axis.errorbar(costs, means, spread, color=COLOURS[stream], capsize=3, lw=1)
         axis.set(title=f"{METHODS[method]}, {network}" + (f", memory {memory}" if memory else ""), xscale="log",
                  xlabel="training cost (TFLOP)")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_locator(NullLocator())
+        log_ticks(axis.xaxis, (1, 2, 5))
         tidy(axis)
     for line in axes:
         line[0].set_ylabel("ACC, Class-IL (%)")
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    legend_below(figure, handles, fontsize=9)
     save(figure, path)

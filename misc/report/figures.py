@@ -1,24 +1,17 @@
-"""Figures of students and of continual runs. The same numbers give the same PNG."""
+"""Figures of continual runs, and how every figure is made. The same numbers give the same PNG."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from misc.report import tables
-from misc.report.results import METHODS, Results, Rows, Run, grouped, place_of
+from misc.report.results import METHODS, Rows, Run, place_of
 from misc.report.section import NOT_RUN, Section
-from misc.report.statistics import equal_and_not, equal_in_rows, summaries
-from misc.report.tables import storage_points, strengths, student_numbers
+from misc.report.statistics import equal_in_rows, summaries
 
 COLOURS = {"real": "#0072B2", "random": "#E69F00", "distilled": "#009E73",  # safe for colour-blind readers
            "real, same steps": "#56B4E9", "distilled, soft labels": "#CC79A7"}
 OTHER_COLOURS = ("#D55E00", "#882255", "#999933", "#44AA99", "#332288", "#661100", "#6699CC", "#888888")
 SOURCES = {"real": "real images", "random": "random real images", "distilled": "distilled images"}
 MARKERS = {"joint": "*", "finetune": "v", "er": "o", "agem": "s", "task_arithmetic": "D", "derpp": "P"}
-STUDENT_COLOURS = {"prototype": "#CC79A7", "herding": "#56B4E9", "random": "#E69F00"}
-STUDENT_SETTINGS = {"network": "config.arch", "teacher": "config.teacher", "batch size": "config.batch_size",
-                    "epochs": "config.epochs", "steps": "metrics.steps"}
-LABEL_SETTINGS = {**STUDENT_SETTINGS, "teacher": "config.teacher_arch", "temperature": "config.temperature",
-                  "learning-rate schedule": "config.lr_schedule"}
 GREY = "#59626d"
 
 
@@ -32,6 +25,28 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, dpi
 def save(figure, path: Path, **options) -> None:
     """Write a PNG without matplotlib's version, which would differ between machines."""
     figure.savefig(path, metadata={"Software": None}, **options)
+
+
+def panels(count: int, columns: int, inches: tuple[float, float], margin: tuple[float, float]):
+    """A figure with `count` panels of `inches` (width, height) in `columns`, and its grid of axes; those left over are off."""
+    lines = -(-count // columns)
+    figure, axes = new_figure(inches[0] * columns + margin[0], inches[1] * lines + margin[1], lines, columns)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def legend_below(figure, handles: dict, **options) -> None:
+    """Three columns of names under the axes."""
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, **options)
+
+
+def log_ticks(axis, steps: tuple[int, ...]) -> None:
+    """Numbers at `steps` of each decade of a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def tidy(axis) -> None:
@@ -87,10 +102,11 @@ def stream_figures(folder: Path, rows: Rows) -> list[Section]:
     sections = []
     for shown, draw, title, name, says in figures:
         if shown:
-            draw(folder / f"{name}.png", shown)
+            path = folder / f"{name}.png"
+            draw(path, shown)
             counts = {len(row) for arms in shown.values() for row in arms.values()}
             number = bars(counts, draw not in (draw_matrices, draw_confusions))
-            sections.append(Section(title, f"{says} {number}", figure=f"{name}.png", held=equal_in_rows(shown),
+            sections.append(Section(title, f"{says} {number}", figure=path, held=equal_in_rows(shown),
                                     alt=f"{title}, by method and source. {says}"))
     return sections
 
@@ -141,12 +157,8 @@ def draw_times(path: Path, rows: Rows) -> None:
 def draw_seen(path: Path, rows: Rows) -> None:
     """A panel per method, a line per source."""
     import numpy as np
-    columns, colours = 2 if len(rows) in (2, 4) else min(len(rows), 3), colours_of(rows)
-    lines = -(-len(rows) // columns)
-    figure, axes = new_figure(3.3 * columns + 0.6, 2.9 * lines + 0.8, lines, columns)
-    for axis in axes.flat[len(rows):]:
-        axis.set_axis_off()
-    handles = {}
+    figure, axes = panels(len(rows), 2 if len(rows) in (2, 4) else min(len(rows), 3), (3.3, 2.9), (0.6, 0.8))
+    colours, handles = colours_of(rows), {}
     for axis, (method, arms) in zip(axes.flat, rows.items(), strict=False):
         for arm, row in arms.items():
             seen = 100 * np.array([[np.mean(line[:place + 1]) for place, line in enumerate(matrix)]
@@ -154,11 +166,10 @@ def draw_seen(path: Path, rows: Rows) -> None:
             line_of(axis, np.arange(1, seen.shape[1] + 1), seen, colours[arm.name], arm.name)
         axis.set(title=METHODS.get(method, method), xlabel="tasks learnt", xticks=np.arange(1, seen.shape[1] + 1))
         tidy(axis)
-        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     for line in axes:
         line[0].set_ylabel("accuracy on tasks seen (%)")
-    handles = {name: handles[name] for name in colours if name in handles}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    legend_below(figure, {name: handles[name] for name in colours if name in handles})
     save(figure, path)
 
 
@@ -211,74 +222,4 @@ def draw_confusions(path: Path, rows: Rows) -> None:
         axis.set_yticks(axis.get_xticks())
     line[0].set_ylabel("true class")
     figure.colorbar(shown, ax=line, label="fraction of the class (%)", shrink=0.8)
-    save(figure, path)
-
-
-def student_figures(folder: Path, results: Results) -> list[Section]:
-    """Draw accuracy against images per class, and against bytes of labels, where there are such students."""
-    numbers, points, sections = student_numbers(results), storage_points(results), []
-    ipcs = sorted({ipc for _, ipc, _ in numbers if ipc})
-    if len(ipcs) > 1:
-        draw_images_per_class(folder / "images_per_class.png", numbers, ipcs)
-        groups = {(f"IPC {ipc}",): runs for (ipc,), runs in grouped(results, tables.ARM, "student", "ipc").items() if ipc}
-        sections.append(Section("Accuracy against images per class", f"Accuracy on {tables.tested_on(results)}; a dotted line "
-                                f"is the real training split. {bars({one['n'] for one in numbers.values()})}",
-                                figure="images_per_class.png", held=equal_and_not(groups, 0, STUDENT_SETTINGS),
-                                alt="Two panels, hard and soft labels: accuracy against images per class, a line per arm."))
-    if len(points) > 1:
-        draw_label_bytes(folder / "label_bytes.png", results)
-        groups = grouped(results, tables.STORAGE_RUN, "student", "kept")
-        sections.append(Section("Accuracy against label bytes", "Students with more or fewer stored labels, on a logarithmic "
-                                f"scale. {bars({one['n'] for one in points.values()})}", figure="label_bytes.png",
-                                held=equal_and_not(groups, 0, LABEL_SETTINGS),
-                                alt="Scatter plot of accuracy against kilobytes of soft labels, a colour per way to store."))
-    return sections
-
-
-def draw_images_per_class(path: Path, numbers: dict, ipcs: list[int]) -> None:
-    """A panel per kind of label, a line per arm."""
-    own = next((arm for arm in (f"d4m-s{tables.DIGITS_STRENGTH}", *strengths(numbers)) if arm in strengths(numbers)), "d4m")
-    arms = {own: (f"D4M images, strength {own.removeprefix('d4m-s')}", COLOURS["distilled"]),
-            **{arm: (tables.ARM_NAMES[arm], colour) for arm, colour in STUDENT_COLOURS.items()}}
-    figure, (panels,) = new_figure(7.4, 4.2, 1, 2, sharey=True)
-    for axis, labels in zip(panels, ("hard", "soft"), strict=True):
-        for arm, (name, colour) in arms.items():
-            points = {ipc: numbers[arm, ipc, labels]["accuracy"] for ipc in ipcs if (arm, ipc, labels) in numbers}
-            if points:
-                axis.errorbar(list(points), [100 * one["mean"] for one in points.values()],
-                              [100 * (one["std"] or 0) for one in points.values()], color=colour, marker="o", ms=5, lw=1.6,
-                              elinewidth=1, capsize=2, label=name)
-        if ("real", None, labels) in numbers:
-            axis.axhline(100 * numbers["real", None, labels]["accuracy"]["mean"], color=COLOURS["real"], ls=":",
-                         label="real training split")
-        axis.set(title=f"{labels} labels", xlabel="images per class", xscale="log", xticks=ipcs, xticklabels=map(str, ipcs))
-        axis.minorticks_off()
-        tidy(axis)
-    panels[0].set_ylabel("accuracy (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    save(figure, path)
-
-
-def draw_label_bytes(path: Path, results: Results) -> None:
-    """Accuracy against bytes of labels, one mark per way to store them."""
-    from matplotlib.ticker import LogLocator, NullLocator
-    figure, ((axis,),) = new_figure(6.6, 4.2)
-    for way, one in storage_points(results).items():
-        logits, epochs = (f"{one[name]['mean']:.0f}" for name in ("stored_logits", "stored_epochs"))
-        family, colour, mark = {(True, True): ("so many logits of so many epochs", "#CC79A7", f"{logits}·{epochs}"),
-                                (True, False): ("so many leading logits of all epochs", "#E69F00", logits),
-                                (False, True): ("all logits of so many epochs", "#0072B2", epochs),
-                                (False, False): ("all logits of all epochs", "#222222", "")}["topk" in way, "epochs" in way]
-        place, spread = (one["bytes"]["mean"] / 1e3, 100 * one["accuracy"]["mean"]), one["accuracy"]["std"]
-        axis.errorbar(*place, yerr=spread and 100 * spread, marker="o", ms=15, color=colour, mec="white", label=family,
-                      ls="none", elinewidth=1)
-        axis.annotate(mark, place, ha="center", va="center_baseline", fontsize=7.5, color="white", zorder=9)
-    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    axis.legend(handles.values(), handles.keys(), frameon=False, loc="lower right", markerscale=0.6)
-    axis.set(xlabel="soft labels (kB)", ylabel="accuracy of ResNet-18 (%)", xscale="log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_locator(NullLocator())
-    tidy(axis)
-    axis.margins(x=0.12)
     save(figure, path)

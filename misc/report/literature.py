@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from misc.report.results import METHODS, Results, Run, continual_rows, grouped, read_collected
+from misc.report.results import METHODS, Results, Run, continual_rows, group_by, grouped, read_kept
 from misc.report.section import NONE, NOT_RUN, Section, cell, counts
-from misc.report.statistics import measure
-from misc.report.tables import IMAGES, STUDENT, setting, teachers
+from misc.report.statistics import numbers_of
+from misc.report.tables import IMAGES, setting, teachers
 from scripts.cli import InputError
 from scripts.files import read_json
 
@@ -28,19 +28,7 @@ IPC_COLUMNS = {str(ipc): f"IPC {ipc} (%)" for ipc in (1, 10, 50, 100, 200, 500)}
 MAY_DIFFER = ("seed", "fkd_seed", "images", "soft_labels", "teacher")      # between the runs of one cell
 SOFT_D4M = "D4M images, soft labels"
 STEMS = {"imagenet": "ImageNet stem", "cifar": "CIFAR stem"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of any table; `cells` by column."""
-
-    data: str
-    student: str
-    name: str
-    cells: dict[str, str]
-    source: str
-    differs: str
-    seeds: str = NONE
+Row = dict[str, str]    # of any table, by column: "data", "student", "name", "seeds", "source", "differs" and the table's own
 
 
 @dataclass(frozen=True)
@@ -60,27 +48,23 @@ class Study:
     ipcs: Sequence[int] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def source(self) -> str:
-        return f"misc/results/{self.file}.jsonl"
-
-    def read(self, misc: Path) -> Results:
-        """The collected file; no runs where there is none."""
-        path = misc / "results" / f"{self.file}.jsonl"
-        return read_collected(path) if path.exists() else Results([])
-
-    def origin(self, images: str) -> str:
-        """The prior of some images."""
-        data = "data: digits; " if self.data == "digits" else ""
-        return NO_PRIOR.get(images) or f"{data}prior: {self.prior}"
-
-    def to_run(self, network: str) -> str:
+    def to_run(self, network: str = "") -> str:
         """The command that runs the study for a network."""
         return f"to run it: {self.command.replace('{student}', network)}"
 
     def row(self, data: str, student: str, name: str, cells: dict[str, str], differs: list, seeds: str = NONE) -> Row:
         """A row of this code; empty parts of `differs` are left out."""
-        return Row(data, student, f"this code, {name}", cells, self.source, "; ".join(filter(None, differs)), seeds)
+        return {"data": data, "student": student, "name": f"this code, {name}", **cells, "seeds": seeds,
+                "source": f"misc/results/{self.file}.jsonl", "differs": "; ".join(filter(None, differs))}
+
+    def accuracies(self, data: str, student: str, name: str, found: dict[str, list[Run]], notes: list, to_run: str,
+                   images: str = "distilled") -> Row:
+        """A row with the accuracy of the runs of each column; where a column has none, the row says how `to_run` it."""
+        numbers = {column: accuracy(runs) for column, runs in found.items() if runs}
+        cells = {column: cell(numbers.get(column), "accuracy", 100) for column in found}
+        prior = f"{'data: digits; ' if self.data == 'digits' else ''}prior: {self.prior}"
+        differs = [NO_PRIOR.get(images, prior), *notes, "" if numbers.keys() == found.keys() else to_run]
+        return self.row(data, student, name, cells, differs, counts(numbers.values()) or NONE)
 
 
 STUDIES = {file: Study(file, **one) for file, one in read_json(Path(__file__).with_name("studies.json")).items()}
@@ -90,18 +74,15 @@ CIFAR10, IMAGENET, DIGITS, MATCHING_DIGITS = (STUDIES[name] for name in ("cifar1
 def published(misc: Path, table: str) -> list[Row]:
     """The published rows of a table, each with its source."""
     content = read_json(misc / "published.json")
-    return [Row(one["data"], one["student"], one["name"], one["values"],
-                content["sources"][one["source"]], one["differs"]) for one in content["tables"][table]]
+    return [{**one, **one["values"], "source": content["sources"][one["source"]]} for one in content["tables"][table]]
 
 
 def section(title: str, rows: list[Row], columns: dict[str, str]) -> list[Section]:
     """A table of rows; a column without any word in it is left out."""
-    header = ["Data", "Student", "As named", *columns.values(), "Seeds (n)", "Source", "What differs"]
-    cells = [[row.data, row.student, row.name, *(row.cells.get(key, NONE) for key in columns), row.seeds, row.source,
-              row.differs] for row in rows]
-    kept = [place for place in range(len(header)) if any(row[place] for row in cells)]
-    return [Section(title, "", tuple(header[place] for place in kept),
-                    tuple(tuple(row[place] for place in kept) for row in cells))]
+    heads = {"data": "Data", "student": "Student", "name": "As named", **columns, "seeds": "Seeds (n)", "source": "Source",
+             "differs": "What differs"}
+    heads = {key: head for key, head in heads.items() if any(row.get(key, NONE) for row in rows)}
+    return [Section(title, "", [*heads.values()], [[row.get(key, NONE) for key in heads] for row in rows])]
 
 
 def students_of(results: Results, classes: int) -> dict[tuple, dict[str, list[Run]]]:
@@ -125,13 +106,7 @@ def accuracy(runs: list[Run]) -> dict:
             if mine != its and key not in MAY_DIFFER:
                 raise InputError(f"{first.name} and {other.name}: expected runs that differ in nothing but the seed, found "
                                  f"{key} {mine} and {its}")
-    return measure({(): runs}, {"accuracy": "metrics.test_accuracy"})[()]
-
-
-def cells_of(by_column: dict[str, list[Run]]) -> tuple[dict[str, str], str]:
-    """The cells of a row, and the numbers of seeds behind them."""
-    numbers = {column: accuracy(runs) for column, runs in by_column.items() if runs}
-    return {column: cell(one, "accuracy", 100) for column, one in numbers.items()}, counts(numbers.values()) or NONE
+    return numbers_of(runs, {"accuracy": "metrics.test_accuracy"})
 
 
 def named(values) -> str:
@@ -151,53 +126,48 @@ def schedule(runs: list[Run], results: Results) -> str:
 
 def ours(misc: Path, study: Study, network: str) -> list[Row]:
     """The rows of a study for a network, with what it was to run and did not."""
-    results, rows = study.read(misc), []
+    results, rows = read_kept(misc, study.file), []
     found = {key[1:]: by_ipc for key, by_ipc in students_of(results, study.classes).items() if key[0] == network}
     planned, wanted = study.images if network in study.students else (), study.labels.get(network, "soft")
     for images in planned:
         if not any(key[:2] == (images, wanted) for key in found):
-            found[images, wanted, None, None] = {}
-    for (images, labels, protocol, _), by_ipc in found.items():
-        cells, seeds = cells_of(by_ipc)
-        due = study.ipcs if images in planned and labels == wanted else ()
-        missing = {str(ipc): NOT_RUN for ipc in due if str(ipc) not in cells}
+            found[images, wanted, "", ""] = {}
+    for (images, labels, _, _), by_ipc in sorted(found.items(), key=lambda one: (
+            (*IMAGES, one[0][0]).index(one[0][0]), one[0][1], one[0][2] or "")):
+        due = {str(ipc): [] for ipc in study.ipcs} if images in planned and labels == wanted else {}
         runs, line = sum(by_ipc.values(), []), study.to_run(network)
-        differs = [study.origin(images), runs and schedule(runs, results),
-                   missing and (line.replace("to run it", "what is not run") if runs else line)]
-        rows.append(((*IMAGES, images).index(images), labels, protocol or "", study.row(
-            study.data, NETWORKS[network], f"{IMAGES.get(images, images)}, {labels} labels", missing | cells, differs, seeds)))
-    return [row for *_, row in sorted(rows, key=lambda one: one[:3])]
+        rows.append(study.accuracies(
+            study.data, NETWORKS[network], f"{IMAGES.get(images, images)}, {labels} labels", due | by_ipc,
+            [schedule(runs, results)] if runs else [], line.replace("to run it", "what is not run") if runs else line, images))
+    return rows
 
 
 def soft_resnet18(misc: Path, study: Study, images: str, ipc: int) -> list[Run]:
     """A study's runs of ResNet-18 with soft labels under D4M's protocol."""
-    return [run for key, by_ipc in students_of(study.read(misc), study.classes).items()
+    return [run for key, by_ipc in students_of(read_kept(misc, study.file), study.classes).items()
             if key[:4] == ("resnet18", images, "soft", "d4m") for run in by_ipc.get(str(ipc), [])]
 
 
-def resnet18_row(ipc: int, study: Study, found: dict[str, list[Run]], name: str, also: str = "", **others: str) -> Row:
-    """ResNet-18 on a study's data: runs by column, the command and `also` where one has none, and `others` as they are."""
-    cells, seeds = cells_of(found)
-    missing = {column: NOT_RUN for column in found if column not in cells}
-    return study.row(f"{study.data}, IPC {ipc}", "ResNet-18", name, missing | cells | others,
-                     [study.origin("distilled"), missing and study.to_run("resnet18") + also], seeds)
+def resnet18_row(ipc: int, study: Study, found: dict[str, list[Run]], name: str, also: str = "") -> Row:
+    """ResNet-18 on a study's data: runs by column, the command and `also` where one has none."""
+    return study.accuracies(f"{study.data}, IPC {ipc}", "ResNet-18", name, found, [], study.to_run("resnet18") + also)
 
 
 def side_by_side(table: str, files: tuple[str, ...], columns: tuple[str, ...], misc: Path) -> list[Section]:
     """Published rows and ours by data set and student."""
-    theirs, rows, studies = published(misc, table), [], [STUDIES[file] for file in files]
-    pairs = dict.fromkeys([*((one.data, NETWORKS[network]) for one in studies for network in one.students),
-                           *((row.data, row.student) for row in theirs)])
-    for data, student in sorted(pairs, key=lambda pair: [one.data for one in studies].index(pair[0])):
-        network = next(name for name, text in NETWORKS.items() if text == student)
-        rows += [row for row in theirs if (row.data, row.student) == (data, student)]
-        rows += [row for one in studies if one.data == data for row in ours(misc, one, network)]
+    rows, studies = [], [STUDIES[file] for file in files]
+    for data in dict.fromkeys(one.data for one in studies):
+        for network, student in NETWORKS.items():
+            theirs = [row for row in published(misc, table) if (row["data"], row["student"]) == (data, student)]
+            own = [one for one in studies if one.data == data]
+            if theirs or any(network in one.students for one in own):
+                rows += [*theirs, *(row for one in own for row in ours(misc, one, network))]
     return section("Students", rows, {key: IPC_COLUMNS[key] for key in columns})
 
 
 def start(misc: Path) -> list[Section]:
     """Prototypes against noise as the start of the diffusion, both at the paper's strength."""
-    rows, runs = published(misc, "start"), DIGITS.read(misc).of_kind("student")
+    rows, runs = published(misc, "start"), read_kept(misc, DIGITS.file).of_kind("student")
     for labels in ("soft", "hard"):
         pair = {column: [run for run in runs if run.name.endswith(f"students/{arm}-ipc10-{labels}")]
                 for column, arm in (("prototypes", "d4m-s0.7"), ("noise", "noise"))}
@@ -218,31 +188,26 @@ def matching(misc: Path) -> list[Section]:
 def cross(misc: Path) -> list[Section]:
     """One distilled set and teacher, students of many architectures."""
     columns = {name: f"{text} (%)" for name, text in NETWORKS.items() if name != "resnet101"}
-    results = MATCHING_DIGITS.read(misc)
-    groups = grouped(results, CROSS_RUN, "student", "model")
-    runs, numbers = sum(groups.values(), []), {model: one for (model,), one in measure(groups, STUDENT).items()}
-    differs = [MATCHING_DIGITS.origin("distilled"), runs and setting(runs, "epochs", "stem"),
-               runs and f"teacher {teachers(results)}", columns.keys() - numbers.keys() and MATCHING_DIGITS.to_run("")]
-    cells = {name: cell(numbers.get(name), "accuracy", 100) for name in columns}
+    results = read_kept(misc, MATCHING_DIGITS.file)
+    found = grouped(results, CROSS_RUN, "student", "model")
+    notes = [setting(sum(found.values(), []), "epochs", "stem"), f"teacher {teachers(results)}"] if found else []
     return section("Architectures", [
         *published(misc, "cross"),
-        MATCHING_DIGITS.row("digits, IPC 10", "", SOFT_D4M, cells, differs, counts(numbers.values()) or NONE),
+        MATCHING_DIGITS.accuracies("digits, IPC 10", "", SOFT_D4M, {name: found.get(name, []) for name in columns}, notes,
+                                   MATCHING_DIGITS.to_run()),
         *cross_rows(misc, CIFAR10, ("convnet_d3_w128", "resnet18", "resnet50")), *cross_rows(misc, IMAGENET, columns)], columns)
 
 
 def cross_rows(misc: Path, study: Study, networks) -> list[Row]:
     """Students on D4M images with soft labels at IPC 50, a row per protocol; `networks` are due."""
-    results, rows = study.read(misc), []
+    results = read_kept(misc, study.file)
     by_protocol: dict[str | None, dict] = {}
     for (network, images, labels, protocol, _), by_ipc in students_of(results, study.classes).items():
         if (images, labels) == ("distilled", "soft") and "50" in by_ipc:
             by_protocol.setdefault(protocol, {}).setdefault(network, []).extend(by_ipc["50"])
-    for found in by_protocol.values() or [{}]:
-        cells, seeds = cells_of(found)
-        rows.append(study.row(f"{study.data}, IPC 50", "", SOFT_D4M, dict.fromkeys(networks, NOT_RUN) | cells, [
-            study.origin("distilled"), found and schedule(sum(found.values(), []), results),
-            set(networks) - found.keys() and study.to_run("NAME")], seeds))
-    return rows
+    return [study.accuracies(f"{study.data}, IPC 50", "", SOFT_D4M, dict.fromkeys(networks, []) | found,
+                             [schedule(sum(found.values(), []), results)] if found else [], study.to_run("NAME"))
+            for found in by_protocol.values() or [{}]]
 
 
 def storage(misc: Path) -> list[Section]:
@@ -251,7 +216,7 @@ def storage(misc: Path) -> list[Section]:
     for file, name in (("imagenet", "labels of every view"), ("imagenet_fortieth", "labels of a fortieth of the epochs")):
         study = STUDIES[file]
         found = {"accuracy": soft_resnet18(misc, study, "distilled", 50)}
-        rows.append(resnet18_row(50, study, found, name, **label_cells(study.read(misc), study.classes)))
+        rows.append(resnet18_row(50, study, found, name) | label_cells(read_kept(misc, study.file), study.classes))
     return section("Label bytes", rows, {"size": "Labels", "times": "Times smaller", "accuracy": "Accuracy (%)"})
 
 
@@ -269,13 +234,12 @@ def continual(misc: Path) -> list[Section]:
     """Class-IL and Task-IL after five tasks of CIFAR-10."""
     rows, columns = published(misc, "continual"), {"class_il": "Class-IL (%)", "task_il": "Task-IL (%)"}
     for study, methods in ((CIFAR10, METHODS), (STUDIES["continual_order_cifar10"], ("finetune", "er", "agem", "derpp"))):
-        runs, groups = study.read(misc).of_kind("continual"), {}
-        for run in runs:
-            groups.setdefault((run.config["arch"], run.get("config.buffer_size")), []).append(run)
+        runs = read_kept(misc, study.file).of_kind("continual")
+        groups = group_by(runs, lambda run: (run.config["arch"], run.get("config.buffer_size")))
         rows += [continual_row(study, method, arm.name, list(row.values())) for group in groups.values()
                  for method, arms in continual_rows(group).items() for arm, row in arms.items()]
         rows += [study.row(f"{study.data}, 5 tasks", "ResNet-18", METHODS[method], dict.fromkeys(columns, NOT_RUN),
-                           [study.to_run("")]) for method in methods
+                           [study.to_run()]) for method in methods
                  if not any(run.config["method"] == method for run in runs)]
     return section("Continual learning", rows, columns)
 
@@ -283,7 +247,7 @@ def continual(misc: Path) -> list[Section]:
 def continual_row(study: Study, method: str, arm: str, runs: list[Run]) -> Row:
     """One method on one source of images."""
     config = runs[0].config
-    numbers = measure({(): runs}, {"class_il": "metrics.acc", "task_il": "metrics.task_il_acc"})[()]
+    numbers = numbers_of(runs, {"class_il": "metrics.acc", "task_il": "metrics.task_il_acc"})
     memory = "" if method in ("joint", "finetune") else f", buffer {config['buffer_size']}"
     return study.row(f"{study.data}, {config['tasks']} tasks", NETWORKS.get(config["arch"], config["arch"]),
                      f"{METHODS[method]}, {arm}{memory}", {name: cell(numbers, name, 100) for name in ("class_il", "task_il")},

@@ -9,14 +9,14 @@ from pathlib import Path
 from string import Template
 
 from misc.report import tables as made
-from misc.report.figures import stream_figures, student_figures
-from misc.report.pictures import picture_figures, pictures_of
+from misc.report.figures import stream_figures
+from misc.report.pictures import picture_figures
 from misc.report.results import Results, continual_rows, read_collected, read_results
 from misc.report.section import NOT_RUN, Section, left_columns
+from misc.report.student_figures import student_figures
 from scripts.cli import InputError
 from scripts.files import read_json
 
-Tables = dict[str, tuple[str, Callable]]    # name: result file, and what makes its sections
 TITLES = {"quickstart": "Quickstart: digits, one run", "digits": "Digits: students by images per class",
           "matching_digits": "Digits: protocol, label bytes",
           "cifar10_small": "CIFAR-10: from the prior to the tables, two cores",
@@ -25,7 +25,7 @@ TITLES = {"quickstart": "Quickstart: digits, one run", "digits": "Digits: studen
           "continual_digits_starts": "Digits: Task Arithmetic's common start"}    # in this order; others follow
 MODULES = {"prototypes": "distillation.gen_prototype", "distilled": "distillation.gen_syn_image",
            "soft_labels": "matching.generate_soft_label", "student": "validate.train_FKD",
-           "continual": "continual.train_continual"}
+           "continual": "continual.train_continual", "benchmark": "misc.benchmark", "judge": "misc.judge", "plan": "misc.plan"}
 NARROWEST = 0.5     # of its printed size a figure has at least; it scrolls below that
 
 
@@ -34,25 +34,23 @@ def is_run(path: Path) -> bool:
     return path.is_dir() and ((path / "stages.jsonl").exists() or any(path.rglob("result.json")))
 
 
-def chapters_of(paths: list[Path], tables: Tables, figures: Path, command: str = "") -> dict[str, list[Section]]:
+def chapters_of(paths: list[Path], figures: Path, command: str = "") -> dict[str, list[Section]]:
     """A chapter per run and collected file; figures are drawn into `figures`, those of several chapters into its folders.
 
     Raises InputError where there is nothing to show.
     """
+    files = {file.resolve(): file for path in paths
+             for file in ([path] if path.is_file() or is_run(path) else sorted(path.glob("*.json*")))}
     found = {}
-    for path in paths:
-        files = [path] if path.is_file() or is_run(path) else sorted(path.glob("*.json*")) if path.is_dir() else []
-        for file in files:
-            places = [*file.resolve().parent.parts, file.stem if file.is_file() else file.resolve().name]
-            name = next(name for depth in range(1, len(places) + 1) if (name := "-".join(places[-depth:])) not in found
-                        or found[name].resolve() == file.resolve())
-            found[name] = file      # of two with one name the second has its folder's name before it
+    for place, file in files.items():
+        name = place.stem if place.is_file() else place.name
+        for folder in place.parents:    # of two with one name the second has its folder's name before it
+            name = f"{folder.name}-{name}" if name in found else name
+        found[name] = file
     chapters = {}
     for name in sorted(found, key=[*TITLES, *found].index):
-        prefix = "" if len(found) == 1 else f"{name}/"
-        if sections := chapter(found[name], tables, figures / prefix, command):
-            chapters[TITLES.get(name, name.replace("_", " ").capitalize())] = [
-                replace(part, figure=part.figure and prefix + part.figure) for part in sections]
+        if sections := chapter(found[name], figures if len(found) == 1 else figures / name, command):
+            chapters[TITLES.get(name, name.replace("_", " ").capitalize())] = sections
     if not chapters:
         seen = ", ".join(file.name for file in found.values()) or "none"
         raise InputError(f"{', '.join(map(str, paths))}: expected results of a run (stages.jsonl, students/*/result.json, ...) "
@@ -60,29 +58,30 @@ def chapters_of(paths: list[Path], tables: Tables, figures: Path, command: str =
     return chapters
 
 
-def chapter(path: Path, tables: Tables, folder: Path, command: str) -> list[Section]:
+def chapter(path: Path, folder: Path, command: str) -> list[Section]:
     """The sections of a run's folder, of a collected file, or of another tool's JSON file; none where it is of no kind."""
-    makers = [make for file, make in tables.values() if file == path.name]
+    makers = [make for file, make in made.TABLES.values() if file == path.name]
     if path.suffix == ".json":
         content = read_json(path)
-        known = {"benchmark": "python -m misc.benchmark", "judge": "python -m misc.judge", "plan": "python -m misc.plan"}
-        line = known.get(content.get("kind"), "") if isinstance(content, dict) else ""
-        return [replace(part, command=part.command or line) for make in makers for part in make(content)]
+        return [replace(part, command=modules([content.get("kind")])) for make in makers for part in make(content)]
     results = read_results(path) if path.is_dir() else read_collected(path)
     if path.is_dir():
-        sections = [made.run_students(results), *guarded(made.run_continual, results), *made.stages(results)]
+        sections = [*made.run_students(results), *guarded(made.run_continual, results), *made.stages(results)]
     else:
         sections = [part for make in makers for part in make(results)] or [
             *made.students_by_name(results), *(guarded(made.run_continual, results) if results.of_kind("continual") else [])]
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = pictures_of(path)
-    sections += [*(picture_figures(folder, pictures) if pictures else []), *student_figures(folder, results)]
+    sections += [*picture_figures(folder, path), *student_figures(folder, results)]
     sections += guarded(lambda them: stream_figures(folder, continual_rows(them.runs)), results)
-    by = results.command or command or " && ".join(
-        f"python -m {MODULES[kind]}" for kind in dict.fromkeys(run.kind for run in results.runs) if kind in MODULES)
-    origin = tuple((what, made.made_with(results, what) or NOT_RUN) for what in ("hardware", "code", "packages"))
+    by = results.command or command or modules(run.kind for run in results.runs)
     return [*(replace(part, command=by) for part in sections),
-            Section("Made with", "Hardware, commits and package versions from the result files.", ("What", "Found"), origin)]
+            Section("Made with", "Hardware, commits and package versions from the result files.", ("What", "Found"),
+                    [(what, made.made_with(results, what) or NOT_RUN) for what in ("hardware", "code", "packages")])]
+
+
+def modules(kinds) -> str:
+    """The commands that make results of these kinds."""
+    return " && ".join(f"python -m {MODULES[kind]}" for kind in dict.fromkeys(kinds) if kind in MODULES)
 
 
 def guarded(make: Callable, results: Results) -> list[Section]:
@@ -93,32 +92,32 @@ def guarded(make: Callable, results: Results) -> list[Section]:
         return [Section("Continual learning", f"Not compared: {error}.")]
 
 
-def page(title: str, chapters: dict[str, list[Section]], folder: Path) -> str:
-    """Chapters by name as one HTML page; figures are read from `folder`. A single chapter has no heading of its own."""
+def page(title: str, chapters: dict[str, list[Section]]) -> str:
+    """Chapters by name as one HTML page, which holds their figures. A single chapter has no heading of its own."""
     several = len(chapters) > 1
     links = "\n".join(f'<li><a href="#chapter-{place}">{escape(name)}</a></li>' for place, name in enumerate(chapters, 1))
     body = [f'<nav aria-label="Chapters">\n<ul>\n{links}\n</ul>\n</nav>'] if several else []
     for place, (name, sections) in enumerate(chapters.items(), 1):
-        shown = "\n".join(html_section(section, folder, "h3" if several else "h2") for section in sections)
+        shown = "\n".join(html_section(section, "h3" if several else "h2") for section in sections)
         body.append(f'<section id="chapter-{place}">\n<h2>{escape(name)}</h2>\n{shown}\n</section>' if several else shown)
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     return template.substitute(title=escape(title), body="\n".join(body))
 
 
-def html_section(section: Section, folder: Path, heading: str = "h2") -> str:
+def html_section(section: Section, heading: str = "h2") -> str:
     parts = [f"<section>\n<{heading}>{escape(section.title)}</{heading}>"]
     parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.says.split("\n\n") if paragraph]
     made = f'<p class="made">Made by <code>{escape(section.command)}</code></p>' if section.command else ""
     if section.rows:
         parts.append(html_table(section))
-    parts.append(html_figure(section, folder, made) if section.figure else made)
+    parts.append(html_figure(section, made) if section.figure else made)
     return "\n".join([*filter(None, parts), "</section>"])
 
 
-def html_figure(section: Section, folder: Path, made: str) -> str:
+def html_figure(section: Section, made: str) -> str:
     """A figure with what is equal in it and its command; it scrolls sideways where the screen is narrow."""
     from PIL import Image
-    data = (folder / section.figure).read_bytes()
+    data = section.figure.read_bytes()
     image = Image.open(io.BytesIO(data))
     width, height = (round(96 * pixels / image.info.get("dpi", (96, 96))[0]) for pixels in image.size)    # CSS: 96 to the inch
     held = f"<p>{escape(section.held)}</p>\n" if section.held else ""

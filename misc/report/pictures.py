@@ -83,71 +83,61 @@ def draw_map(path: Path, groups: list[tuple], labels: list[str], caption: str) -
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever is more readable on `colour`, "#rrggbb"."""
-    red, green, blue = (int(colour[place:place + 2], 16) for place in (1, 3, 5))
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
+    """Black or white, whichever is more readable on `colour` (ITU-R BT.601 luma)."""
+    from matplotlib.colors import to_rgb
+    red, green, blue = to_rgb(colour)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 / 255 else "white"
 
 
-# pictures of a run: real, prototype and D4M image of each class, and D4M images beside random real ones
+def picture_figures(folder: Path, run: Path) -> list[Section]:
+    """Draw the images of a run: grid.png, real, prototype and D4M image of each class, and with random real images beside.png.
 
-def pictures_of(folder: Path) -> dict | None:
-    """The images of a run, {"rows": {name: [image per class] or None}, "beside": {name: [[image, ...] per class]}}, and facts.
-
-    None where there is no D4M set. Of two sets of a method the first by name counts.
+    Nothing where there is no D4M set. Of two sets of a method the first by name counts.
     """
     from distillation.card import unique_names
     from distillation.images import open_image
     from scripts.artefact import read_manifest
     sets = {}
-    for path in sorted(folder.glob("distilled/*/manifest.json"), reverse=True):     # the first by name stays
+    for path in sorted(run.glob("distilled/*/manifest.json"), reverse=True):     # the first by name stays
         manifest = read_manifest(path.parent, "distilled")
         sets[manifest["config"].get("method")] = {**manifest, "folder": path.parent}
     d4m, prototype, random = (sets.get(method) for method in ("d4m", "prototype", "random"))
     if not d4m:
-        return None
+        return []
     if prototype and prototype["config"]["source"] != d4m["config"]["source"]:
         prototype = None    # decoded from other prototypes: the rows would not belong together
     names = unique_names(d4m["classes"])[:SHOWN_CLASSES]
+    shown = f"({len(names)} of {len(d4m['classes'])})"
 
     def read(of, rows):
         return [open_image(of["folder"] / row["file_name"]) for row in rows]
 
-    def of_class(of, label):
-        return [row for row in of["rows"] if row["label"] == label]
-    largest = [sorted(of_class(d4m, label), key=lambda row: (row["repeat"], -row["weight"])) for label in range(len(names))]
-    both = {"D4M": (d4m, largest)}
-    if random:
-        both["random real"] = random, [of_class(random, label) for label in range(len(names))]
-    each = min(BESIDE, *(len(rows) for _, by_class in both.values() for rows in by_class))
+    def by_class(of):
+        return [[row for row in of["rows"] if row["label"] == label] for label in range(len(names))]
+    largest = [sorted(rows, key=lambda row: (row["repeat"], -row["weight"])) for rows in by_class(d4m)]
+    drawn = random and by_class(random)
     first = [rows[0] for rows in largest]
-    decoded = prototype and [next(row for row in of_class(prototype, wanted["label"])
-                                  if row["prototype"] == wanted["prototype"]) for wanted in first]
-    return {"classes": names, "of": len(d4m["classes"]), "strength": d4m["config"]["strength"],
-            "guidance_scale": d4m["config"]["guidance_scale"],
-            "images": {name: len(one["rows"]) for name, (one, _) in both.items()},
-            "rows": {"real": random and read(random, [rows[0] for rows in both["random real"][1]]),
-                     "prototype": decoded and read(prototype, decoded), "D4M": read(d4m, first)},
-            "beside": {name: [read(one, rows[:each]) for rows in by_class] for name, (one, by_class) in both.items()}}
-
-
-def picture_figures(folder: Path, pictures: dict) -> list[Section]:
-    """Draw grid.png and, with random real images, beside.png."""
-    names, found = pictures["classes"], pictures["images"]
-    missing = "".join(f" Row {name}: {NOT_RUN}." for name, images in pictures["rows"].items() if images is None)
-    draw_grid(folder / "grid.png", [name[:12] for name in names], pictures["rows"], width_inches=7.4)
-    grids = [Section("Images", f"A column per class ({len(names)} of {pictures['of']}): a real training image, the decoded "
-                     "prototype of the class's largest cluster, and the D4M image made from that prototype (strength "
-                     f"{pictures['strength']}, guidance {pictures['guidance_scale']}). The real image is any one of its class."
-                     f"{missing}", figure="grid.png", held="Equal: the class of a column, and the prototype of rows prototype "
-                     "and D4M.", alt=f"Images, a column per class ({', '.join(names)}), rows real, prototype and D4M.")]
-    if len(pictures["beside"]) == 2:
-        each = len(pictures["beside"]["D4M"][0])
-        lines = zip(*pictures["beside"].values(), strict=True)
+    decoded = prototype and [next(row for row in rows if row["prototype"] == wanted["prototype"])
+                             for rows, wanted in zip(by_class(prototype), first, strict=True)]
+    grid = {"real": random and read(random, [rows[0] for rows in drawn]), "prototype": decoded and read(prototype, decoded),
+            "D4M": read(d4m, first)}
+    missing = "".join(f" Row {name}: {NOT_RUN}." for name, images in grid.items() if images is None)
+    draw_grid(folder / "grid.png", [name[:12] for name in names], grid, width_inches=7.4)
+    sections = [Section("Images", f"A column per class {shown}: a real training image, the decoded prototype of the class's "
+                        "largest cluster, and the D4M image made from that prototype (strength "
+                        f"{d4m['config']['strength']}, guidance {d4m['config']['guidance_scale']}). The real image is any one "
+                        f"of its class.{missing}", figure=folder / "grid.png", held="Equal: the class of a column, and the "
+                        "prototype of rows prototype and D4M.",
+                        alt=f"Images, a column per class ({', '.join(names)}), rows real, prototype and D4M.")]
+    if random:
+        each = min(BESIDE, *map(len, largest), *map(len, drawn))
         draw_grid(folder / "beside.png", ["D4M", *[""] * (each - 1), None, "random", *[""] * (each - 1)],
-                  {name: [*own, None, *other] for name, (own, other) in zip(names, lines, strict=True)})
-        held = f"{'Equal' if len(set(found.values())) == 1 else 'Not equal'}: the number of images "
-        grids.append(Section("D4M images beside random real ones", f"A row per class ({len(names)} of {pictures['of']}): "
-                             f"{each} D4M images, large clusters first, then {each} random real ones.", figure="beside.png",
-                             held=held + f"({' and '.join(f'{count} {name}' for name, count in found.items())}).",
-                             alt=f"Images, a row per class ({', '.join(names)}): {each} D4M images, then {each} real ones."))
-    return grids
+                  {name: [*read(d4m, own[:each]), None, *read(random, other[:each])]
+                   for name, own, other in zip(names, largest, drawn, strict=True)})
+        equal = "Equal" if len(d4m["rows"]) == len(random["rows"]) else "Not equal"
+        sections.append(Section("D4M images beside random real ones", f"A row per class {shown}: {each} D4M images, large "
+                                f"clusters first, then {each} random real ones.", figure=folder / "beside.png",
+                                held=f"{equal}: the number of images ({len(d4m['rows'])} D4M and {len(random['rows'])} random "
+                                "real).",
+                                alt=f"Images, a row per class ({', '.join(names)}): {each} D4M images, then {each} real ones."))
+    return sections

@@ -8,15 +8,17 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts.cli import InputError
-from scripts.files import read_json, write_text
+from scripts.files import parse_json, read_bytes, read_json, write_text
 
 METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
            "task_arithmetic": "Task Arithmetic", "derpp": "DER++"}
-SMALL = ("random", "distilled")     # sources with as few images as the distilled set
+SOURCES = ("real", "random", "distilled")
+SMALL = SOURCES[1:]     # with as few images as the distilled set
 SAME_STEPS = "same steps"
 STREAM = ("method", "stream", "buffer_source", "labels", "schedule", "seed")
 CONTINUAL = {"acc": "class_il.acc", "task_il_acc": "task_il.acc", "average_incremental": "class_il.average_incremental",
@@ -72,7 +74,7 @@ class Results:
         return [run for run in self.runs if run.kind == kind]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Arm:
     """Where the images of a continual run come from. `schedule` is empty where the stream takes its own epochs."""
 
@@ -88,42 +90,52 @@ class Arm:
         labels = "" if self.labels == "hard" else f"{self.labels} labels"
         return ", ".join(part for part in (self.stream, memory, labels, self.schedule) if part)
 
-    def of(self, source: str, **changes) -> "Arm":
-        """The arm with images of `source` in place of the distilled ones."""
-        sources = {name: source if getattr(self, name) == "distilled" else getattr(self, name) for name in ("stream", "memory")}
-        return replace(self, **sources, **changes)
-
 
 Rows = dict[str, dict[Arm, dict[int, Run]]]    # by method, arm and seed
 
 
+def runs_by_arm(rows: Rows) -> dict[str, list[Run]]:
+    """The runs of all methods by the name of their arm."""
+    found: dict[str, list[Run]] = {}
+    for arms in rows.values():
+        for arm, row in arms.items():
+            found.setdefault(arm.name, []).extend(row.values())
+    return found
+
+
 def read_run(name: str, content) -> Run:
-    """A stage's result.json as a Run, without seconds where they are a part of its time.
+    """A stage's result.json as a compact Run, without seconds where they are a part of its time.
 
     Raises InputError where a field is missing that every result of its kind has.
     """
     if not isinstance(content, dict) or "kind" not in content:
         raise InputError(f"{name}/result.json: expected the field kind, found none")
-    parts = {part: content.get(part, {}) for part in ("config", "metrics", "seconds")}
-    check_parts(f"{name}/result.json", parts)
-    config, metrics, seconds = map(flat, parts.values())
+    config, metrics, seconds = map(flat, parts_of(f"{name}/result.json", content))
     if content["kind"] == "continual":
         found = flat(content)
         config |= {key: found[key] for key in STREAM if key in found}
         metrics = {key: found[place] for key, place in CONTINUAL.items() if place in found}
-        metrics |= {key: metrics[key].rpartition("which were ")[2] for key in ("memory",) if key in metrics}
+        if "memory" in metrics:
+            metrics["memory"] = metrics["memory"].rpartition("which were ")[2]
     seconds = {} if content.get("resumed") else seconds
-    run = Run(name, content["kind"], config, metrics, seconds, {key: content[key] for key in MADE if key in content})
+    run = Run(name, content["kind"], config, metrics, seconds, made_in(content))
     for key in NEEDED if run.kind == "continual" else ():
         run.need(key)
-    return run
+    return compact(run)
 
 
-def check_parts(where: str, parts: dict) -> None:
-    """Raise InputError for a part of a result that is no JSON object."""
+def parts_of(where: str, content: dict) -> list[dict]:
+    """Configuration, metrics and seconds of a result. Raises InputError where one is no JSON object."""
+    parts = {part: content.get(part, {}) for part in ("config", "metrics", "seconds")}
     for part, found in parts.items():
         if not isinstance(found, dict):
             raise InputError(f"{where}: expected an object as {part}, found {found!r:.80}")
+    return [*parts.values()]
+
+
+def made_in(content: dict) -> dict:
+    """What a result or a header says of hardware, code and packages."""
+    return {key: content[key] for key in MADE if key in content}
 
 
 def flat(nested: dict, before: str = "") -> dict:
@@ -139,9 +151,7 @@ def read_results(path: Path) -> Results:
     if path.suffix == ".jsonl":
         return read_collected(path)
     found = {file.parent: read_json(file) for file in sorted(path.rglob("result.json"))}
-    if path in found and not (isinstance(found[path], dict) and found[path].get("kind") == "continual"):
-        del found[path]
-    return Results([read_run(folder.relative_to(path).as_posix() if folder != path else path.name, content)
+    return Results([read_run(folder.relative_to(path).as_posix() if folder != path else path.resolve().name, content)
                     for folder, content in found.items()], seconds=read_stages(path / "stages.jsonl"))
 
 
@@ -156,17 +166,11 @@ def read_stages(path: Path) -> dict[str, float]:
 def read_lines(path: Path, *keys: str) -> list[dict]:
     """The JSON objects of a file, one a line. Raises InputError where a line is none, or lacks one of `keys`."""
     found = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected text in UTF-8, found other bytes") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            found.append({**entry, **{key: entry[key] for key in keys}})
-        except (ValueError, KeyError, TypeError):
+    for number, line in enumerate(read_bytes(path, "JSON, an object a line").splitlines(), 1):
+        found.append(parse_json(f"{path}, line {number}", line))
+        if not isinstance(found[-1], dict) or not found[-1].keys() >= set(keys):
             fields = f" with {', '.join(keys)}" if keys else ""
-            raise InputError(f"{path}: expected a JSON object{fields} in line {number}, found {line[:80]!r}") from None
+            raise InputError(f"{path}, line {number}: expected a JSON object{fields}, found {found[-1]!r:.80}")
     return found
 
 
@@ -175,24 +179,30 @@ def read_collected(path: Path) -> Results:
     header, *lines = read_lines(path) or [{}]
     if "runs" not in header or any(not {"run", "kind"} <= line.keys() for line in lines) or len(lines) != header["runs"]:
         raise InputError(f"{path}: expected a file of `python -m misc.report collect`, with its header and all its runs")
+    made, common = made_in(header), header.get("config", {})
+    runs = []
     for number, one in enumerate(lines, 2):
-        check_parts(f"{path}, line {number}", {part: one.get(part, {}) for part in ("config", "metrics", "seconds")})
-    made, common = ({key: header[key] for key in MADE if key in header}, header.get("config", {}))
-    runs = [Run(one["run"], one["kind"], common.get(one["kind"], {}) | one.get("config", {}), one.get("metrics", {}),
-                one.get("seconds", {}), made | {key: one[key] for key in MADE if key in one}) for one in lines]
+        config, metrics, seconds = parts_of(f"{path}, line {number}", one)
+        runs.append(Run(one["run"], one["kind"], common.get(one["kind"], {}) | config, metrics, seconds, made | made_in(one)))
     return Results(runs, header.get("command", ""), header.get("seconds", {}))
+
+
+def read_kept(misc: Path, name: str) -> Results:
+    """A collected file of misc/results; no runs where there is none."""
+    path = misc / "results" / f"{name}.jsonl"
+    return read_collected(path) if path.exists() else Results([])
 
 
 def collect(results: Results, path: Path) -> None:
     """Write a collected file."""
-    runs = [replace(run, config=shortened(run.config)) for run in results.runs]
-    kinds = sorted({run.kind for run in runs})
-    common = {kind: common_part([run.config for run in runs if run.kind == kind]) for kind in kinds}
-    made = common_part([run.made for run in runs if run.made] or [{}])
+    runs = results.runs
+    kinds = group_by(runs, lambda run: run.kind)
+    common = {kind: common_part([run.config for run in kinds[kind]]) for kind in sorted(kinds)}
+    made = common_part([run.made for run in runs])
     header = {"command": results.command, "when": time.strftime("%Y-%m-%d"), "runs": len(runs), **made,
               "seconds": results.seconds, "config": common}
-    lines = [{"run": run.name, "kind": run.kind, "config": without(run.config, common[run.kind]),
-              **dict(zip(("metrics", "seconds"), kept(run), strict=True)), **without(run.made, made)} for run in runs]
+    lines = [{"run": run.name, "kind": run.kind, "config": without(run.config, common[run.kind]), "metrics": run.metrics,
+              "seconds": run.seconds, **without(run.made, made)} for run in runs]
     entries = ({key: one for key, one in line.items() if one or one == 0} for line in (header, *lines))
     write_text(path, "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in entries))
 
@@ -209,12 +219,16 @@ def without(own: dict, common: dict) -> dict:
     return {key: one for key, one in own.items() if key not in common or common[key] != one}
 
 
-def kept(run: Run) -> tuple[dict, dict]:
-    """Metrics and seconds that tables and figures use: of continual runs no phases, of others numbers alone."""
-    if run.kind != "continual":
-        return shortened({key: one for key, one in run.metrics.items() if isinstance(one, int | float)}), shortened(run.seconds)
-    last = {"scale_curves": run.metrics["scale_curves"][-1:]} if run.metrics.get("scale_curves") else {}    # the last merge
-    return shortened({**run.metrics, **last}), shortened({"train": run.seconds["train"]})
+def compact(run: Run) -> Run:
+    """A run with what tables and figures use: of continual runs no phases, of others metrics that are numbers.
+
+    A folder's runs are equal to those of its collected file, since both are compact.
+    """
+    metrics, seconds = {key: one for key, one in run.metrics.items() if isinstance(one, int | float)}, run.seconds
+    if run.kind == "continual":
+        last = {"scale_curves": run.metrics["scale_curves"][-1:]} if run.metrics.get("scale_curves") else {}    # the last merge
+        metrics, seconds = run.metrics | last, {"train": run.seconds["train"]}
+    return replace(run, config=shortened(run.config), metrics=shortened(metrics), seconds=shortened(seconds))
 
 
 def shortened(value, significant: int = 12):
@@ -232,7 +246,7 @@ def continual_rows(runs: list[Run]) -> Rows:
     """Sort continual runs into rows. Raises InputError where a row would mix settings, or test images differ.
 
     A real stream with as few steps as the small sets is an arm of its own, `same steps`; so is each other number of steps that
-    small sets take too. A result found twice counts once.
+    small sets take too.
     """
     runs = [run for run in runs if run.kind == "continual"]
     digests = {run.get("config.digests.test"): run.name for run in runs}
@@ -247,10 +261,7 @@ def continual_rows(runs: list[Run]) -> Rows:
     for run in runs:
         method = run.config["method"]
         arm = arm_of(run, lengths.get(method, set()))
-        row = rows.setdefault(method, {}).setdefault(arm, {})
-        for other in row.values():
-            check_one_setting(f"{method}, {arm.name}", other, run)
-        row.setdefault(run.config["seed"], run)
+        join(rows.setdefault(method, {}).setdefault(arm, {}), run, f"{method}, {arm.name}")
     return {method: {arm: dict(sorted(row.items())) for arm, row in sorted(arms.items(), key=lambda pair: place_of(pair[0]))}
             for method, arms in sorted(rows.items(), key=lambda pair: [*METHODS, pair[0]].index(pair[0]))}
 
@@ -266,27 +277,36 @@ def arm_of(run: Run, lengths: set[int]) -> Arm:
 
 def place_of(arm: Arm) -> tuple:
     """The place of an arm in a table: real before random before distilled."""
-    sources = ("real", *SMALL)
-    return sources.index(arm.stream), sources.index(arm.memory), arm.labels, arm.schedule
+    return SOURCES.index(arm.stream), SOURCES.index(arm.memory), arm.labels, arm.schedule
 
 
-def check_one_setting(row: str, first: Run, second: Run) -> None:
-    """Raise InputError where two runs of a row differ in more than the seed, or a seed has two results."""
-    one, other = ({**run.config, **{name: run.metrics[name] for name in ("steps", "stream_images")}} for run in (first, second))
-    same_seed = one["seed"] == other["seed"]
-    ignored = ("schedule", *(() if same_seed else ("seed", "digests.")))
-    differ = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and not key.startswith(ignored)]
-    if differ:
-        raise InputError(f"{first.name} and {second.name}: expected one setting in the row {row}, found other "
-                         f"{', '.join(sorted(differ))}")
-    if same_seed and first.metrics["acc"] != second.metrics["acc"]:
-        raise InputError(f"{first.name} and {second.name}: expected one result of {row}, seed {one['seed']}, found two")
+def join(row: dict[int, Run], run: Run, name: str) -> None:
+    """Put a run into a row, by its seed; a result found twice counts once.
+
+    Raises InputError where runs differ in more than the seed, or a seed has two results.
+    """
+    for first in row.values():
+        one, other = (each.config | {key: each.metrics[key] for key in ("steps", "stream_images")} for each in (first, run))
+        same_seed = one["seed"] == other["seed"]
+        ignored = ("schedule", *(() if same_seed else ("seed", "digests.")))
+        differ = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and not key.startswith(ignored)]
+        if differ:
+            raise InputError(f"{first.name} and {run.name}: expected one setting in the row {name}, found other "
+                             f"{', '.join(sorted(differ))}")
+        if same_seed and first.metrics["acc"] != run.metrics["acc"]:
+            raise InputError(f"{first.name} and {run.name}: expected one result of {name}, seed {one['seed']}, found two")
+    row.setdefault(run.config["seed"], run)
 
 
-def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict[tuple, list[Run]]:
-    """Runs of one kind whose names fit a pattern, by its groups `names`."""
-    groups: dict[tuple, list[Run]] = {}
-    for run in results.of_kind(kind):
-        if found := pattern.search(run.name):
-            groups.setdefault(tuple(found[name] for name in names), []).append(run)
+def group_by(runs: list[Run], key_of: Callable) -> dict:
+    """The runs of each key, in the order of first appearance."""
+    groups: dict = {}
+    for run in runs:
+        groups.setdefault(key_of(run), []).append(run)
     return groups
+
+
+def grouped(results: Results, pattern: re.Pattern, kind: str, *names: str) -> dict:
+    """Runs of one kind whose names fit a pattern, by its groups `names`: a tuple where there are several."""
+    runs = [run for run in results.of_kind(kind) if pattern.search(run.name)]
+    return group_by(runs, lambda run: pattern.search(run.name).group(*names))

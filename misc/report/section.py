@@ -2,23 +2,25 @@
 
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 NOT_RUN, NONE = "not run", "–"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: words, then a table or a figure (a file beside the report, with its alternative text).
+    """A part of a report: words, then a table or a figure (a PNG, with its alternative text).
 
     `held` names what is equal in what a figure compares, `command` what made the data.
     """
 
     title: str
     says: str
-    header: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    figure: str = ""
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    figure: Path | None = None
     alt: str = ""
     held: str = ""
     command: str = ""
@@ -57,17 +59,24 @@ def counts(numbers) -> str:
     return " / ".join(dict.fromkeys(str(one["n"]) for one in numbers if one))
 
 
-def markdown_table(header, rows) -> str:
-    """A Markdown table of texts; columns of numbers are right-aligned."""
-    marks = [":---" if left else "---:" for left in left_columns(header, rows)]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in (header, marks, *rows))
+def percentages(numbers: dict, keys, name: str = "accuracy") -> list[str]:
+    """The cells of a row, whose `numbers` have these keys, in percent."""
+    return [cell(numbers.get(key), name, 100) for key in keys]
 
 
-def with_table(says: str, header, rows) -> str:
-    """A text and the table below it; a table without rows has not been run."""
-    if header and not rows:
+def with_seeds(numbers: dict, keys, name: str = "accuracy") -> list[str]:
+    """The same, then the numbers of seeds behind them."""
+    return [*percentages(numbers, keys, name), counts(map(numbers.get, keys))]
+
+
+def markdown(part: Section) -> str:
+    """The words and the table of a section; columns of numbers are right-aligned. A table without rows has not been run."""
+    if part.header and not part.rows:
         return f"{NOT_RUN.capitalize()}."
-    return "\n\n".join(filter(None, [says, rows and markdown_table(header, rows)]))
+    marks = [":---" if left else "---:" for left in left_columns(part.header, part.rows)]
+    lines = [part.header, marks, *part.rows] if part.rows else []
+    table = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    return "\n\n".join(filter(None, [part.says, table]))
 
 
 def plain_table(header, rows) -> str:
@@ -101,6 +110,6 @@ def plain(sections: list[Section]) -> str:
 def fill(text: str, table_of) -> str:
     """Replace what stands between the marks of each table; an end mark is added where there is none."""
     def filled(found: re.Match) -> str:
-        table = "\n\n".join(with_table(part.says, part.header, part.rows) for part in table_of(found[1]))
+        table = "\n\n".join(map(markdown, table_of(found[1])))
         return f"<!-- table: {found[1]} -->\n{table}\n<!-- end: {found[1]} -->"
     return re.sub(r"<!-- table: ([a-z0-9-]+) -->(?:.*?<!-- end: \1 -->)?", filled, text, flags=re.DOTALL)

@@ -4,11 +4,12 @@ import math
 import operator
 import statistics
 
-from misc.report.results import CONTINUAL, SAME_STEPS, Arm, Rows, Run
+from misc.report.results import CONTINUAL, SAME_STEPS, Arm, Rows, Run, group_by, runs_by_arm
 
 MEASURES = {**{name: f"metrics.{name}" for name in CONTINUAL}, "train_seconds": "seconds.train"}
 SUMMARISED = tuple(name for name in MEASURES if name not in ("matrix", "confusion", "scale_curves", "start_note", "memory"))
 PAIRED = ("acc", "task_il_acc", "average_incremental", "forgetting", "train_seconds")
+REAL = Arm("real", "real", "hard")      # against which time is saved: all real images, on their own epochs
 CLAIMED_SAVING, CLAIMED_KEPT = 0.59, 0.95
 CLAIMED = ("er", "agem", "task_arithmetic")
 AT_CHANCE = 0.05    # a network that knows only its last task has an ACC of 1 / tasks, at most this much more
@@ -30,22 +31,30 @@ def mean_std(values: list[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
-def measure(groups: dict[tuple, list[Run]], fields: dict[str, str]) -> dict[tuple, dict]:
-    """By group the number of runs `n`, and mean and standard deviation of each field; of seconds of those that have some."""
-    def numbers(runs: list[Run], field: str) -> dict:
-        return mean_std([run.need(field) for run in runs if run.seconds or not field.startswith("seconds.")])
-    return {key: {"n": len(runs), **{short: numbers(runs, field) for short, field in fields.items()}}
-            for key, runs in groups.items()}
+def measure(groups: dict, fields: dict[str, str]) -> dict:
+    """The numbers of each group of runs."""
+    return {key: numbers_of(runs, fields) for key, runs in groups.items()}
+
+
+def numbers_of(runs: list[Run], fields: dict[str, str]) -> dict:
+    """The number of runs `n`, and mean and standard deviation of each field; of seconds of those runs that have some."""
+    return {"n": len(runs), **{short: mean_std([run.need(field) for run in runs if run.seconds
+                                                or not field.startswith("seconds.")]) for short, field in fields.items()}}
 
 
 def interval(values: list[float]) -> dict:
     """Mean and 95 % confidence interval of the mean by Student's t: mean +- t(n - 1) s / sqrt(n); no interval for n < 2."""
     from scipy.stats import t
-    mean, low, high = (statistics.fmean(values) if values else None), None, None
-    if len(values) > 1:
-        half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-        low, high = mean - half, mean + half
-    return {"mean": mean, "low": low, "high": high, "n": len(values)}
+    mean, std = mean_std(values).values()
+    if std is None:
+        return {"mean": mean, "low": None, "high": None, "n": len(values)}
+    half = float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(values)}
+
+
+def exponential(found: dict) -> dict:
+    """The geometric mean and its interval, from those of logarithms (Bland and Altman, BMJ 312:1153, 1996)."""
+    return {**found, **{key: math.exp(found[key]) for key in ("mean", "low", "high") if found[key] is not None}}
 
 
 def measured(row: dict[int, Run], name: str) -> dict[int, float]:
@@ -53,12 +62,12 @@ def measured(row: dict[int, Run], name: str) -> dict[int, float]:
     return {seed: run.get(MEASURES[name]) for seed, run in row.items()}
 
 
-def paired(own: dict[int, Run], other: dict[int, Run] | None, name: str, combine) -> dict:
+def paired(own: dict[int, Run], other: dict[int, Run], name: str, combine) -> dict:
     """`combine` of the values of each seed of both rows, and its interval.
 
     Of seconds `mean` is that of the two medians, and only seeds count that have the same hardware in both rows.
     """
-    ours, theirs = measured(own, name), measured(other or {}, name)
+    ours, theirs = measured(own, name), measured(other, name)
     seeds = [seed for seed in sorted(ours.keys() & theirs.keys())
              if name != "train_seconds" or own[seed].get("hardware") == other[seed].get("hardware")]
     pairs = [pair for seed in seeds if None not in (pair := (ours[seed], theirs[seed]))]
@@ -74,24 +83,20 @@ def difference(own: dict[int, Run], other: dict[int, Run], name: str) -> dict:
     return paired(own, other, name, operator.sub)
 
 
-def ratio(own: dict[int, Run], other: dict[int, Run] | None, name: str) -> dict:
-    """own / other: the geometric mean over seeds, and its interval by Student's t on the logarithms of the seeds' ratios.
-
-    Source: Bland and Altman, BMJ 312:1153, 1996. No numbers where a value is 0.
-    """
-    if 0 in [*measured(own, name).values(), *measured(other or {}, name).values()]:
+def ratio(own: dict[int, Run], other: dict[int, Run], name: str) -> dict:
+    """own / other: the geometric mean over seeds, and its interval. No numbers where a value is 0."""
+    if 0 in [*measured(own, name).values(), *measured(other, name).values()]:
         return interval([])
-    found = paired(own, other, name, lambda first, second: math.log(first / second))
-    return {**found, **{key: math.exp(found[key]) for key in ("mean", "low", "high") if found[key] is not None}}
+    return exponential(paired(own, other, name, lambda first, second: math.log(first / second)))
 
 
-def saved(own: dict[int, Run], real: dict[int, Run] | None, name: str = "train_seconds") -> dict:
+def saved(own: dict[int, Run], real: dict[int, Run], name: str = "train_seconds") -> dict:
     """The fraction of training time, or of another measure, that is saved, and its interval."""
     spent, ends = ratio(own, real, name), (("mean", "mean"), ("low", "high"), ("high", "low"))
     return {**spent, **{key: 1 - spent[end] for key, end in ends if spent[end] is not None}}
 
 
-def kept(own: dict[int, Run], real: dict[int, Run] | None) -> dict:
+def kept(own: dict[int, Run], real: dict[int, Run]) -> dict:
     """The fraction of ACC that is kept, and its interval; no numbers where the method is at chance on real images too."""
     return interval([]) if real and at_chance(real) else ratio(own, real, "acc")
 
@@ -113,7 +118,7 @@ def summaries(rows: Rows) -> dict[str, dict[Arm, dict]]:
     found = {method: {} for method in rows}
     for method, arms in rows.items():
         for arm, row in arms.items():
-            real = arms.get(real_of(arm, arms))
+            real = arms.get(REAL, {}) if arm != REAL else {}
             found[method][arm] = {
                 "n": len(row), **{name: mean_std(list(measured(row, name).values())) for name in SUMMARISED},
                 "time_saved": saved(row, real)["mean"], "flops_saved": saved(row, real, "flops")["mean"],
@@ -132,15 +137,10 @@ def counterparts(arm: Arm, arms) -> list[Arm]:
         return []
     found = []
     for source, schedule in (("random", arm.schedule), ("real", arm.schedule or SAME_STEPS), ("real", "")):
-        options = [arm.of(source, schedule=schedule, labels=labels) for labels in dict.fromkeys((arm.labels, "hard"))]
+        sources = [source if one == "distilled" else one for one in (arm.stream, arm.memory)]
+        options = [Arm(*sources, labels, schedule) for labels in (arm.labels, "hard")]
         found += [option for option in options if option in arms][:1]
     return list(dict.fromkeys(other for other in found if other != arm))
-
-
-def real_of(arm: Arm, arms) -> Arm | None:
-    """The arm on real images against which time is saved: on its own epochs."""
-    plain = Arm("real", "real", "hard")
-    return plain if plain in arms and plain != arm else None
 
 
 def differences(rows: Rows) -> list[dict]:
@@ -152,9 +152,8 @@ def differences(rows: Rows) -> list[dict]:
 
 def claims(rows: Rows) -> list[dict]:
     """The claim's numbers for each method of it and each distilled stream."""
-    return [claim(method, arm, rows[method]) for method in CLAIMED for arm in rows.get(method, {})
-            if arm.stream == "distilled" and (real := real_of(arm, rows[method]))
-            and rows[method][arm].keys() & rows[method][real].keys()]
+    return [claim(method, arm, rows[method]) for method in CLAIMED for arm, row in rows.get(method, {}).items()
+            if arm.stream == "distilled" and row.keys() & rows[method].get(REAL, {}).keys()]
 
 
 def claim(method: str, arm: Arm, arms: dict[Arm, dict[int, Run]]) -> dict:
@@ -163,7 +162,7 @@ def claim(method: str, arm: Arm, arms: dict[Arm, dict[int, Run]]) -> dict:
     A condition is met where its whole interval lies on that side. Seconds depend on what else the machine did, so FLOPs must be
     saved too. `verdict` is None at chance; HOLDS needs all numbers and distilled images that are better than both counterparts.
     """
-    own, real = arms[arm], arms[real_of(arm, arms)]
+    own, real = arms[arm], arms[REAL]
     numbers = {"time_saved": saved(own, real), "flops_saved": saved(own, real, "flops"), "acc_kept": kept(own, real)}
     rivals = {other: difference(own, arms[other], "acc") for other in counterparts(arm, arms)
               if other.labels == arm.labels and (other.stream == "random" or other.schedule)}   # of as many steps
@@ -186,30 +185,23 @@ def side(found: dict, least: float) -> str:
 
 
 def paybacks(rows: Rows, costs: dict[str, float]) -> list[dict]:
-    """N* of each arm with a distilled stream, against all real images. At the same steps a training costs the same.
+    """N* = C / (T_real - T_own), the trainings that pay the cost C back, of each arm with a distilled stream.
 
-    `costs` are seconds of distillation by stage. JSON has no infinity: `trainings` is then "infinite".
+    T_real: all real images; at the same steps a training costs the same.
+    `costs` are seconds of distillation by stage; a teacher counts for soft labels alone. JSON has no infinity: where nothing
+    is saved, `trainings` is "infinite".
     """
     found = []
     for method, arms in rows.items() if costs else ():
         for arm in (one for one in arms if one.stream == "distilled"):
             for other in (one for one in counterparts(arm, arms) if one.stream == "real" and not one.schedule):
-                saving, cost = difference(arms[other], arms[arm], "train_seconds"), cost_of(arm, costs)
+                cost = sum(seconds for stage, seconds in costs.items() if arm.labels == "soft" or stage != "teacher")
+                saving = difference(arms[other], arms[arm], "train_seconds")
                 if saving["n"]:
-                    trainings = payback(cost, saving["mean"])
                     found.append({"method": method, "arm": arm.name, "against": other.name, "cost_seconds": cost,
-                                  "saved_seconds": saving, "trainings": "infinite" if math.isinf(trainings) else trainings})
+                                  "saved_seconds": saving,
+                                  "trainings": cost / saving["mean"] if saving["mean"] > 0 else "infinite"})
     return found
-
-
-def payback(cost_seconds: float, saved_seconds: float) -> float:
-    """N* = C / (T_real - T_own): the number of trainings that pay the cost back; infinite when nothing is saved."""
-    return cost_seconds / saved_seconds if saved_seconds > 0 else math.inf
-
-
-def cost_of(arm: Arm, costs: dict[str, float]) -> float:
-    """Seconds of distillation behind an arm: a teacher counts for soft labels alone."""
-    return sum(seconds for kind, seconds in costs.items() if arm.labels == "soft" or kind != "teacher")
 
 
 def mean_costs(runs: list[Run]) -> dict[str, float]:
@@ -220,11 +212,9 @@ def mean_costs(runs: list[Run]) -> dict[str, float]:
     """
     streams = {run.metrics["stream_images"] // len(run.metrics["confusion"]) for run in runs
                if run.kind == "continual" and run.config["stream"] == "distilled" and "confusion" in run.metrics}
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.seconds and run.kind in ("prototypes", "distilled", "teacher") and \
-                run.get("config.method", "d4m") == "d4m" and run.get("config.prototype") != "random":
-            found.setdefault(run.kind, []).append(run)
+    found = group_by([run for run in runs if run.seconds and run.kind in ("prototypes", "distilled", "teacher")
+                      and run.get("config.method", "d4m") == "d4m" and run.get("config.prototype") != "random"],
+                     lambda run: run.kind)
     if "distilled" not in found:
         return {}
     for kind in found.keys() & {"prototypes", "distilled"}:
@@ -232,15 +222,13 @@ def mean_costs(runs: list[Run]) -> dict[str, float]:
     return {kind: statistics.fmean(run.took for run in sets) for kind, sets in found.items()}
 
 
-def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, str]) -> str:
-    """What is equal in all runs and what is not, by the part `place` of a group's key."""
+def equal_and_not(arms: dict[str, list[Run]], fields: dict[str, str]) -> str:
+    """Which of the `fields` are equal in all runs, and which are not, with their values by arm."""
     equal, differ = [], []
     for label, key in fields.items():
-        arms: dict[str, set] = {}
-        for group_key, runs in groups.items():
-            arms.setdefault(group_key[place], set()).update(run.get(key, "not stated") for run in runs)
         by_value: dict[str, list[str]] = {}
-        for arm, values in arms.items():
+        for arm, runs in arms.items():
+            values = {run.get(key, "not stated") for run in runs}
             by_value.setdefault(" or ".join(sorted(map(str, values))), []).append(arm)
         if set(by_value) <= {"not stated"}:
             continue
@@ -253,25 +241,23 @@ def equal_and_not(groups: dict[tuple, list[Run]], place: int, fields: dict[str, 
 
 def equal_in_rows(rows: Rows) -> str:
     """Equal and different SETTINGS of continual runs, by arm, and every other setting that differs within a method."""
-    groups = {(method, arm.name): list(row.values()) for method, arms in rows.items() for arm, row in arms.items()}
-    merged = {key: runs for key, runs in groups.items() if key[0] == "task_arithmetic"}
-    return " ".join(filter(None, [equal_and_not(groups, 1, SETTINGS), equal_and_not(merged, 1, MEMORY), other_settings(rows),
-                                  *map(different_starts, rows.values())]))
+    merged = runs_by_arm({"task_arithmetic": rows.get("task_arithmetic", {})})
+    return " ".join(filter(None, [equal_and_not(runs_by_arm(rows), SETTINGS), equal_and_not(merged, MEMORY),
+                                  other_settings(rows), *map(different_starts, rows.values())]))
 
 
 def other_settings(rows: Rows) -> str:
     """A sentence for each setting beside SETTINGS that differs between arms of a method, of soft labels between soft arms."""
-    keys = {key for arms in rows.values() for row in arms.values() for run in row.values() for key in run.config
+    keys = {key for runs in runs_by_arm(rows).values() for run in runs for key in run.config
             if not key.startswith(NAMED) and f"config.{key}" not in SETTINGS.values()}
     found = []
     for key in sorted(keys):
-        differ = {}
+        differ: Rows = {}
         for method, arms in rows.items():
-            own = {(method, arm.name): list(row.values()) for arm, row in arms.items()
-                   if key not in ("temperature", "soft_loss") or arm.labels == "soft"}
-            if len({str(run.config.get(key)) for runs in own.values() for run in runs}) > 1:
-                differ |= own
-        found.append(equal_and_not(differ, 1, {key.rpartition(".")[2].replace("_", " "): f"config.{key}"}))
+            own = {arm: row for arm, row in arms.items() if key not in ("temperature", "soft_loss") or arm.labels == "soft"}
+            if len({str(run.config.get(key)) for row in own.values() for run in row.values()}) > 1:
+                differ[method] = own
+        found.append(equal_and_not(runs_by_arm(differ), {key.rpartition(".")[2].replace("_", " "): f"config.{key}"}))
     return " ".join(filter(None, found))
 
 
