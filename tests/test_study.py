@@ -146,9 +146,10 @@ def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_
             "STREAM_IPCS": "2", "METHODS": "er", "LEARNERS": "convnet_d2_w8",
             "MEMORIES": "10", "EPOCH_STEPS": "4", "REAL_PARTS": "2 1", "SMALL_PARTS": "2"}
     ways = ("distilled", "medoid", "prototype", "noise", "mode", "herding", "kcenter", "random", "autoencoder", "sre2l", "mtt")
-    chosen = {"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "distilled medoid random", "PARTS": "teachers sets students"}
+    chosen = {"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "distilled medoid random", "STREAM_LABELS": "soft",
+              "STREAM_ARMS": "distilled decoded-medoid autoencoder random", "REAL_PARTS": ""}
     for changed in (chosen, {"ARMS": " ".join(ways), "STREAM_LABELS": "hard soft", "REAL_LABELS": "hard soft"}):
-        answer = shell("misc/studies/fashion_mnist.sh", **tiny, **changed)
+        answer = shell("misc/studies/fashion_mnist.sh", **{**tiny, **changed})
         assert answer.returncode == 0, answer.stderr[-2000:]
     run, validation = tmp_path / "run", tmp_path / "run/choice"
     made = {folder: {path.parent.name for path in folder.glob("seed0/students/*/result.json")} for folder in (run, validation)}
@@ -163,14 +164,19 @@ def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_
                for path in run.glob("continual/*/*/*/result.json")}
     assert streams == {f"{folder}{labels}-steps{steps}-seed0" for labels in ("", "-soft") for folder, steps in (
         ("real/er-real", 4), ("real/er-real", 2), ("ipc2/er-random", 2), ("ipc2/er-distilled", 2))}
-    misc = tmp_path / "misc"
+    misc, arms = tmp_path / "misc", ("distilled-s0.5", "distilled-s0.9", "decoded-medoid", "autoencoder")
+    assert {path.parent.parent.name for path in validation.glob("continual-crops1/*/*/*/result.json")} == {
+        "ipc2", *(f"ipc2-{arm}" for arm in arms)}
     (misc / "results").mkdir(parents=True)
     assert here("misc.report.__main__", "collect", run, misc / "results/fashion_mnist.jsonl", "--only", "seed*",
                 "teacher*", "continual").code == 0
-    (tmp_path / "README.md").write_text("<!-- table: least-cost -->\n<!-- table: literature-fashion -->")
+    assert here("misc.report.__main__", "collect", validation, misc / "results/fashion_mnist_choice.jsonl").code == 0
+    (tmp_path / "README.md").write_text("".join(f"<!-- table: {name} -->\n" for name in (
+        "least-cost", "literature-fashion", "streams-fashion")))
     shutil.copy(ROOT / "misc/published.json", misc)
     assert here("misc.report.__main__", "tables", "--root", tmp_path).code == 0
     page = (tmp_path / "README.md").read_text()
     assert len(re.findall("Fashion-MNIST . ConvNet-W128 . (DC|DSA) ", page)) == 2 and page.count(" not run | not run ") == 4
+    assert all(f"| {name} | soft | 2 | " in page for name in (*arms, "random"))
     assert "| real |" in page and "| distilled, IPC 2, soft labels |" in page
     assert (misc / "fashion_mnist_costs.png").stat().st_size > 20_000

@@ -30,6 +30,7 @@ SET_SECONDS = {"prototypes": {"wait": "Reading images", "encode": "Encoding them
 START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
 STARTS = {"random": "random", "task1": "the first task's expert", "distilled": "pre-trained on the distilled set"}
 FASHION_STREAM = re.compile(r"/resnet18-memory500/(real|ipc50)/")
+STREAM_ARM = re.compile(r"-memory\d+/ipc(?P<ipc>\d+)(-(?P<arm>[^/]+))?/")
 FASHION_TEACHER = "teacher-convnet_d3_w64_bn"
 
 
@@ -195,6 +196,21 @@ def stream_crops(current: Results, earlier: Results) -> list[Section]:
     return [Section("Crops of the streams", "ACC (Class-IL) of ER with a memory of 500 images, in percent.",
                     ("Stream", "Steps", *(f"{'whole images' if crop == 1 else f'crops from {crop}'}, {tested} images"
                                           for tested, crop in columns), "Seeds (n)"), rows)]
+
+
+def stream_images(results: Results) -> list[Section]:
+    """ACC of replay by what the images of the stream are, as the folder names of the study state it."""
+    def key_of(run: Run) -> tuple:
+        ipc, arm = STREAM_ARM.search(run.name).group("ipc", "arm")
+        return arm or run.config["stream"], run.config["labels"], int(ipc), METHODS[run.config["method"]]
+    runs = [run for run in results.of_kind("continual") if STREAM_ARM.search(run.name)]
+    groups = group_by(runs, key_of)
+    numbers = measure(groups, {"acc": "metrics.acc", "steps": "metrics.steps"})
+    return [Section("Images of the streams", "ACC (Class-IL) in percent, mean ± standard deviation over seeds.",
+                    ("Images of the stream", "Labels", "IPC", "Method", "Steps", "ACC (%)", "Seeds (n)"),
+                    [(arm, labels, str(ipc), method, cell(one, "steps"), cell(one, "acc", 100), str(one["n"]))
+                     for (arm, labels, ipc, method), one in sorted(numbers.items(), key=lambda pair: (
+                         *pair[0][1:], -pair[1]["acc"]["mean"]))])]
 
 
 def fashion_payback(results: Results, checkpoint: dict) -> list[Section]:

@@ -36,8 +36,8 @@ prototypes() {                   # flags ...: the command for prototypes, of all
 
 prototypes_of_arms() {           # flags ...
     prototypes "$@"
-    case " $ARMS " in *" medoid "*) prototypes "$@" --prototype medoid ;; esac
-    case " $ARMS " in *" autoencoder "*) prototypes "$@" --prototype random ;; esac
+    case " $ARMS ${STREAM_ARMS-} " in *medoid*) prototypes "$@" --prototype medoid ;; esac
+    case " $ARMS ${STREAM_ARMS-} " in *" autoencoder "*) prototypes "$@" --prototype random ;; esac
 }
 
 strength() { case $1 in s0.*) echo "${1#s}" ;; *) echo "$STRENGTH" ;; esac; }
@@ -50,6 +50,7 @@ images() {                       # way (s0.3: D4M images of this strength; disti
     medoid | lof) how="$start-$way --strength $STRENGTH" ;;
     mode) how="$start --guidance mode --mode_scale 0.1 --stop_t 10" ;;
     prototype) how="$start --method prototype" ;;
+    decoded-medoid) how="$start-medoid --method prototype" ;;
     autoencoder) how="$start-random --method prototype" ;;      # random real images, encoded and decoded
     noise | random | herding | kcenter) how="--method $way" ;;
     *) echo "ARMS: expected names such as distilled, s0.3, medoid, prototype, noise or random, found $way" >&2; exit 2 ;;
@@ -64,6 +65,7 @@ images_of() {                    # way: the folder of its images
     distilled | s0.*) echo "${made}_s$(strength "$1")_$END" ;;
     medoid | lof) echo "${made}_s${STRENGTH}_${END}_$1" ;;
     mode) echo "${made}_mode0.1-10_$END" ;;
+    decoded-medoid) echo "$P/distilled/${DATA_NAME}_prototype_ipc${IPC}_medoid" ;;
     autoencoder) echo "$P/distilled/${DATA_NAME}_prototype_ipc${IPC}_random" ;;
     *) echo "$P/distilled/${DATA_NAME}_$1_ipc$IPC" ;;
     esac

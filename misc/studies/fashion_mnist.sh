@@ -1,10 +1,10 @@
 #!/bin/sh
 # Fashion-MNIST, from a diffusion model to the tables: two teachers, images made in the ways of ARMS at IPC 1 and 10,
 # ConvNet-W128 students with hard labels and ResNet-18 students with soft ones; each seed has its own images. 5,000 training
-# images stay out of all that is trained. CHOOSE=1 tests the students of every strength on these; without it the chosen strength
-# and the other ways are tested on the 10,000 test images. Then continual learning in 5 tasks of 2 classes: on all real images
-# for 1, 1/3 and 1/4 epoch, on 50 random and D4M images a class for as many steps as 1/3 and 1/4. PRIOR names the diffusion
-# model; the shipped one has not seen the 5,000 images either.
+# images stay out of all that is trained. CHOOSE=1 tests the students of every strength, and the streams, on these; without it
+# the chosen strength and the other ways are tested on the 10,000 test images. Then continual learning in 5 tasks of 2 classes:
+# on all real images for 1, 1/3 and 1/4 epoch, on 50 images a class of STREAM_ARMS for as many steps as 1/3 and 1/4. PRIOR names
+# the diffusion model; the shipped one has not seen the 5,000 images either.
 # The defaults take two cores 5 hours (with matrix units, such as AMX) to 15. More has been run in part, or not at all:
 # IPCS="1 10 50" ARMS="distilled medoid prototype noise mode herding kcenter random autoencoder sre2l mtt" LEARNERS=resnet50
 # METHODS="finetune joint agem derpp" MEMORIES="200 500" STREAM_IPCS="10 50 100" STREAM_LABELS="hard soft" REAL_PARTS="16 8 2"
@@ -12,7 +12,7 @@
 # python -m misc.report collect runs/study-fashion_mnist misc/results/fashion_mnist.jsonl --only 'seed*' 'teacher*' continual \
 #     --command "sh misc/studies/fashion_mnist.sh"
 # python -m misc.report collect runs/study-fashion_mnist/choice misc/results/fashion_mnist_choice.jsonl \
-#     --kind student --command "CHOOSE=1 sh misc/studies/fashion_mnist.sh"
+#     --kind student continual --command "CHOOSE=1 sh misc/studies/fashion_mnist.sh"
 # python -m misc.report tables
 set -eu
 cd "$(dirname "$0")/../.."
@@ -27,6 +27,7 @@ SRE2L_STEPS=${SRE2L_STEPS:-1000} MTT_STEPS=${MTT_STEPS:-300}
 NETWORKS=${NETWORKS:-convnet_d3_w64_bn resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10} STEPS=${STEPS:-20}
 METHODS=${METHODS:-er task_arithmetic} LEARNERS=${LEARNERS:-resnet18} MEMORIES=${MEMORIES:-500}
 STREAM_CROPS=${STREAM_CROPS:-1}  # the smallest crop's share of an image; whole images were far better on the 5,000 than 0.35
+STREAM_ARMS=${STREAM_ARMS:-random distilled}            # images of the small streams: names as in ARMS, or decoded-medoid
 STREAM_IPCS=${STREAM_IPCS-50} STREAM_LABELS=${STREAM_LABELS:-hard} REAL_LABELS=${REAL_LABELS:-hard}     # or "hard soft"
 EPOCH_STEPS=${EPOCH_STEPS:-375} REAL_PARTS=${REAL_PARTS-4 3 1} SMALL_PARTS=${SMALL_PARTS:-4 3}  # of a task; 4: a quarter
 . misc/studies/common.sh
@@ -68,11 +69,12 @@ arms() {                         # ways: a line for each: its name and its way, 
 
 sets() {
     for SEED in $SEEDS; do
-        P=$STUDY/seed$SEED PER_CLASS="$IPCS $STREAM_IPCS"
+        P=$STUDY/seed$SEED PER_CLASS=$(echo "$IPCS $STREAM_IPCS" | xargs -n 1 | sort -nu | xargs)
         prototypes_of_arms --kmeans minibatch
         for IPC in $PER_CLASS; do
-            case " $IPCS " in *" $IPC "*) WAYS=$ARMS ;; *) WAYS="distilled random" ;; esac
-            arms "$WAYS" | while read -r _ WAY; do
+            case " $IPCS " in *" $IPC "*) WAYS=$ARMS ;; *) WAYS= ;; esac
+            case " $STREAM_IPCS " in *" $IPC "*) WAYS="$WAYS $STREAM_ARMS" ;; esac
+            arms "$WAYS" | sort -u | while read -r _ WAY; do
                 case $WAY in
                 sre2l) echo "distillation.sre2l --teacher $TEACHER --ipc $IPC --steps $SRE2L_STEPS" \
                         "--min-scale-crops 0.35 --flip 0.5 --seed $SEED --save_init_image_path $P/distilled" ;;
@@ -132,9 +134,12 @@ continual() {                    # the folder names state network, memory and IP
                 for IPC in $STREAM_IPCS; do
                     for LABELS in $STREAM_LABELS; do
                         for SHARE in $SMALL_PARTS; do
-                            learn "$LABELS" --stream random distilled --steps "$((EPOCH_STEPS / SHARE))" \
-                                --distilled "$(images_of "s$(chosen)")" --random "$(images_of random)" \
-                                --output-dir "$RUNS/ipc$IPC"
+                            arms "$STREAM_ARMS" | while read -r ARM WAY; do
+                                case $ARM in random) STREAM=random WHERE= ;; distilled) STREAM=distilled WHERE= ;;
+                                *) STREAM=distilled WHERE=-$ARM ;; esac
+                                learn "$LABELS" --stream $STREAM "--$STREAM" "$(images_of "$WAY")" \
+                                    --steps "$((EPOCH_STEPS / SHARE))" --output-dir "$RUNS/ipc$IPC$WHERE"
+                            done
                         done
                     done
                 done
