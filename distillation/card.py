@@ -32,6 +32,7 @@ MODE_GUIDED = ("Mode-guided images", "Each image is drawn from noise under its c
                "a k-means centroid of its class's latents, during the first steps (mode guidance, arXiv 2505.18963).")
 CENTROID = "a k-means centroid of its class's latents"
 OTHER_PROTOTYPES = {"medoid": "the real image's latents nearest to a k-means centroid of its class",
+                    "member": "the latents of a random real image of a k-means cluster of its class",
                     "random": "the latents of a random real image of its class"}
 SOURCES = {"digits": "UCI's handwritten digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
            "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet-1K", "folder": "an image folder"}

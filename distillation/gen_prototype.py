@@ -59,9 +59,9 @@ def add_prototype_flags(parser) -> None:
     parser.add_argument("--km_expand", default=None, type=int,
                         help="k-means batch = km_expand * ipc latents (default: 1, and at least 1,024 latents)")
     parser.add_argument("--kmeans", default="minibatch", choices=("minibatch", "full"), help="scikit-learn's estimator")
-    parser.add_argument("--prototype", default="centroid", choices=("centroid", "medoid", "random"),
-                        help="medoid: the real latent nearest to the centroid; random: the latents of the images that "
-                             "gen_syn_image --method random draws, without k-means")
+    parser.add_argument("--prototype", default="centroid", choices=("centroid", "medoid", "member", "random"),
+                        help="medoid: the real latent nearest to the centroid; member: a random one of the cluster; random: "
+                             "the latents of the images that gen_syn_image --method random draws, without k-means")
     parser.add_argument("--outliers", default="none", choices=("none", "lof"),
                         help="lof: drop a tenth of each class before clustering, by local outlier factor")
 
@@ -69,11 +69,11 @@ def add_prototype_flags(parser) -> None:
 def check_prototype_flags(args, ipcs: list[int]) -> None:
     """Raise InputError for numbers out of range and flags that do not fit together."""
     if args.prototype == "random" and args.outliers != "none":
-        raise InputError(f"--outliers {args.outliers} needs --prototype centroid or medoid (got random)")
+        raise InputError(f"--outliers {args.outliers} does not go with --prototype random, which has no k-means")
     if args.prototype == "random" and args.resize != "squash":
-        raise InputError("--resize crop needs --prototype centroid or medoid; random images are cut as --method random does")
+        raise InputError("--resize crop does not go with --prototype random, whose images are cut as --method random does")
     if args.km_expand and (args.kmeans == "full" or args.prototype == "random"):
-        raise InputError("--km_expand needs --kmeans minibatch and --prototype centroid or medoid")
+        raise InputError("--km_expand needs --kmeans minibatch and another --prototype than random")
     for ipc in ipcs:
         check_range("--ipc", ipc, 1)
     for flag, low in (("km_expand", 1), ("batch_size", 1), ("num_workers", 0), ("size", 8)):

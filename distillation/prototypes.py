@@ -1,8 +1,9 @@
 """Prototypes: the k-means centroids of one class's latents, and the files that store them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from scripts.cli import InputError
 from scripts.files import Expected, atomic_path, one_line, read_json, read_tensors, tensor_problems, write_tensors
 
 LARGEST_JSON_BYTES = 2 ** 32  # of the original's file: ImageNet-1K at IPC 10 takes 3.2 GB
-REAL = ("medoid", "random")  # prototypes that are latents of real images
+REAL = ("medoid", "member", "random")  # prototypes that are latents of real images
 LEAST_BATCH = 1024  # scikit-learn's default, without --km_expand; ipc alone is the number of clusters
 
 
@@ -26,7 +27,7 @@ class Prototypes:
     centroids: Tensor              # [IPC, C, h, w], scaled latents
     sizes: Tensor                  # [IPC], images in each cluster
     inertia: Tensor                # [], sum of squared distances
-    nearest: Tensor | None = None  # [IPC], index within the class of the image nearest to each centroid
+    nearest: Tensor | None = None  # [IPC], index within the class of the image nearest to each centroid, or of the member drawn
     skipped: Tensor | None = None  # indices within the class of unreadable images
 
     @property
@@ -41,11 +42,31 @@ class Prototypes:
         return replace(self, nearest=indices[self.nearest], skipped=torch.from_numpy(np.flatnonzero(~read)))
 
 
-def cluster(latents: Tensor, ipc: int, km_expand: int | None, seed: int, kmeans: str = "minibatch") -> Prototypes:
+def nearest_members(latents: Tensor, centroids: Tensor, members: Tensor) -> Tensor:
+    """Index [IPC] of each cluster's latent nearest to its centroid; for an empty cluster, the nearest of all latents."""
+    return torch.stack([own[(latents[own] - centroid).flatten(1).pow(2).sum(1).argmin()]
+                        for own, centroid in zip(members_by_cluster(members, len(centroids)), centroids, strict=True)])
+
+
+def random_members(latents: Tensor, centroids: Tensor, members: Tensor, *, seed: int) -> Tensor:
+    """Index [IPC] of a random latent of each cluster (a stratified sample); for an empty cluster, of all latents."""
+    rng = np.random.default_rng(seed)
+    return torch.stack([own[rng.integers(len(own))] for own in members_by_cluster(members, len(centroids))])
+
+
+def members_by_cluster(members: Tensor, clusters: int) -> list[Tensor]:
+    """The indices of each cluster's latents by the number of the cluster of each [N]; for an empty one those of all."""
+    found = [(members == number).nonzero()[:, 0] for number in range(clusters)]
+    return [own if len(own) else torch.arange(len(members)) for own in found]
+
+
+def cluster(latents: Tensor, ipc: int, km_expand: int | None, seed: int, kmeans: str = "minibatch",
+            choose: Callable[[Tensor, Tensor, Tensor], Tensor] = nearest_members) -> Prototypes:
     """Cluster the latents [N, C, h, w] of one class into `ipc` prototypes with scikit-learn (D4M, section 3.2).
 
     `minibatch` uses batches of km_expand * ipc latents, or without `km_expand` of at least 1,024; `full` is k-means proper.
-    Raises ValueError for fewer latents than prototypes.
+    `choose(latents, centroids, members)` gives the index [IPC] of each cluster's latent. Raises ValueError for fewer latents
+    than prototypes.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans  # here: it takes seconds, and most stages only read prototypes
     if len(latents) < ipc:
@@ -58,18 +79,7 @@ def cluster(latents: Tensor, ipc: int, km_expand: int | None, seed: int, kmeans:
     centroids = torch.from_numpy(estimator.cluster_centers_.astype(np.float32)).reshape(ipc, *latents.shape[1:])
     members = torch.from_numpy(estimator.labels_.astype(np.int64))
     return Prototypes(centroids, torch.bincount(members, minlength=ipc), torch.tensor(float(estimator.inertia_)),
-                      nearest_members(latents, centroids, members))
-
-
-def nearest_members(latents: Tensor, centroids: Tensor, members: Tensor) -> Tensor:
-    """Index [IPC] of each cluster's latent nearest to its centroid; for an empty cluster, the nearest of all latents."""
-    nearest = []
-    for cluster_index, centroid in enumerate(centroids):
-        candidates = (members == cluster_index).nonzero()[:, 0]
-        candidates = candidates if len(candidates) else torch.arange(len(latents))
-        distances = (latents[candidates] - centroid).flatten(1).pow(2).sum(1)
-        nearest.append(candidates[distances.argmin()])
-    return torch.stack(nearest)
+                      choose(latents, centroids, members))
 
 
 def inliers(latents: Tensor, at_least: int, neighbours: int = 10, contamination: float = 0.1) -> np.ndarray:
@@ -89,14 +99,15 @@ def inliers(latents: Tensor, at_least: int, neighbours: int = 10, contamination:
 
 def find_prototypes(latents: Tensor, ipc: int, km_expand: int | None, seed: int, *, kmeans: str = "minibatch",
                     prototype: str = "centroid", outliers: str = "none") -> Prototypes:
-    """The prototypes of one class's latents [N, C, h, w]: drop outliers, cluster, take centroids or medoids.
+    """The prototypes of one class's latents [N, C, h, w]: drop outliers, cluster, take centroids, medoids or members.
 
     `nearest` indexes all N latents.
     """
     kept = inliers(latents, ipc) if outliers == "lof" else np.arange(len(latents))
-    found = cluster(latents[kept], ipc, km_expand, seed, kmeans)
+    choose = partial(random_members, seed=seed) if prototype == "member" else nearest_members
+    found = cluster(latents[kept], ipc, km_expand, seed, kmeans, choose)
     nearest = torch.from_numpy(kept)[found.nearest]
-    return replace(found, nearest=nearest, centroids=latents[nearest] if prototype == "medoid" else found.centroids)
+    return replace(found, nearest=nearest, centroids=latents[nearest] if prototype in REAL else found.centroids)
 
 
 def folder_name(dataset: str, ipc: int, km_expand: int | None, prototype: str = "centroid", outliers: str = "none") -> str:

@@ -62,7 +62,8 @@ PROTOTYPES=${PROTOTYPES:-$RUN/prototypes/$DATASET-ipc$IPC-kmexpand${KM_EXPAND:-1
 from=$IPC                                # prototypes per class
 case ${PROTOTYPES##*/} in *-ipc*-kmexpand*) from=${PROTOTYPES##*-ipc} from=${from%%-*} ;; esac
 case $PROTOTYPES in
-*-medoid-lof) kind=_medoid_lof ;; *-medoid) kind=_medoid ;; *-lof) kind=_lof ;; *-random) kind=_random ;; *) kind= ;;
+*-medoid-lof) kind=_medoid_lof ;; *-medoid) kind=_medoid ;; *-member-lof) kind=_member_lof ;; *-member) kind=_member ;;
+*-lof) kind=_lof ;; *-random) kind=_random ;; *) kind= ;;
 esac
 made=$(how)$kind images=distilled
 [ "$made" = "$usual" ] || images=${images}_$made

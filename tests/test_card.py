@@ -28,10 +28,11 @@ def hub_dataset(tmp_path, monkeypatch):
 
 def test_what_the_images_were_made_from_is_named():
     how = {prototype: made_how({"method": "prototype", "source": {"prototype": prototype}})
-           for prototype in ("centroid", "medoid", "random")}
-    assert [name for name, _ in how.values()] == ["Decoded prototypes"] * 2 + ["Encoded and decoded images"]
-    assert ["k-means centroid of its class's latents" in text for _, text in how.values()] == [True, False, False]
-    assert "nearest to a k-means centroid" in how["medoid"][1] and "random real image" in how["random"][1]
+           for prototype in ("centroid", "medoid", "member", "random")}
+    assert [name for name, _ in how.values()] == ["Decoded prototypes"] * 3 + ["Encoded and decoded images"]
+    assert ["k-means centroid of its class's latents" in text for _, text in how.values()] == [True, False, False, False]
+    assert "nearest to a k-means centroid" in how["medoid"][1] and "of a k-means cluster" in how["member"][1]
+    assert "random real image" in how["random"][1]
     assert made_how({"method": "d4m", "source": "elsewhere"})[0] == "D4M images"
 
 

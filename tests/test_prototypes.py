@@ -14,7 +14,7 @@ from test_bad_input import refused
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode, load_split
 from distillation.encoding import Encoding, encode_classes
-from distillation.prototypes import cluster, find_prototypes, inliers, nearest_members, read_prototypes
+from distillation.prototypes import cluster, find_prototypes, inliers, nearest_members, random_members, read_prototypes
 from matching.image_set import distilled_images
 from scripts import cli
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
@@ -144,6 +144,20 @@ def test_a_medoid_belongs_to_its_own_cluster():
     assert empty.tolist() == [2, 3]
 
 
+def test_members_are_drawn_from_each_cluster():
+    latents = blobs(300)
+    centroids, *drawn = (find_prototypes(latents, 7, 1, seed, kmeans="full", prototype=name)
+                         for name, seed in (("centroid", 3), ("member", 3), ("member", 4)))
+    first, other = drawn
+    assert torch.equal(first.centroids, latents[first.nearest]) and torch.equal(first.sizes, centroids.sizes)
+    distances = torch.cdist(first.centroids.flatten(1), centroids.centroids.flatten(1))
+    assert distances.argmin(1).tolist() == list(range(7))       # each in its own cluster
+    assert first.nearest.tolist() != centroids.nearest.tolist() and first.nearest.tolist() != other.nearest.tolist()
+    counts = torch.stack([random_members(latents, torch.zeros(2), torch.arange(300) // 299, seed=seed) for seed in range(9)])
+    assert (counts[:, 1] == 299).all() and len(counts[:, 0].unique()) > 1
+    assert random_members(latents, torch.zeros(2), torch.zeros(300, dtype=int), seed=0)[1] < 300     # an empty cluster
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 11])
 def test_outlier_removal_leaves_enough_for_the_prototypes(count):
     kept = inliers(blobs(count), at_least=count)
@@ -179,7 +193,7 @@ def test_km_expand_decides_the_batch_and_without_it_configurations_stay(here, pr
         answer = here("distillation.gen_prototype", *prototypes.flags, "--km_expand", 2, *flags)
         assert refused(answer, "--km_expand needs --kmeans minibatch")
     answer = here("distillation.gen_prototype", *prototypes.flags, "--prototype", "random", "--resize", "crop")
-    assert refused(answer, "--resize crop needs --prototype centroid or medoid")
+    assert refused(answer, "--resize crop does not go with --prototype random")
 
 
 def test_json_round_trip_in_the_originals_layout(gen_prototype):

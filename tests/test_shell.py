@@ -172,7 +172,8 @@ def test_variables_choose_baselines_labels_and_teachers(asked):
     assert (student.labels, student.cluster_weights, student.input_size, student.cos) == ("hard", True, 32, True)
     stages = (*CHAIN, "distillation/train_ldm", "continual/continual")
     assert {asked(stage, VALIDATION="30")[0].validation for stage in stages} == {30}
-    for ending, kind in (("medoid", "_medoid"), ("medoid-lof", "_medoid_lof"), ("random", "_random")):
+    for ending in ("medoid", "medoid-lof", "member-lof", "random"):
+        kind = f"_{ending.replace('-', '_')}"
         prototypes = f"runs/digits/prototypes/digits-ipc3-kmexpand1-{ending}/"      # as a shell completes it
         found = {method: asked("validate/train_FKD", METHOD=method, IPC="3", PROTOTYPES=prototypes)[0]
                  for method in ("d4m", "prototype")}

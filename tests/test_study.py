@@ -147,7 +147,7 @@ def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_
             "MEMORIES": "10", "EPOCH_STEPS": "4", "REAL_PARTS": "2 1", "SMALL_PARTS": "2"}
     ways = ("distilled", "medoid", "prototype", "noise", "mode", "herding", "kcenter", "random", "autoencoder", "sre2l", "mtt")
     chosen = {"CHOOSE": "1", "STRENGTHS": "0.5 0.9", "ARMS": "distilled medoid random", "STREAM_LABELS": "soft",
-              "STREAM_ARMS": "distilled decoded-medoid autoencoder random", "REAL_PARTS": ""}
+              "STREAM_ARMS": "distilled decoded-medoid autoencoder member random", "REAL_PARTS": ""}
     for changed in (chosen, {"ARMS": " ".join(ways), "STREAM_LABELS": "hard soft", "REAL_LABELS": "hard soft"}):
         answer = shell("misc/studies/fashion_mnist.sh", **{**tiny, **changed})
         assert answer.returncode == 0, answer.stderr[-2000:]
@@ -164,7 +164,7 @@ def test_fashion_mnist_is_chosen_on_validation_images_and_tested_once(here, tmp_
                for path in run.glob("continual/*/*/*/result.json")}
     assert streams == {f"{folder}{labels}-steps{steps}-seed0" for labels in ("", "-soft") for folder, steps in (
         ("real/er-real", 4), ("real/er-real", 2), ("ipc2/er-random", 2), ("ipc2/er-distilled", 2))}
-    misc, arms = tmp_path / "misc", ("distilled-s0.5", "distilled-s0.9", "decoded-medoid", "autoencoder")
+    misc, arms = tmp_path / "misc", ("distilled-s0.5", "distilled-s0.9", "decoded-medoid", "autoencoder", "member-s0.3")
     assert {path.parent.parent.name for path in validation.glob("continual-crops1/*/*/*/result.json")} == {
         "ipc2", *(f"ipc2-{arm}" for arm in arms)}
     (misc / "results").mkdir(parents=True)

@@ -26,7 +26,8 @@ ARM_NAMES = {"weights": "D4M images, strength 0.3, loss weighted by cluster size
              "prototype": "decoded prototypes (strength 0)", "noise": "images from pure noise", "random": "random real images",
              "herding": "real images by herding", "kcenter": "real images by k-center",
              "real": "real training split, whatever the IPC"}
-IMAGES = {"distilled": "D4M images", "medoid": "D4M images from medoids", "prototype": "decoded prototypes",
+IMAGES = {"distilled": "D4M images", "medoid": "D4M images from medoids",
+          "member": "D4M images from random members", "prototype": "decoded prototypes",
           "noise": "images from noise", "mode": "mode guidance", "autoencoder": "random real images, encoded and decoded",
           "sre2l": "SRe2L images", "mtt": "MTT images", "random": "random real images", "herding": "real images by herding",
           "kcenter": "real images by k-center", "real": "all real training images"}

@@ -37,6 +37,7 @@ prototypes() {                   # flags ...: the command for prototypes, of all
 prototypes_of_arms() {           # flags ...
     prototypes "$@"
     case " $ARMS ${STREAM_ARMS-} " in *medoid*) prototypes "$@" --prototype medoid ;; esac
+    case " $ARMS ${STREAM_ARMS-} " in *member*) prototypes "$@" --prototype member ;; esac
     case " $ARMS ${STREAM_ARMS-} " in *" autoencoder "*) prototypes "$@" --prototype random ;; esac
 }
 
@@ -47,10 +48,10 @@ images() {                       # way (s0.3: D4M images of this strength; disti
     shift
     case $way in
     distilled | s0.*) how="$start --strength $(strength "$way")" ;;
-    medoid | lof) how="$start-$way --strength $STRENGTH" ;;
+    medoid | member | lof) how="$start-$way --strength $STRENGTH" ;;
     mode) how="$start --guidance mode --mode_scale 0.1 --stop_t 10" ;;
     prototype) how="$start --method prototype" ;;
-    decoded-medoid) how="$start-medoid --method prototype" ;;
+    decoded-medoid | decoded-member) how="$start-${way#decoded-} --method prototype" ;;
     autoencoder) how="$start-random --method prototype" ;;      # random real images, encoded and decoded
     noise | random | herding | kcenter) how="--method $way" ;;
     *) echo "ARMS: expected names such as distilled, s0.3, medoid, prototype, noise or random, found $way" >&2; exit 2 ;;
@@ -63,9 +64,9 @@ images_of() {                    # way: the folder of its images
     made=$P/distilled/${DATA_NAME}_ipc${IPC}_$IPC
     case $1 in
     distilled | s0.*) echo "${made}_s$(strength "$1")_$END" ;;
-    medoid | lof) echo "${made}_s${STRENGTH}_${END}_$1" ;;
+    medoid | member | lof) echo "${made}_s${STRENGTH}_${END}_$1" ;;
     mode) echo "${made}_mode0.1-10_$END" ;;
-    decoded-medoid) echo "$P/distilled/${DATA_NAME}_prototype_ipc${IPC}_medoid" ;;
+    decoded-medoid | decoded-member) echo "$P/distilled/${DATA_NAME}_prototype_ipc${IPC}_${1#decoded-}" ;;
     autoencoder) echo "$P/distilled/${DATA_NAME}_prototype_ipc${IPC}_random" ;;
     *) echo "$P/distilled/${DATA_NAME}_$1_ipc$IPC" ;;
     esac

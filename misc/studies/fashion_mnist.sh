@@ -21,13 +21,13 @@ STUDY=${STUDY:-runs/study-fashion_mnist} DATA=${DATA:-data} PRIOR=${PRIOR:-disti
 PARTS=${PARTS:-teachers sets students continual} CHOOSE=${CHOOSE:-} VALIDATION=${VALIDATION:-5000}
 SEEDS=${SEEDS:-0 1 2 3 4} IPCS=${IPCS:-1 10} KINDS=${KINDS:-convnet_d3_w128-hard resnet18-soft}   # network, labels
 STRENGTH_1=${STRENGTH_1:-0.7} STRENGTH_10=${STRENGTH_10:-0.7} STRENGTH_50=${STRENGTH_50:-0.7}
-STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} STRENGTH=${MEDOID_STRENGTH:-0.3}     # the last of medoids
+STRENGTHS=${STRENGTHS:-0.3 0.5 0.7 0.9} STRENGTH=${MEDOID_STRENGTH:-0.3}     # the last of medoids and members
 ARMS=${ARMS:-distilled medoid prototype random}
 SRE2L_STEPS=${SRE2L_STEPS:-1000} MTT_STEPS=${MTT_STEPS:-300}
 NETWORKS=${NETWORKS:-convnet_d3_w64_bn resnet18} TEACHER_EPOCHS=${TEACHER_EPOCHS:-10} STEPS=${STEPS:-20}
 METHODS=${METHODS:-er task_arithmetic} LEARNERS=${LEARNERS:-resnet18} MEMORIES=${MEMORIES:-500}
 STREAM_CROPS=${STREAM_CROPS:-1}  # the smallest crop's share of an image; whole images were far better on the 5,000 than 0.35
-STREAM_ARMS=${STREAM_ARMS:-random distilled}            # images of the small streams: names as in ARMS, or decoded-medoid
+STREAM_ARMS=${STREAM_ARMS:-random distilled}    # of the small streams; or others of ARMS, decoded-medoid
 STREAM_IPCS=${STREAM_IPCS-50} STREAM_LABELS=${STREAM_LABELS:-hard} REAL_LABELS=${REAL_LABELS:-hard}     # or "hard soft"
 EPOCH_STEPS=${EPOCH_STEPS:-375} REAL_PARTS=${REAL_PARTS-4 3 1} SMALL_PARTS=${SMALL_PARTS:-4 3}  # of a task; 4: a quarter
 . misc/studies/common.sh
@@ -61,7 +61,7 @@ arms() {                         # ways: a line for each: its name and its way, 
     for ARM in $1; do
         case $ARM in
         distilled) for S in $(strengths); do echo "distilled${CHOOSE:+-s$S} s$S"; done ;;
-        medoid) echo "medoid${CHOOSE:+-s$STRENGTH} medoid" ;;
+        medoid | member) echo "$ARM${CHOOSE:+-s$STRENGTH} $ARM" ;;
         *) echo "$ARM $ARM" ;;
         esac
     done
@@ -137,7 +137,7 @@ continual() {                    # the folder names state network, memory and IP
                             arms "$STREAM_ARMS" | while read -r ARM WAY; do
                                 case $ARM in random) STREAM=random WHERE= ;; distilled) STREAM=distilled WHERE= ;;
                                 *) STREAM=distilled WHERE=-$ARM ;; esac
-                                learn "$LABELS" --stream $STREAM "--$STREAM" "$(images_of "$WAY")" \
+                                learn "$LABELS" --stream "$STREAM" "--$STREAM" "$(images_of "$WAY")" \
                                     --steps "$((EPOCH_STEPS / SHARE))" --output-dir "$RUNS/ipc$IPC$WHERE"
                             done
                         done
