@@ -14,7 +14,7 @@ from scipy import stats
 
 from distillation.distilled_set import finish_distilled, row, write_image
 from misc.report.continual import fashion_payback, paired_section, runs_section
-from misc.report.curves import crossing, curves_of, least_cost, least_costs
+from misc.report.curves import crossing, curves_of, least_cost, least_costs, usual
 from misc.report.results import Arm, Results, Run, continual_rows, read_results, read_run
 from misc.report.section import cell, interval_cell
 from misc.report.statistics import (
@@ -91,6 +91,7 @@ def test_costs_are_fractions_of_the_longest_real_run_of_the_seed():
     assert row["real"]["1.00: FLOPs (%)"] == "100.0 (100.0 to 100.0)"
     assert row["distilled, IPC 10"]["0.95: FLOPs (%)"].startswith("35.4 (")     # sqrt(0.25 x 0.5)
     assert row["distilled, IPC 10"]["1.00: time (%)"] == "never" and row["real"]["Best ACC (%)"] == "90.0"
+    assert list(usual({1: {0: runs[0]}, 2: dict.fromkeys((0, 1), runs[0]), 4: dict.fromkeys((0, 1, 2), runs[0])})) == [2, 4]
     other = replace(runs[0], config={**runs[0].config, "seed": 7, "recipe.lr": 0.5})
     with pytest.raises(InputError, match="expected one setting in the row er, real, found other recipe.lr"):
         curves_of(Results([*runs, other]))

@@ -4,7 +4,19 @@ import re
 from dataclasses import replace
 
 from misc.report import statistics as stats
-from misc.report.results import METHODS, SOURCES, Results, Rows, Run, continual_rows, group_by, grouped, runs_by_arm
+from misc.report.results import (
+    METHODS,
+    SMALL,
+    SOURCES,
+    STREAM_ARM,
+    Results,
+    Rows,
+    Run,
+    continual_rows,
+    group_by,
+    grouped,
+    runs_by_arm,
+)
 from misc.report.section import NONE, NOT_RUN, Section, cell, interval_cell, with_seeds
 from misc.report.statistics import CLAIMED_KEPT, CLAIMED_SAVING, equal_and_not, measure
 
@@ -30,7 +42,6 @@ SET_SECONDS = {"prototypes": {"wait": "Reading images", "encode": "Encoding them
 START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
 STARTS = {"random": "random", "task1": "the first task's expert", "distilled": "pre-trained on the distilled set"}
 FASHION_STREAM = re.compile(r"/resnet18-memory500/(real|ipc50)/")
-STREAM_ARM = re.compile(r"-memory\d+/ipc(?P<ipc>\d+)(-(?P<arm>[^/]+))?/")
 FASHION_TEACHER = "teacher-convnet_d3_w64_bn"
 
 
@@ -198,19 +209,24 @@ def stream_crops(current: Results, earlier: Results) -> list[Section]:
                                           for tested, crop in columns), "Seeds (n)"), rows)]
 
 
-def stream_images(results: Results) -> list[Section]:
-    """ACC of replay by what the images of the stream are, as the folder names of the study state it."""
-    def key_of(run: Run) -> tuple:
-        ipc, arm = STREAM_ARM.search(run.name).group("ipc", "arm")
-        return arm or run.config["stream"], run.config["labels"], int(ipc), METHODS[run.config["method"]]
-    runs = [run for run in results.of_kind("continual") if STREAM_ARM.search(run.name)]
-    groups = group_by(runs, key_of)
-    numbers = measure(groups, {"acc": "metrics.acc", "steps": "metrics.steps"})
-    return [Section("Images of the streams", "ACC (Class-IL) in percent, mean ± standard deviation over seeds.",
-                    ("Images of the stream", "Labels", "IPC", "Method", "Steps", "ACC (%)", "Seeds (n)"),
-                    [(arm, labels, str(ipc), method, cell(one, "steps"), cell(one, "acc", 100), str(one["n"]))
-                     for (arm, labels, ipc, method), one in sorted(numbers.items(), key=lambda pair: (
-                         *pair[0][1:], -pair[1]["acc"]["mean"]))])]
+def stream_images(results: Results, chosen: Results) -> list[Section]:
+    """ACC of replay by what the images of the stream are, over common seeds, where others than the usual ones were run."""
+    def setting_of(run: Run) -> tuple:
+        tested = "held-out images" if run.get("config.validation") else "test images"
+        return (tested, METHODS[run.config["method"]], run.config["labels"], int(STREAM_ARM.search(run.name)["ipc"]),
+                run.metrics["steps"])
+    runs = [run for one in (chosen, results) for run in one.of_kind("continual") if STREAM_ARM.search(run.name)]
+    rows = []
+    for setting, own in group_by(runs, setting_of).items():
+        arms = group_by(own, lambda run: STREAM_ARM.search(run.name)["arm"] or run.config["stream"])
+        seeds = set.intersection(*({run.config["seed"] for run in arm} for arm in arms.values()))
+        if seeds and arms.keys() - set(SMALL):
+            numbers = measure({name: [run for run in arm if run.config["seed"] in seeds] for name, arm in arms.items()},
+                              {"acc": "metrics.acc"})
+            rows += [(*map(str, setting), name, cell(numbers[name], "acc", 100), str(len(seeds)))
+                     for name in sorted(numbers, key=lambda name: -numbers[name]["acc"]["mean"])]
+    return [Section("Images of the streams", "ACC (Class-IL) in percent, mean ± standard deviation over common seeds.",
+                    ("Tested on", "Method", "Labels", "IPC", "Steps", "Images of the stream", "ACC (%)", "Seeds (n)"), rows)]
 
 
 def fashion_payback(results: Results, checkpoint: dict) -> list[Section]:

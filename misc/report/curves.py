@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from misc.report.figures import COLOURS, legend_below, log_ticks, panels, save, tidy
-from misc.report.results import METHODS, SOURCES, Results, Run, join
+from misc.report.results import METHODS, SOURCES, STREAM_ARM, Results, Run, join
 from misc.report.section import NONE, Section, interval_cell
 from misc.report.statistics import exponential, interval
 
@@ -17,9 +17,14 @@ Curves = dict[tuple, dict[tuple, Curve]]            # by (network, method, buffe
 
 
 def curves_of(results: Results) -> Curves:
-    """Continual runs sorted into curves; IPC 0 is all real images. Raises InputError where a point would mix settings."""
+    """Continual runs sorted into curves; IPC 0 is all real images. Streams of other images than the usual ones are left out.
+
+    Raises InputError where a point would mix settings.
+    """
     found: Curves = {}
     for run in results.of_kind("continual"):
+        if (named := STREAM_ARM.search(run.name)) and named["arm"]:
+            continue
         stream, classes = run.config["stream"], len(run.need("metrics.confusion"))
         ipc = 0 if stream == "real" else run.metrics["stream_images"] // classes
         curves = found.setdefault((run.config["arch"], run.config["method"], run.config["buffer_size"]), {})
@@ -78,10 +83,17 @@ def cost_cell(fractions: list[float | None]) -> str:
     return interval_cell(exponential(interval([math.log(one) for one in fractions])), 100, sign="")
 
 
+def usual(curve: Curve) -> Curve:
+    """The lengths that at least half of the seeds have: a point that few seeds have would move only theirs."""
+    seeds = {seed for row in curve.values() for seed in row}
+    return {steps: row for steps, row in curve.items() if 2 * len(row) >= len(seeds)}
+
+
 def least_costs(results: Results) -> list[Section]:
     """A row for each method, memory and source."""
     rows = []
-    for (network, method, memory), curves in curves_of(results).items():
+    for (network, method, memory), found in curves_of(results).items():
+        curves = {source: usual(curve) for source, curve in found.items()}
         for source, curve in curves.items():
             best = max(statistics.fmean(run.metrics["acc"] for run in row.values()) for row in curve.values())
             last = [run for row in curve.values() for run in row.values()][-1]
@@ -93,7 +105,8 @@ def least_costs(results: Results) -> list[Section]:
     return [Section("Least cost", "The least training cost, in percent of that of the longest run on all real images, at which "
                     f"a source reaches {levels} of that run's accuracy (ACC, Class-IL) with the same seed: geometric mean "
                     "over seeds and 95 % interval by Student's t on the logarithms. Between two lengths it is interpolated. "
-                    "Where the shortest run reaches it, this run's cost counts: an upper bound. "
+                    "Where the shortest run reaches it, this run's cost counts: an upper bound. Lengths that fewer than half "
+                    "of a row's seeds have are left out. "
                     "`never`: no length reaches it in any seed. Images: those of the stream and of the memory.",
                     ("Network", "Method", "Memory", "Source", "Best ACC (%)",
                      *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"), rows)]
@@ -122,8 +135,8 @@ def draw_curves(path: Path, results: Results) -> None:
                 axis.fill_between(costs, means - spread, means + spread, color=COLOURS[stream], alpha=0.13, lw=0)
             else:   # a band of no width would not be seen
                 axis.errorbar(costs, means, spread, color=COLOURS[stream], capsize=3, lw=1)
-        axis.set(title=f"{METHODS[method]}, {network}" + (f", memory {memory}" if memory else ""), xscale="log",
-                 xlabel="training cost (TFLOP)")
+        axis.set(xscale="log", xlabel="training cost (TFLOP)")
+        axis.set_title(f"{METHODS[method]}, {network}" + (f", memory {memory}" if memory else ""), fontsize=10)
         log_ticks(axis.xaxis, (1, 2, 5))
         tidy(axis)
     for line in axes:

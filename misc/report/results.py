@@ -18,6 +18,7 @@ from scripts.files import parse_json, read_bytes, read_json, write_text
 METHODS = {"joint": "Joint (upper bound)", "finetune": "Fine-tune (lower bound)", "er": "ER", "agem": "A-GEM",
            "task_arithmetic": "Task Arithmetic", "derpp": "DER++"}
 SOURCES = ("real", "random", "distilled")
+STREAM_ARM = re.compile(r"-memory\d+/ipc(?P<ipc>\d+)(-(?P<arm>[^/]+))?/")   # arm: of other images than the usual ones
 SMALL = SOURCES[1:]     # with as few images as the distilled set
 SAME_STEPS = "same steps"
 STREAM = ("method", "stream", "buffer_source", "labels", "schedule", "seed")

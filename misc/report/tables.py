@@ -371,7 +371,7 @@ TABLES = {"headline": ("digits.jsonl fashion_mnist.jsonl cifar10_small.jsonl con
           "autoencoder-fashion": ("fashion_mnist_autoencoder.jsonl", students_by_name),
           "recipes-fashion": ("fashion_mnist_recipes.jsonl", students_by_name),
           "choice-fashion": ("fashion_mnist_choice.jsonl", students_by_name),
-          "streams-fashion": ("fashion_mnist_choice.jsonl", continual.stream_images),
+          "streams-fashion": ("fashion_mnist.jsonl fashion_mnist_choice.jsonl", continual.stream_images),
           "plan": ("plan_imagenet.json", plan.report), "least-cost": ("fashion_mnist.jsonl", least_costs),
           **{f"benchmark-{name}": (f"benchmark_{name}.json", benchmark.report) for name in benchmark.SECTIONS},
           **{f"judge{ending}": (f"judge_{name}.json", judge.report) for ending, name in (
