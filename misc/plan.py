@@ -54,7 +54,7 @@ def main(args):
     try:
         rates = computed(settings, data, args.tflops) if rates is None else rates
         stages = plan(settings, data, rates, args.gpus)
-    except ValueError as error:     # a setting that is no number, or lengths that do not fit the streams
+    except (ValueError, ZeroDivisionError) as error:    # no number, no tasks, or lengths that do not fit the streams
         raise InputError(f"a setting of {args.dataset}: {error}") from None
     result = {"kind": "plan", "dataset": args.dataset, "ipc": int(settings["IPC"]), "gpus": args.gpus, "rates": source,
               "stages": stages, "seconds": sum(stage["seconds"] or 0 for stage in stages),
@@ -173,14 +173,15 @@ def bytes_of(s: dict, data: tuple[int, int, int, int]) -> dict[str, tuple[int, i
     label = 29 + 2 * kept + (0 if kept == classes else 2 + kept * (1 if classes <= 256 else 2))  # draws, logits, their classes
     views = units_of(s, data).get("soft labels", {}).get("views labelled", 0)
     methods, streams, kinds = continual_lists(s)
-    runs = (len(streams) + bool(s.get("SAME_STEPS"))) * len(methods) * len(kinds) * len(s["SEEDS"].split())
+    buffered = len(set(methods) - {"finetune", "joint"})
+    runs = (len(streams) + bool(s.get("SAME_STEPS"))) * buffered * len(kinds) * len(s["SEEDS"].split())
     buffers = runs * int(s["BUFFER_SIZE"])
     return {"prototypes": (made * (latent + 16), vae + 2 * latent * math.ceil(train / classes)),
             "images": (made * 3 * int(s["IMAGE_SIZE"] or min(size, 224)) ** 2 // 2, vae + unet + made * latent),  # PNG: half
             "teacher": (teacher, 4 * teacher + (train + test) * view),
             "soft labels": (views * label, teacher + made * (view + 4 * classes)),
             "student": (student, 4 * student + (made + test) * view + (teacher if labels_of(s) == "asked" else 0)),
-            "continual": (buffers * (3 * side ** 2 + 8), 4 * learner + (train + test) * 3 * side ** 2)}
+            "continual": (buffers * (3 * side ** 2 + 8), 4 * learner + 2 * (train + test) * 3 * side ** 2)}  # whole, by task
 
 
 def diffusion(checkpoint: str) -> tuple:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from distillation.distilled_set import finish_distilled, row, write_image
 from misc.report.continual import fashion_payback, paired_section, runs_section
-from misc.report.curves import crossing, curves_of, least_cost, least_costs, usual
+from misc.report.curves import cost_cell, crossing, curves_of, least_cost, least_costs, usual
 from misc.report.results import Arm, Results, Run, continual_rows, read_results, read_run
 from misc.report.section import cell, interval_cell
 from misc.report.statistics import (
@@ -85,6 +85,13 @@ def test_costs_are_fractions_of_the_longest_real_run_of_the_seed():
     assert list(curves) == [("real", 0, "hard"), ("random", 10, "hard"), ("distilled", 10, "hard")]
     assert least_cost(curves, ("distilled", 10, "hard"), 0.95, "metrics.flops") == [0.25, 0.5]
     assert least_cost(curves, ("random", 10, "hard"), 0.95, "seconds.train") == [None, 0.25]
+    elsewhere = [replace(run, made={"hardware": "other"}) if run.config["seed"] == 1 and run.config["stream"] != "real" else run
+                 for run in runs]
+    (mixed,) = curves_of(Results(elsewhere)).values()   # reached, but with seconds that are not compared
+    first, second = least_cost(mixed, ("distilled", 10, "hard"), 0.95, "seconds.train")
+    assert first == 0.25 and math.isnan(second) and cost_cell([first, second]) == "25.0 (–), n 1"
+    assert least_cost(mixed, ("distilled", 10, "hard"), 0.95, "metrics.flops") == [0.25, 0.5] and cost_cell([second]) == "–"
+    assert least_cost(mixed, ("random", 10, "hard"), 0.95, "seconds.train")[0] is None
     (section,) = least_costs(Results(runs))
     row = {name: dict(zip(section.header, cells, strict=True)) for name, cells in ((one[3], one) for one in section.rows)}
     assert row["random, IPC 10"]["0.95: time (%)"] == "1 of 2 seeds"

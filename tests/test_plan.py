@@ -85,6 +85,8 @@ def test_counts_and_bytes_are_those_of_real_artefacts(tiny, prototypes, distille
     assert 0 <= kept - needed["soft labels"][0] < EPOCHS * 1200   # headers
     for name, stage in (("teacher", teacher), ("student", student)):
         assert 0 <= (stage.folder / "model.safetensors").stat().st_size - needed[name][0] < 20_000, name
+    assert bytes_of(tiny | {"METHODS": "er finetune joint"}, TINY)["continual"] == needed["continual"]     # no buffer
+    assert bytes_of(tiny | {"METHODS": "er agem"}, TINY)["continual"][0] == 2 * needed["continual"][0]
     files = sum(path.stat().st_size for path in prototypes.folder.glob("*.safetensors"))
     assert 0 < files - needed["prototypes"][0] / REPEATS < 1000 * len(CLASSES)   # headers
 
@@ -128,6 +130,9 @@ def test_bad_input_is_one_line(here, tmp_path, monkeypatch):
                          (["--from", tmp_path], "expected a run with result.json")):
         answer = here("misc.plan", *flags)
         assert answer.code == 2 and words in answer.err and answer.err.count("\n") == 1, (flags, answer.err)
+    monkeypatch.setenv("TASKS", "0")
+    answer = here("misc.plan", "--tflops", 1)
+    assert answer.code == 2 and answer.err.startswith("error: a setting of digits: ") and "zero" in answer.err, answer.err
     monkeypatch.setenv("IPC", "ten")
     answer = here("misc.plan", "--tflops", 1)
     assert answer.code == 2 and answer.err.startswith("error: a setting of digits: invalid literal for int()"), answer.err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from misc.report.figures import COLOURS, legend_below, log_ticks, panels, save, tidy
 from misc.report.results import METHODS, SOURCES, STREAM_ARM, Results, Run, join
-from misc.report.section import NONE, Section, interval_cell
+from misc.report.section import Section, interval_cell
 from misc.report.statistics import exponential, interval
 
 LEVELS = (0.90, 0.95, 1.00)     # of real's accuracy after its longest run
@@ -59,28 +59,29 @@ def crossing(points: list[tuple[float, float]], target: float) -> float | None:
 def least_cost(curves: dict[tuple, Curve], source: tuple, level: float, cost: str) -> list[float | None]:
     """By seed the least cost of a source, as a fraction of real's, at which it reaches `level` of real's accuracy.
 
-    Real is the longest run on all real images with the same seed. None where it never does. Seconds of two processors are
-    not compared.
+    Real is the longest run on all real images with the same seed. None where it never does. NaN where it does, but with seconds
+    of two processors, which are not compared.
     """
     found = []
     _, longest = max(curves.get(("real", 0, "hard"), {}).items(), default=(0, {}))
     for seed, real in longest.items():
-        points = [(row[seed].need(cost), row[seed].need("metrics.acc")) for row in curves[source].values() if seed in row
-                  and (not cost.startswith("seconds.") or row[seed].get("hardware") == real.get("hardware"))]
-        if points:
-            reached = crossing(points, level * real.need("metrics.acc"))
-            found.append(reached and reached / real.need(cost))
+        runs = [row[seed] for row in curves[source].values() if seed in row]
+        if runs:
+            reached = crossing([(run.need(cost), run.need("metrics.acc")) for run in runs], level * real.need("metrics.acc"))
+            one_processor = {run.get("hardware") for run in (*runs, real)} == {real.get("hardware")}
+            comparable = one_processor or not cost.startswith("seconds.")
+            found.append(reached and (reached / real.need(cost) if comparable else math.nan))
     return found
 
 
 def cost_cell(fractions: list[float | None]) -> str:
     """Percent of real's cost: geometric mean and 95 % interval over seeds, or in how many seeds the level is reached."""
-    if not fractions:
-        return NONE
     reached = [one for one in fractions if one is not None]
     if len(reached) < len(fractions):
         return f"{len(reached)} of {len(fractions)} seeds" if reached else "never"
-    return interval_cell(exponential(interval([math.log(one) for one in fractions])), 100, sign="")
+    compared = [math.log(one) for one in reached if not math.isnan(one)]
+    few = f", n {len(compared)}" if 0 < len(compared) < len(reached) else ""
+    return interval_cell(exponential(interval(compared)), 100, sign="") + few
 
 
 def usual(curve: Curve) -> Curve:
@@ -107,7 +108,9 @@ def least_costs(results: Results) -> list[Section]:
                     "over seeds and 95 % interval by Student's t on the logarithms. Between two lengths it is interpolated. "
                     "Where the shortest run reaches it, this run's cost counts: an upper bound. Lengths that fewer than half "
                     "of a row's seeds have are left out. "
-                    "`never`: no length reaches it in any seed. Images: those of the stream and of the memory.",
+                    "`never`: no length reaches it in any seed. Seconds are compared where a seed has one processor at all "
+                    "lengths and in real's longest run; `n`: so many seeds have. Images: those of the stream and of the "
+                    "memory.",
                     ("Network", "Method", "Memory", "Source", "Best ACC (%)",
                      *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"), rows)]
 
