@@ -215,9 +215,15 @@ def merging_facts(run: Run, prepared: Prepared, sources: Sources, output: Path) 
         start.update(class_il_acc=fmean(class_il), task_il_acc=fmean(task_il))
     prepared.learner.set_start()
     why = "is small" if run.buffer_source == run.stream else "has some of them"
-    memory = ("scale, BatchNorm and head are chosen on the buffer's images, which were "
-              + ("held out of training" if prepared.held_out else f"trained on too, since the stream {why}"))
-    return {"start": start, "memory": memory}
+    used = f"held out of training{seen_by_start(run)}" if prepared.held_out else f"trained on too, since the stream {why}"
+    return {"start": start, "memory": f"scale, BatchNorm and head are chosen on the buffer's images, which were {used}"}
+
+
+def seen_by_start(run: Run) -> str:
+    """Whether the common start was trained on the buffer's images, as the end of a sentence; empty where it was not."""
+    if run.merging.start == "distilled":
+        return ", except the start's" if run.buffer_source == "distilled" else ""
+    return "" if run.merging.start in ("random", "task1", "imagenet") else ", except perhaps the start's"
 
 
 def load_start(run: Run, network: nn.Module, sources: Sources, output: Path) -> dict:

@@ -87,12 +87,11 @@ def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Pa
         loaded = _LOADERS[name](Path(data_dir), "train" if validation else split)
     if validation:
         loaded = part_of_training(loaded, split, validation)
-    loaded = loaded if classes is None else matched(loaded, classes, numbered)
     names = [entry["name"] for entry in loaded.classes]
     own = own_prompts(name, names, loaded.root) if label_file is None else names
-    classes = [{"name": class_name, "prompt": prompt} for class_name, prompt in zip(names, own, strict=True)]
-    classes = with_prompts(classes, name, label_file, prompt_template)
-    return replace(loaded, classes=classes, on_bad_image=on_bad_image)
+    loaded = replace(loaded, classes=[{"name": each, "prompt": prompt} for each, prompt in zip(names, own, strict=True)])
+    loaded = loaded if classes is None else matched(loaded, classes, numbered)
+    return replace(loaded, classes=with_prompts(loaded.classes, name, label_file, prompt_template), on_bad_image=on_bad_image)
 
 
 def load_splits(**flags) -> tuple[Split, Split]:
@@ -279,10 +278,11 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: expected a whole gzip file, found {error}") from None
-    header = np.frombuffer(content[4:4 + 4 * dimensions], ">u4")
-    if content[:4] != bytes([0, 0, 8, dimensions]) or 4 + 4 * dimensions + math.prod(header.tolist()) != len(content):
+    start = 4 + 4 * dimensions
+    header = np.frombuffer(content[4:start].ljust(start - 4, b"\0"), ">u4")
+    if content[:4] != bytes([0, 0, 8, dimensions]) or start + math.prod(header.tolist()) != len(content):
         raise InputError(f"{path}: expected an idx file of {dimensions} dimensions of bytes, found another or a damaged one")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(header)
+    return np.frombuffer(content, np.uint8, offset=start).reshape(header)
 
 
 def _folder(name: str, data_dir: Path, split: str) -> Split:
@@ -320,6 +320,8 @@ def listed(name: str, folder: Path, annotations: Path) -> Split:
         raise InputError(f"{folder}: expected another name for each image, found {len(found) - len(files)} names again")
     rows = _numbered(annotations, sorted(files)) or []
     for number, line in enumerate([] if rows else read_lines(annotations), 1):
+        if not line.strip():
+            continue
         file, *more = line.split("\t" if "\t" in line else "," if "," in line else None)
         file = file if file in files else f"{file}.JPEG"
         if file in files and more:

@@ -43,7 +43,7 @@ def parse_args():
     parser.add_argument("--km_expand", default=1, type=int, help="that of the prototypes, for the folder's name only")
     parser.add_argument("--seed", default=0, type=int, help="seed of the noise, or of the choice of real images")
     parser.add_argument("--size", default=None, type=int, help="herding, kcenter: resolution to encode at")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images (0: the main one)")
+    parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images")
     # diffusion
     add_checkpoint_flags(parser)
     parser.add_argument("--batch_size", default=50, type=int, help="images denoised at once, across classes")
@@ -68,11 +68,12 @@ def add_synthesis_flags(parser) -> None:
     parser.add_argument("--repeats", default=None, type=int, help="images per prototype (default: 1, or what --ipc asks for)")
     parser.add_argument("--guidance", default="cfg", choices=("cfg", "mode"),
                         help="mode: start from noise and guide to the prototypes (MGD3), with classifier-free guidance")
-    parser.add_argument("--mode_scale", default=0.1, type=float, help="strength of mode guidance")
+    parser.add_argument("--mode_scale", default=None, type=float, help="strength of mode guidance (default: 0.1)")
     parser.add_argument("--stop_t", default=None, type=int, help="steps of mode guidance (default: half of all)")
     parser.add_argument("--filter_teacher", default=None,
                         help="folder of train_teacher; the teacher chooses among candidates (CaO2)")
-    parser.add_argument("--candidates", default=2, type=int, help="with --filter_teacher: images made for each one kept")
+    parser.add_argument("--candidates", default=None, type=int,
+                        help="with --filter_teacher: images made for each one kept (default: 2)")
     parser.add_argument("--filter_keep", default=None, choices=("confident", "hard"),
                         help="which recognised candidate to keep (default: confident up to 10 images per class, hard above)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the UNet: faster, after a minute of compiling")
@@ -84,17 +85,21 @@ def check_synthesis_flags(args) -> None:
     """Raise InputError for numbers out of range and flags that do not fit together."""
     check_range("--strength", args.strength, 0, 1)
     check_range("--guidance_scale", args.guidance_scale, 1)
-    check_range("--mode_scale", args.mode_scale, 0)
     for flag in ("batch_size", "num_inference_steps", "num_workers", "ipc", "image_size", "repeats", "stop_t", "size"):
         if getattr(args, flag) is not None:
             check_range(f"--{flag}", getattr(args, flag), 0 if flag == "num_workers" else 1)
-    check_range("--candidates", args.candidates, 2 if args.filter_teacher else 1)
     if args.guidance == "mode" and args.method != "d4m":
         raise InputError(f"--guidance mode needs --method d4m (got {args.method})")
-    if args.filter_keep and not args.filter_teacher:
-        raise InputError("--filter_keep needs --filter_teacher")
-    if args.stop_t and args.guidance != "mode":
-        raise InputError("--stop_t needs --guidance mode")
+    for flag, used, needed in (("filter_keep", args.filter_teacher, "--filter_teacher"),
+                               ("candidates", args.filter_teacher, "--filter_teacher"),
+                               ("stop_t", args.guidance == "mode", "--guidance mode"),
+                               ("mode_scale", args.guidance == "mode", "--guidance mode")):
+        if getattr(args, flag) is not None and not used:
+            raise InputError(f"--{flag} needs {needed}")
+    args.candidates = 2 if args.candidates is None else args.candidates
+    args.mode_scale = 0.1 if args.mode_scale is None else args.mode_scale
+    check_range("--candidates", args.candidates, 2)
+    check_range("--mode_scale", args.mode_scale, 0)
     for flag in ("filter_teacher", "repeats"):
         if args.method in REAL and getattr(args, flag) is not None:
             raise InputError(f"--{flag} needs --method d4m, prototype or noise (got {args.method})")
@@ -170,7 +175,10 @@ def starting_points(args, pipeline):
         return split.classes, dict.fromkeys(range(len(split.classes)), zeros), source
     check_held_out(args.validation, args.prototype_path)
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
-    template, wrapped = args.prompt_template, None if args.label_file_path else made_with.get("prompt_template")
+    template, wrapped = args.prompt_template, made_with.get("prompt_template")
+    if args.label_file_path:    # its lines are bare, so the template of stage 1 counts again unless there is another
+        template, wrapped = template or wrapped, None
+        args.prompt_template = template
     if wrapped and template not in (None, wrapped):
         raise InputError(f"--prompt_template: expected none, or that of the prototypes, {wrapped!r}, found {template!r}")
     classes = with_prompts(classes, args.dataset, args.label_file_path, None if wrapped else template)

@@ -78,8 +78,10 @@ def main(args):
     require_one_process(accelerator, "mtt")
     split = load_split(split="train", **dataset_flags(args))
     check_enough_images(split, args.ipc)
-    if batch_norms(network_of(args, len(split.classes), 0)):
-        raise InputError(f"--arch: expected a network without BatchNorm, such as convnet_d3_w128, found {args.arch}")
+    network = network_of(args, len(split.classes), 0)
+    if batch_norms(network) or not all(value.is_floating_point() for value in network.state_dict().values()):
+        raise InputError("--arch: expected a network without BatchNorm and with floating-point numbers only, such as "
+                         f"convnet_d3_w128, found {args.arch}")
     experts, folder = Path(args.experts_path), Path(args.save_init_image_path) / f"{args.dataset}_mtt_ipc{args.ipc}"
     shared = {**{name: getattr(args, name) for name in OF_EXPERTS}, "data": split.identity(), **validation_of(args.validation)}
     if begin(experts, "experts", shared, wait=True):     # sets of other sizes may train them at this moment

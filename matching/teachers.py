@@ -34,7 +34,7 @@ def load_teacher(folder: str | Path | None, arch: str, stem: str, weights: str, 
     other classes, another size, or weights that do not fit.
     """
     if folder is None:
-        network, name = imagenet_teacher(arch, weights, images), f"{arch} {weights}"
+        network, name = imagenet_teacher(arch, weights, images, size), f"{arch} {weights}"
     elif arch and not Path(folder).is_dir():
         network, name = load_checkpoint(folder, arch, len(images.classes), stem, size), f"{arch} {stem} {identity(folder)}"
         names = [entry["name"] for entry in images.classes]
@@ -49,8 +49,8 @@ def load_teacher(folder: str | Path | None, arch: str, stem: str, weights: str, 
     return network.to(images.device).eval(), name
 
 
-def imagenet_teacher(arch: str, weights: str, images: ImageSet | FileImages) -> nn.Module:
-    """torchvision's `arch` with `weights`; the outputs of the images' classes are selected by wnid.
+def imagenet_teacher(arch: str, weights: str, images: ImageSet | FileImages, size: int) -> nn.Module:
+    """torchvision's `arch` with `weights` for views of `size` pixels; the outputs of the images' classes are selected by wnid.
 
     The original's names `0`, `1`, ... stand for all wnids in order. Raises InputError for classes that are no wnids.
     """
@@ -59,5 +59,5 @@ def imagenet_teacher(arch: str, weights: str, images: ImageSet | FileImages) -> 
         if unknown := [name for name in names if name not in wnids]:
             raise InputError(f"{arch} {weights}: expected classes named by the {len(wnids)} wnids of ImageNet, found "
                              f"{unknown[0]} in {images.name}; name a teacher of these classes (--teacher, of train_teacher)")
-        return Selected(build(arch, len(wnids), weights=weights), [wnids.index(name) for name in names])
-    return build(arch, len(wnids), weights=weights)
+        return Selected(build(arch, len(wnids), weights=weights, size=size), [wnids.index(name) for name in names])
+    return build(arch, len(wnids), weights=weights, size=size)

@@ -10,6 +10,7 @@ among processes; for images of 32 pixels one device is faster.
 from pathlib import Path
 
 from scripts.cli import (
+    InputError,
     Parser,
     add_dataset_flags,
     add_mix_flags,
@@ -40,7 +41,7 @@ def parse_args():
     parser.add_argument("--epochs", default=10, type=int)
     parser.add_argument("--optimizer", default="adamw", choices=tuple(OPTIMIZERS), help="sgd: with Nesterov momentum")
     parser.add_argument("-lr", "--learning-rate", default=None, type=float, help="maximum (default: AdamW 1e-3, SGD 0.1)")
-    parser.add_argument("--momentum", default=0.9, type=float, help="momentum of SGD")
+    parser.add_argument("--momentum", default=None, type=float, help="momentum of SGD (default: 0.9)")
     parser.add_argument("--weight-decay", default=None, type=float,
                         help="none on biases and normalisation (default: AdamW 0.01, SGD 5e-4)")
     parser.add_argument("--lr-schedule", "--schedule", dest="schedule", default="warm-cosine",
@@ -54,14 +55,23 @@ def parse_args():
     # views
     parser.add_argument("--crop", default="resized", choices=("resized", "pad"),
                         help="resize a random part, or cut --input-size pixels anywhere in the padded image")
-    parser.add_argument("--pad", default=4, type=int, help="pixels reflected at each side, for --crop pad")
-    parser.add_argument("--min-scale-crops", default=0.5, type=float, help="smallest area of a crop, relative to the image")
-    parser.add_argument("--max-scale-crops", default=1.0, type=float, help="largest area of a crop, relative to the image")
+    parser.add_argument("--pad", default=None, type=int, help="pixels reflected at each side, for --crop pad (default: 4)")
+    parser.add_argument("--min-scale-crops", default=None, type=float,
+                        help="smallest area of a crop, relative to the image (default: 0.5)")
+    parser.add_argument("--max-scale-crops", default=None, type=float,
+                        help="largest area of a crop, relative to the image (default: 1)")
     parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
     add_mix_flags(parser)
     parser.add_argument("--cutout", default=0, type=int, help="side in pixels of a square set to the mean (0: none)")
     parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
     args = parser.parse_args()
+    for flag, usual, asked, needed in (("momentum", 0.9, args.optimizer, "sgd"), ("pad", 4, args.crop, "pad"),
+                                       ("min_scale_crops", 0.5, args.crop, "resized"),
+                                       ("max_scale_crops", 1.0, args.crop, "resized")):
+        if getattr(args, flag) is None:
+            setattr(args, flag, usual)
+        elif asked != needed:
+            raise InputError(f"--{flag.replace('_', '-')} needs --{'optimizer' if needed == 'sgd' else 'crop'} {needed}")
     for flag in ("batch_size", "epochs", "input_size", "workers"):
         check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
     for flag, high in (("pad", 1000), ("cutout", 10_000), ("ema", 0.999999), ("label_smoothing", 1)):

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Stage 3a: a teacher trained on the real images. ImageNet-1K needs none: there torchvision's ResNet-18 is the teacher.
-# Decoded, the images of Tiny-ImageNet take 1.2 GB of GPU memory, and 1.6 GB more when padded.
+# Decoded, the images of Tiny-ImageNet take 1.2 GB of GPU memory, and 1.6 to 1.9 GB more when padded.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/settings.sh

@@ -133,11 +133,12 @@ def has_output(folder: Path) -> bool:
 
 def check_configuration(folder: Path, kind: str, config: dict) -> None:
     """Raise InputError when `folder` has another kind or configuration. One without output yet binds nobody."""
-    if not (folder / "config.json").exists() or not has_output(folder):
+    record = next((path for name in ("config.json", "manifest.json") if (path := folder / name).exists()), None)
+    if record is None or not has_output(folder):
         return
-    found = read_json(folder / "config.json")
+    found = read_json(record)
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
-        raise InputError(f"{folder / 'config.json'}: expected the kind and configuration of a run, found something else")
+        raise InputError(f"{record}: expected the kind and configuration of a run, found something else")
     if found.get("kind") != kind:
         raise InputError(f"{folder}: expected a folder of kind {kind}, found {found.get('kind')}")
     for key in sorted(config.keys() | found["config"].keys()):

@@ -347,7 +347,7 @@ def _answered(question: str) -> bool:
     """Whether this command was answered before and all it made is there."""
     try:
         made = json.loads((ANSWERS / question).read_text(encoding="utf-8"))
-        complete = all(_dates(folder) == [tuple(date)] for folder, date in made.items())
+        complete = all(_dates(folder) == list(map(tuple, dates)) for folder, dates in made.items())
     except (OSError, ValueError):
         return False
     for folder in made if complete else ():
@@ -359,5 +359,5 @@ def _remember(question: str) -> None:
     """Write the answer of this command; where that fails, it is asked again next time."""
     with contextlib.suppress(OSError):
         ANSWERS.mkdir(parents=True, exist_ok=True)
-        made = {str(folder): _dates(str(folder))[0] for folder in finished}
+        made = {str(folder): _dates(str(folder)) for folder in finished}
         (ANSWERS / question).write_text(json.dumps(made), encoding="utf-8")

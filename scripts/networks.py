@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torchvision import models
 
 from scripts.artefact import raise_first, read_manifest
-from scripts.cli import InputError, note
+from scripts.cli import InputError, check_range, note
 from scripts.files import DIVERGED, Expected, check_finite, read_tensors, read_torch, tensor_problems
 from scripts.parallel import batch_norms
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in torchvision's pretrained models
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as for nearly all of torchvision's weights
 WEIGHTS, STEMS, LARGEST_PIXELS = "model.safetensors", ("imagenet", "cifar"), 2 ** 14
 CONVNET = re.compile(r"convnet_d(?P<depth>[1-9])_w(?P<width>[1-9]\d{0,3})(?P<norm>_bn)?")
 AUXILIARY = ("googlenet", "inception_v3")  # have a second output in training by default
@@ -68,6 +68,9 @@ def _check_weights(arch: str, weights: str, num_classes: int) -> None:
         means = f", which means {choices.DEFAULT.name} in this torchvision" if weights == "DEFAULT" else ""
         raise InputError(f"{arch}: expected weights by name, one of {', '.join(choice.name for choice in choices)}, found "
                          f"{weights}{means}")
+    views = choices[weights].transforms.keywords
+    if (other := (views.get("mean", MEAN), views.get("std", STD))) != (MEAN, STD):
+        raise InputError(f"{arch} {weights}: expected weights for images of mean {MEAN} and deviation {STD}, found {other}")
     outputs = len(choices[weights].meta["categories"] or ())
     if outputs != num_classes:
         raise InputError(f"{arch} {weights}: expected {num_classes} outputs, found {outputs}")
@@ -99,10 +102,23 @@ def new_convnet(num_classes: int, *, depth: int, width: int, size: int | None, b
 
 
 def seeded(arch: str, num_classes: int, stem: str, seed: int, size: int | None = None) -> nn.Module:
-    """A network with initial weights by `seed`; the global generator does not change."""
+    """A network with initial weights by `seed`; the global generator does not change.
+
+    Raises InputError as `build` does, for a seed that torch does not take, and for a network that does not take images of
+    `size` pixels.
+    """
+    check_range("--seed", seed, -2 ** 63, 2 ** 63 - 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(arch, num_classes, stem, size=size)
+        network = build(arch, num_classes, stem, size=size)
+    if size:
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, 3, size, size))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{arch}: expected images of a size that it takes, found {size} pixels ({reason})") from None
+    return network.train()
 
 
 def build_empty(arch: str, num_classes: int, stem: str, size: int | None) -> nn.Module:

@@ -1,7 +1,8 @@
 # shellcheck shell=sh disable=SC2034  # the stage scripts use these variables
 # Sourced by every stage script after its `cd` to the root: finds Python, reads scripts/settings/$DATASET.sh, and names the
-# folder that each stage writes and the next one reads. The environment overrides every value, arguments go to the Python
-# command, and LAUNCH="accelerate launch" starts a stage on several GPUs.
+# folder that each stage writes and the next one reads. The environment overrides every value (stages 1 and 2 write below RUN;
+# PROTOTYPES and DISTILLED say what the later stages read), arguments go to the Python command, and
+# LAUNCH="accelerate launch" starts a stage on several GPUs.
 
 # a relative path means the folder where the user stands
 value='' here=$OLDPWD/
@@ -34,6 +35,7 @@ SEEDS=${SEEDS:-${SEED:-0 1 2}}           # of cross_architecture.sh and continua
 SEED=${SEED:-0}                          # of every other stage
 WORKERS=${WORKERS:-8}                    # threads of each process that read and write images
 NEGATIVE_PROMPT=${NEGATIVE_PROMPT-cartoon, anime, painting} DENOISE_BATCH=${DENOISE_BATCH:-16} LABEL_BATCH=${LABEL_BATCH:-256}
+# (with PROTOCOL=d4m labels are made in batches of BATCH instead)
 IMAGE_SIZE=${IMAGE_SIZE:-}               # pixels of the saved images; empty: as made, at most 224
 METHOD=${METHOD:-d4m}                    # or prototype, noise, random, herding, kcenter, sre2l (sre2l.sh), mtt (mtt.sh)
 SRE2L_STEPS=${SRE2L_STEPS:-1000} SRE2L_BATCH=${SRE2L_BATCH:-100}        # of sre2l.sh: optimiser steps, images at once

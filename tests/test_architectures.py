@@ -74,6 +74,7 @@ def test_networks_take_small_images(arch, size):
     ({"arch": "resnet18", "weights": "IMAGENET1K_V2"}, "one of IMAGENET1K_V1, found IMAGENET1K_V2"),
     ({"arch": "resnet50", "weights": "DEFAULT"}, "one of IMAGENET1K_V1, IMAGENET1K_V2, found DEFAULT, which means "
                                                  "IMAGENET1K_V2"),
+    ({"arch": "efficientnet_v2_l", "weights": "IMAGENET1K_V1", "num_classes": 1000}, "found ((0.5, 0.5, 0.5), (0.5,"),
     ({"arch": "vit_b_16", "weights": "IMAGENET1K_V1", "num_classes": 1000}, "images of 224 pixels, found 32")])
 def test_what_a_network_cannot_be_is_refused(what, found):
     with pytest.raises(InputError) as refusal:

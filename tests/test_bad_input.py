@@ -117,7 +117,7 @@ def train_ldm(here, tmp_path):
     ("gen_prototype", [("--ipc", 0), ("--km_expand", 0), ("--batch_size", 0), ("--size", 3), ("--num_workers", -1)]),
     ("gen_syn_image", [("--strength", 1.5), ("--strength", -0.1), ("--ipc", 4), ("--ipc", 0), ("--batch_size", 0),
                        ("--num_inference_steps", 0), ("--image_size", 0), ("--guidance_scale", 0.5),
-                       ("--guidance_scale", "nan"), ("--mode_scale", "inf")]),
+                       ("--guidance_scale", "nan")]),
     ("train_ldm", [("--vae_steps", 0), ("--unet_steps", -1), ("--vae_lr", "nan"), ("--ema_decay", 2), ("--seed", 2 ** 63),
                    ("--vae_channels", 10), ("--unet_channels", 24), ("--text_width", 63), ("--text_width", 0)]),
     ("relabel", [("--cutmix", 0, "--mix-type", "cutmix"), ("--mixup", 0, "--mix-type", "mixup"), ("--min-scale-crops", 2),
@@ -135,8 +135,26 @@ def test_a_flag_without_effect_is_refused(train_on_hard_labels):
                          (("--sgd", "--adamw-lr", 0.5), "--adamw-lr: expected no --sgd beside it"),
                          (("--fkd_seed", 9), "--fkd-seed needs --labels soft (got hard)"),
                          (("-T", 7), "--temperature needs --labels soft (got hard)"),
+                         (("--keep-topk", 2), "--keep-topk needs --labels soft (got hard)"),
                          (("--max-scale-crops", 0.05), "--max-scale-crops: expected a value in [0.08, 1]")):
         assert refused(train_on_hard_labels(*flags), words)
+
+
+def test_a_teacher_refuses_flags_without_effect(here, tmp_path):
+    for flags, words in ((("--momentum", 0.5), "--momentum needs --optimizer sgd"), (("--pad", 8), "--pad needs --crop pad"),
+                         (("--crop", "pad", "--min-scale-crops", 0.5), "--min-scale-crops needs --crop resized"),
+                         (("--seed", 2 ** 63, "--arch", "convnet_d1_w8"), "--seed: expected a value in"),
+                         (("--arch", "alexnet"), "alexnet: expected images of a size that it takes, found 32 pixels (")):
+        assert refused(here("matching.train_teacher", "--output-dir", tmp_path / "out", *flags), words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_of_something_else_is_no_finished_folder(here, tmp_path):
+    words = ("matching.train_teacher", "--arch", "convnet_d1_w8", "--output-dir", tmp_path)
+    for content, found in (("{}", "expected the kind and configuration of a run, found something else"),
+                           ('{"kind": "student", "config": {}}', "expected a folder of kind teacher, found student")):
+        (tmp_path / "manifest.json").write_text(content)
+        assert refused(here(*words), found)
 
 
 def test_flags_that_are_missing_or_unknown(here):

@@ -108,6 +108,6 @@ def test_mtt_brings_the_student_nearer_to_the_expert(here, image_data, mtt, tmp_
 
 def test_what_mtt_cannot_use_is_refused(here, tmp_path):
     for flags, words in ((("--last_start", 19), "--last_start plus --expert_epochs_ahead"),
-                         (("--arch", "resnet18"), "BatchNorm")):
+                         (("--arch", "resnet18"), "BatchNorm"), (("--arch", "swin_t"), "floating-point numbers only")):
         answer = here("distillation.mtt", "--experts_path", tmp_path / "e", "--save_init_image_path", tmp_path / "out", *flags)
         assert refused(answer, words) and not list(tmp_path.iterdir())

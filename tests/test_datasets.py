@@ -271,7 +271,7 @@ def test_test_images_of_one_folder_are_those_of_a_folder_per_class(here, tmp_pat
     rows = [f"ILSVRC2012_val_0000000{place}" for place in range(4)]
     (kit / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(
         f"{row},{wnid} 85 1 499 272 \n" for row, wnid in zip(reversed(rows), reversed(classes), strict=True)))
-    (kit / "list.txt").write_text("".join(f"{row}.JPEG {wnid}\n" for row, wnid in zip(rows, classes, strict=True)))
+    (kit / "list.txt").write_text("".join(f"{row}.JPEG {wnid}\n\n" for row, wnid in zip(rows, classes, strict=True)))
     (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{number_of[wnid]}\n" for wnid in classes))
     savemat(kit / "meta.mat", {"synsets": np.array(
         [(number, wnid) for wnid, number in number_of.items()], [("ILSVRC2012_ID", object), ("WNID", object)])})
@@ -705,14 +705,21 @@ def test_fashion_mnist_is_read_from_its_files(tmp_path, below, ending):
         assert (pixels[2:30, 2:30] == 13).all() and pixels.sum() == 13 * 28 * 28 * 3     # padded by black
 
 
-@pytest.mark.parametrize("change", ["cut", "other", "labels"])
+@pytest.mark.parametrize("change", ["cut", "header", "other", "labels"])
 def test_damaged_fashion_mnist_is_refused(tmp_path, change):
     write_idx(tmp_path, ".gz")
     path = tmp_path / f"train-{'labels-idx1' if change == 'labels' else 'images-idx3'}-ubyte.gz"
     one_label = bytes([0, 0, 8, 1, 0, 0, 0, 1, 7])
-    path.write_bytes({"cut": path.read_bytes()[:-9], "other": b"other", "labels": gzip.compress(one_label)}[change])
+    path.write_bytes({"cut": path.read_bytes()[:-9], "other": b"other", "header": gzip.compress(one_label[:7]),
+                      "labels": gzip.compress(one_label)}[change])
     with pytest.raises(InputError, match=str(tmp_path)):
         load_split("fashion_mnist", tmp_path, "train")
+
+
+def test_some_classes_in_another_order_keep_their_prompts(capsys):
+    split = load_split("digits", "", "test", classes=[{"name": "7"}, {"name": "0"}])
+    assert [(entry["name"], entry["prompt"]) for entry in split.classes] == [("7", "seven"), ("0", "zero")]
+    assert set(split.labels.tolist()) == {0, 1} and "8 of 10 classes" in capsys.readouterr().err
 
 
 # held-out training images

@@ -222,6 +222,16 @@ def test_a_finished_command_is_answered_without_its_libraries(own_image_data, tm
     assert again()[::2] == (2, True)
 
 
+def test_a_checkpoint_of_ours_is_answered_too(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / DIGITS_LDM, tmp_path / "ldm")
+    monkeypatch.setattr(cli, "ANSWERS", tmp_path / "answers")
+    monkeypatch.setattr(cli, "finished", [tmp_path / "ldm"])
+    cli._remember("question")
+    assert cli._answered("question")
+    (tmp_path / "ldm/unet/config.json").write_text("{}")
+    assert not cli._answered("question")
+
+
 def test_a_changed_file_of_a_checkpoint_is_another_input(tmp_path):
     checkpoint = tmp_path / "ldm"
     shutil.copytree(ROOT / DIGITS_LDM, checkpoint)

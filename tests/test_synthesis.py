@@ -217,7 +217,9 @@ def test_a_converted_scheduler_ends_where_the_checkpoints_own_ends():
     (["--scheduler", "PNDMScheduler", "--guidance", "mode"], "expected DDIMScheduler"),
     (["--repeats", 2, "--ipc", IPC], f"expected {2 * IPC}"),
     (["--filter_teacher", "nothing-here"], "expected a finished folder of kind teacher, found nothing"),
-    (["--candidates", 0], "--candidates: expected a value in [1"),
+    (["--candidates", 4], "--candidates needs --filter_teacher"),
+    (["--mode_scale", 0.2], "--mode_scale needs --guidance mode"),
+    (["--guidance", "mode", "--mode_scale", "inf"], "--mode_scale: expected a value in [0"),
     (["--stop_t", 0], "--stop_t: expected a value in [1"),
     (["--stop_t", 3], "--stop_t needs --guidance mode"),
     (["--filter_keep", "hard"], "--filter_keep needs --filter_teacher"),
@@ -278,6 +280,10 @@ def test_images_of_prototypes_with_other_prompts_are_refused(here, prototypes, c
     assert here(*words, "a photo of a {}").code == 0
     (made,) = (tmp_path / "same").iterdir()
     assert read_distilled(made)[0][11]["prompt"] == "a photo of a sea lion"      # not wrapped twice
+    (tmp_path / "prompts.txt").write_text("".join(f"one {name}\n" for name in CLASSES))   # bare lines: wrapped again
+    assert here(*words[:-2], tmp_path / "file", "--label_file_path", tmp_path / "prompts.txt").code == 0
+    (made,) = (tmp_path / "file").iterdir()
+    assert read_distilled(made)[0][11]["prompt"] == "a photo of a one sea_lion"
 
 
 # the teacher's filter

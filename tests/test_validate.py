@@ -244,6 +244,10 @@ def test_small_labels_train_a_student(here, soft, distilled, teacher, tmp_path):
     assert here("validate.train_FKD", *soft[:2], *soft[4:], "--fkd-path", tmp_path / "small", "--epochs", 5, "--output-dir",
                 tmp_path / "student").code == 0
     assert read(tmp_path / "student", "result.json")["metrics"]["steps"] == 10
+    assert read(tmp_path / "student", "manifest.json")["config"]["temperature"] == 20     # exact for the labels kept
+    answer = here("validate.train_FKD", *soft[:2], *soft[4:], "--fkd-path", tmp_path / "small", "-T", 4, "--output-dir",
+                  tmp_path / "other")
+    assert answer.code == 2 and "--temperature: expected 20.0, as" in answer.err
 
 
 def test_metrics_are_lines_and_the_average_is_kept_in_bfloat16(here, hard, tmp_path):

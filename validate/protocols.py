@@ -8,8 +8,8 @@ from scripts.cli import MIX
 # the defaults of the original train_FKD.py, and its views
 ORIGINAL = {"mode": "fkd_load", "epochs": 300, "batch_size": 1024, "gradient_accumulation_steps": 1, "lr_schedule": "linear",
             "adamw_lr": 1e-3, "adamw_weight_decay": 0.01, "learning_rate": 1.024, "momentum": 0.875, "weight_decay": 3e-5,
-            "temperature": 3.0, "input_size": 224, "min_scale_crops": 0.08,
-            "max_scale_crops": 1.0, "flip": 0.5, "fkd_seed": 42, **MIX}
+            "temperature": 3.0, "keep_topk": 1000, "input_size": 224, "min_scale_crops": 0.08, "max_scale_crops": 1.0,
+            "flip": 0.5, "fkd_seed": 42, **MIX}
 
 # D4M (arXiv 2407.15138), released code: stored labels, large batches, the learning rate falls to zero
 # RDED (arXiv 2312.03526), released code: labels on the fly, small batches, the learning rate falls to half. `bn_updates`: there

@@ -8,6 +8,7 @@ command resumes. `accelerate launch` divides every batch among processes; for sm
 """
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,8 @@ def parse_args():
                         help="on the fly: first layers of a checkpoint's ResNet")
     parser.add_argument("--weights", default="IMAGENET1K_V1", help="on the fly: torchvision's weights of the teacher")
     parser.add_argument("-T", "--temperature", default=None, type=float, help="of the distillation loss (default: 3)")
-    parser.add_argument("--keep-topk", default=1000, type=int, help="teacher probabilities kept, the rest spread evenly")
+    parser.add_argument("--keep-topk", default=None, type=int,
+                        help="teacher probabilities kept, the rest spread evenly (default: 1000)")
     parser.add_argument("--cluster-weights", action="store_true", help="weight the loss of an image by its cluster's size")
     # student and training
     parser.add_argument("--protocol", default=None, choices=("d4m", "rded"),
@@ -114,7 +116,7 @@ def check(args) -> None:
     if args.cos and args.lr_schedule not in (None, "cosine"):
         raise InputError(f"--cos: expected no other --lr-schedule beside it, found {args.lr_schedule}")
     mode = label_mode(args)
-    for flag in ("mode", "fkd_seed", "temperature") if mode == "hard" else ():
+    for flag in ("mode", "fkd_seed", "temperature", "keep_topk") if mode == "hard" else ():
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag.replace('_', '-')} needs --labels soft (got hard)")
     if mode != "on-the-fly" and args.teacher:
@@ -200,12 +202,15 @@ def stored_views(args) -> dict:
     from matching.soft_labels import read_store
     if not args.fkd_path:
         return {}
-    config = read_store(args.fkd_path)["config"]
+    manifest = read_store(args.fkd_path)
+    config = manifest["config"]
     if missing := [name for name in VIEWS if name not in config]:
         raise InputError(f"{args.fkd_path}: expected {missing[0]} in the configuration of its manifest, found none")
     stored = {name: config[name] for name in VIEWS} | {name: config.get(name, MIX[name]) for name in MIX}
     if stored["mix_per"] == "batch":
         stored["batch_size"] = config["batch_size"]
+    if (config.get("keep_topk") or math.inf) < len(manifest["classes"]):     # exact at this temperature alone
+        stored["temperature"] = config["temperature"]
     for name, value in stored.items():
         given = getattr(args, name)
         if given is not None and given != value:

@@ -5,7 +5,7 @@ DATA=${DATA:-data}                       # not read: the images come with scikit
 WORKERS=${WORKERS:-4}                    # threads that read and write images
 CHECKPOINT=${CHECKPOINT:-distillation/checkpoints/digits-ldm}
 
-# 1 prototypes, encoded at the checkpoint's 32 pixels. Classes have 134 latents: k-means proper costs nothing
+# 1 prototypes, encoded at the checkpoint's 32 pixels. Classes have 135 latents: k-means proper costs nothing
 IPC=${IPC:-10} SIZE=${SIZE:-} KMEANS=${KMEANS:-full} ENCODE_BATCH=${ENCODE_BATCH:-64}
 # 2 images. The best strength of the sweep in misc/digits.md (paper: 0.7); this small model is sharp enough at guidance 2
 STRENGTH=${STRENGTH:-0.3} GUIDANCE=${GUIDANCE:-2}

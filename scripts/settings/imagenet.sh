@@ -15,7 +15,6 @@ if [ -n "${TEACHER:-}" ]; then WEIGHTS=${WEIGHTS-}; else WEIGHTS=${WEIGHTS-IMAGE
 INPUT_SIZE=${INPUT_SIZE:-224} MIN_SCALE=${MIN_SCALE:-0.08} FLIP=${FLIP:-0.5} TEACHER_BATCH=${TEACHER_BATCH:-256}
 TEACHER_ARCH=${TEACHER_ARCH:-resnet18} TEACHER_STEM=${TEACHER_STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-90}
 TEACHER_RECIPE=${TEACHER_RECIPE:---min-scale-crops $MIN_SCALE --optimizer sgd --weight-decay 1e-4 --lr-schedule cosine --bf16}
-LABEL_BATCH=${LABEL_BATCH:-1024}
 # 4 students. D4M reports for ResNet-18 / 50 / 101 27.9 / 33.5 / 34.2 % at IPC 10 and 55.2 / 62.4 / 63.4 % at IPC 50; users who
 # ran the released code report 18.9 % at IPC 10. PROTOCOL=rded asks the teacher for every batch. BATCH is the protocol's
 MODEL=${MODEL:-resnet18} STEM=${STEM:-imagenet} EPOCHS=${EPOCHS:-300} BATCH=${BATCH:-} SEEDS=${SEEDS:-${SEED:-0}}
