@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from misc.report import continual, curves, figures, literature, results, section, statistics, student_figures, tables
+from misc.report import continual, curves, figures, literature, results, section, statistics, tables
 from misc.report.page import chapters_of, is_run, page
 from scripts.cli import InputError, Parser, check_range, run
 from scripts.files import read_json, write_json, write_text
@@ -128,7 +128,7 @@ def draw_figures(misc: Path) -> None:
     if rows := results.continual_rows(results.read_kept(misc, "quickstart").runs):
         figures.draw_times(misc / "accuracy_vs_time.png", rows)
     if (labels := results.read_kept(misc, "matching_digits")).runs:
-        student_figures.draw_label_bytes(misc / "label_bytes.png", labels)
+        figures.draw_label_bytes(misc / "label_bytes.png", tables.storage_points(labels))
 
 
 def compare(args):

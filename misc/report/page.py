@@ -9,11 +9,11 @@ from pathlib import Path
 from string import Template
 
 from misc.report import tables as made
-from misc.report.figures import stream_figures
+from misc.report.figures import bars, draw_label_bytes, stream_figures
 from misc.report.pictures import picture_figures
-from misc.report.results import Results, continual_rows, read_collected, read_results
+from misc.report.results import Results, continual_rows, grouped, read_collected, read_results
 from misc.report.section import NOT_RUN, Section, left_columns
-from misc.report.student_figures import student_figures
+from misc.report.statistics import equal_and_not
 from scripts.cli import InputError
 from scripts.files import read_json
 
@@ -26,6 +26,7 @@ TITLES = {"quickstart": "Quickstart: digits, one run", "digits": "Digits: studen
 MODULES = {"prototypes": "distillation.gen_prototype", "distilled": "distillation.gen_syn_image",
            "soft_labels": "matching.generate_soft_label", "student": "validate.train_FKD",
            "continual": "continual.train_continual", "benchmark": "misc.benchmark", "judge": "misc.judge", "plan": "misc.plan"}
+LABEL_SETTINGS = {**made.RUN_SETTINGS, "temperature": "config.temperature", "learning-rate schedule": "config.lr_schedule"}
 NARROWEST = 0.5     # of its printed size a figure has at least; it scrolls below that
 
 
@@ -71,12 +72,24 @@ def chapter(path: Path, folder: Path, command: str) -> list[Section]:
         sections = [part for make in makers for part in make(results)] or [
             *made.students_by_name(results), *(guarded(made.run_continual, results) if results.of_kind("continual") else [])]
     folder.mkdir(parents=True, exist_ok=True)
-    sections += [*picture_figures(folder, path), *student_figures(folder, results)]
+    sections += [*picture_figures(folder, path), *label_figure(folder, results)]
     sections += guarded(lambda them: stream_figures(folder, continual_rows(them.runs)), results)
     by = results.command or command or modules(run.kind for run in results.runs)
     return [*(replace(part, command=by) for part in sections),
             Section("Made with", "Hardware, commits and package versions from the result files.", ("What", "Found"),
                     [(what, made.made_with(results, what) or NOT_RUN) for what in ("hardware", "code", "packages")])]
+
+
+def label_figure(folder: Path, results: Results) -> list[Section]:
+    """Draw accuracy against bytes of labels, where students have more and fewer of them."""
+    points, path = made.storage_points(results), folder / "label_bytes.png"
+    if len(points) < 2:
+        return []
+    draw_label_bytes(path, points)
+    return [Section("Accuracy against label bytes", "Students with more or fewer stored labels, on a logarithmic scale. "
+                    f"{bars({one['n'] for one in points.values()})}", figure=path,
+                    held=equal_and_not(grouped(results, made.STORAGE_RUN, "student", "kept"), LABEL_SETTINGS),
+                    alt="Scatter plot of accuracy against kilobytes of soft labels, a colour per way to store.")]
 
 
 def modules(kinds) -> str:
