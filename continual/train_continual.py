@@ -14,7 +14,7 @@ import os
 import time
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, add_dataset_flags, check_optimizer, check_range, dataset_flags, run
+from scripts.cli import InputError, Parser, check_optimizer, check_range, dataset_flags, run
 
 METHODS = ("finetune", "joint", "er", "agem", "derpp", "task_arithmetic")
 SOURCES = ("real", "random", "distilled")
@@ -29,7 +29,7 @@ def parse_args():
     parser.add_argument("--output-dir", default="runs/continual", help="one folder per run below it")
     parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
     # data
-    add_dataset_flags(parser)
+    parser.add_dataset_flags()
     parser.add_argument("--distilled", default=None, help="folder of a distilled set")
     parser.add_argument("--random", default=None,
                         help="folder of random real images in the same format (default: drawn by the seed, as many per class "

@@ -20,12 +20,12 @@ from distillation.gen_syn_image import (
     load_filter,
     load_images_pipeline,
 )
-from scripts.cli import Parser, add_dataset_flags, dataset_flags, run, stop_if_asked
+from scripts.cli import Parser, dataset_flags, run, stop_if_asked
 
 
 def parse_args():
     parser = Parser(__doc__)
-    add_dataset_flags(parser)
+    parser.add_dataset_flags()
     add_prototype_flags(parser)
     add_synthesis_flags(parser)
     parser.add_argument("--ipc", default=10, type=int, help="prototypes per class")

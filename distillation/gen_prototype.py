@@ -15,22 +15,12 @@ from pathlib import Path
 if not __package__:  # python distillation/gen_prototype.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.cli import (
-    InputError,
-    Parser,
-    add_checkpoint_flags,
-    add_dataset_flags,
-    check_range,
-    dataset_flags,
-    run,
-    stop_if_asked,
-    validation_of,
-)
+from scripts.cli import InputError, Parser, check_range, dataset_flags, run, stop_if_asked, validation_of
 
 
 def parse_args():
     parser = Parser(__doc__)
-    add_dataset_flags(parser)
+    parser.add_dataset_flags()
     add_prototype_flags(parser)
     parser.add_argument("--ipc", default=[10], nargs="+", type=int,
                         help="prototypes (images) per class; several numbers give a folder each and share the encoding")
@@ -52,7 +42,7 @@ def add_prototype_flags(parser) -> None:
                         help="squash ignores the aspect ratio, as D4M does; crop takes the centre square")
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
     # model
-    add_checkpoint_flags(parser)
+    parser.add_checkpoint_flags()
     parser.add_argument("--latent", default="sample", choices=("sample", "mean"),
                         help="latent of an image: a sample of the autoencoder's posterior, or its mean")
     # clustering

@@ -15,18 +15,7 @@ from pathlib import Path
 if not __package__:  # python distillation/gen_syn_image.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.cli import (
-    InputError,
-    Parser,
-    Progress,
-    add_checkpoint_flags,
-    add_dataset_flags,
-    check_range,
-    dataset_flags,
-    run,
-    stop_if_asked,
-    validation_of,
-)
+from scripts.cli import InputError, Parser, Progress, check_range, dataset_flags, run, stop_if_asked, validation_of
 
 REAL = ("random", "herding", "kcenter")  # real images (real_subset.py)
 METHODS = ("d4m", "prototype", "noise", *REAL)
@@ -35,7 +24,7 @@ METHODS = ("d4m", "prototype", "noise", *REAL)
 def parse_args():
     parser = Parser(__doc__)
     # what
-    add_dataset_flags(parser)
+    parser.add_dataset_flags()
     parser.add_argument("--method", default="d4m", choices=METHODS,
                         help="d4m; prototype: decoded centroids; noise: no prototype; random, herding, kcenter: real images")
     parser.add_argument("--prototype_path", default=None, help="folder of gen_prototype, or the original's JSON file")
@@ -45,7 +34,7 @@ def parse_args():
     parser.add_argument("--size", default=None, type=int, help="herding, kcenter: resolution to encode at")
     parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images")
     # diffusion
-    add_checkpoint_flags(parser)
+    parser.add_checkpoint_flags()
     parser.add_argument("--batch_size", default=50, type=int, help="images denoised at once, across classes")
     add_synthesis_flags(parser)
     parser.add_argument("--save_init_image_path", default="distilled", help="folder that gets one folder per run")

@@ -12,17 +12,7 @@ as gen_syn_image does. The same command resumes.
 import time
 from pathlib import Path
 
-from scripts.cli import (
-    InputError,
-    Parser,
-    Progress,
-    add_dataset_flags,
-    check_range,
-    dataset_flags,
-    run,
-    stop_if_asked,
-    validation_of,
-)
+from scripts.cli import InputError, Parser, Progress, check_range, dataset_flags, run, stop_if_asked, validation_of
 
 OF_EXPERTS = ("dataset", "arch", "size", "experts", "expert_epochs", "expert_lr", "expert_batch", "seed")
 OF_IMAGES = ("ipc", "iterations", "student_steps", "expert_epochs_ahead", "last_start", "images_lr", "student_lr", "rate_lr",
@@ -31,7 +21,7 @@ OF_IMAGES = ("ipc", "iterations", "student_steps", "expert_epochs_ahead", "last_
 
 def parse_args():
     parser = Parser(__doc__)
-    add_dataset_flags(parser)
+    parser.add_dataset_flags()
     parser.add_argument("-a", "--arch", default="convnet_d3_w128", help="network of experts and student, without BatchNorm")
     parser.add_argument("--size", default=32, type=int, help="pixels")
     parser.add_argument("--seed", default=0, type=int, help="seed of weights, batches and the first images")

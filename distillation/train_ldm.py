@@ -12,7 +12,7 @@ import math
 import shutil
 from pathlib import Path
 
-from scripts.cli import DIGITS_LDM, InputError, Parser, add_dataset_flags, check_range, dataset_flags, run, validation_of
+from scripts.cli import DIGITS_LDM, InputError, Parser, check_range, dataset_flags, run, validation_of
 
 FROM_SCRATCH = {"size": 32, "vae_channels": [16, 32, 32], "unet_channels": [64, 96], "text_width": 64,
                 "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3,
@@ -26,7 +26,7 @@ DECIDING = ("dataset", "size", "seed", *list(FROM_SCRATCH)[1:], *FINE_TUNING[:2]
 def parse_args():
     parser = Parser(__doc__)
     # what
-    add_dataset_flags(parser)
+    parser.add_dataset_flags()
     parser.add_argument("--output_dir", default="runs/ldm", help=f"folder of the checkpoint (shipped one: {DIGITS_LDM})")
     parser.add_argument("--size", default=None, type=int,
                         help="training resolution in pixels (default: 32 from scratch, else the checkpoint's)")

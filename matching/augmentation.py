@@ -42,7 +42,7 @@ class Views:
 
 
 def mix_of(settings) -> dict:
-    """The fields of `Views` that the flags of `scripts.cli.add_mix_flags` decide; batches have `batch_size` images."""
+    """The fields of `Views` that the flags of `Parser.add_mix_flags` decide; batches have `batch_size` images."""
     return {"mix": settings.mix_type, "alpha": {"mixup": settings.mixup, "cutmix": settings.cutmix}.get(settings.mix_type, 1.0),
             "mix_batch": settings.batch_size if settings.mix_per == "batch" and settings.mix_type != "none" else 0}
 

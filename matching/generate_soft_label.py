@@ -15,17 +15,7 @@ from pathlib import Path
 if not __package__:  # python matching/generate_soft_label.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.cli import (
-    Parser,
-    add_dataset_flags,
-    add_mix_flags,
-    check_range,
-    check_views,
-    dataset_flags,
-    run,
-    stop_if_asked,
-    validation_of,
-)
+from scripts.cli import Parser, check_range, check_views, dataset_flags, run, stop_if_asked, validation_of
 
 
 def parse_args():
@@ -33,7 +23,7 @@ def parse_args():
     # images
     parser.add_argument("--data", metavar="DIR", default=None,
                         help="distilled set (default: the real training split of --dataset)")
-    add_dataset_flags(parser)
+    parser.add_dataset_flags()
     parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
                         help="decode all images on the device, or read them by Pillow for every batch (auto: if too many)")
@@ -64,7 +54,7 @@ def parse_args():
     parser.add_argument("--min-scale-crops", default=0.08, type=float, help="smallest area of a crop, relative to the image")
     parser.add_argument("--max-scale-crops", default=1.0, type=float, help="largest area of a crop, relative to the image")
     parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
-    add_mix_flags(parser)
+    parser.add_mix_flags()
     args = parser.parse_args()
     for flag in ("batch_size", "epochs", "input_size", "workers"):
         check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)

@@ -9,18 +9,7 @@ among processes; for images of 32 pixels one device is faster.
 
 from pathlib import Path
 
-from scripts.cli import (
-    InputError,
-    Parser,
-    add_dataset_flags,
-    add_mix_flags,
-    check_optimizer,
-    check_range,
-    check_views,
-    dataset_flags,
-    run,
-    validation_of,
-)
+from scripts.cli import InputError, Parser, check_optimizer, check_range, check_views, dataset_flags, run, validation_of
 
 OPTIMIZERS = {"adamw": (1e-3, 0.01), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image",
@@ -30,7 +19,7 @@ MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file
 def parse_args():
     parser = Parser(__doc__)
     # data and network
-    add_dataset_flags(parser)
+    parser.add_dataset_flags()
     parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
     parser.add_argument("--input-size", default=32, type=int, help="pixels")
@@ -61,7 +50,7 @@ def parse_args():
     parser.add_argument("--max-scale-crops", default=None, type=float,
                         help="largest area of a crop, relative to the image (default: 1)")
     parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
-    add_mix_flags(parser)
+    parser.add_mix_flags()
     parser.add_argument("--cutout", default=0, type=int, help="side in pixels of a square set to the mean (0: none)")
     parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
     args = parser.parse_args()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.artefact import code_version, hardware, package_versions, read_manifest
-from scripts.cli import Parser, Progress, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+from scripts.cli import Parser, Progress, check_range, dataset_flags, run
 from scripts.files import write_json
 
 PIXELS = 16  # side of the grey images for the support-vector machine and for distances
@@ -34,8 +34,8 @@ class Judge:
 
 def parse_args():
     parser = Parser(__doc__)
-    add_dataset_flags(parser)
-    add_checkpoint_flags(parser)
+    parser.add_dataset_flags()
+    parser.add_checkpoint_flags()
     parser.add_argument("--teacher", default=None, metavar="DIR", help="folder of train_teacher: the classifier")
     parser.add_argument("--images", default=500, type=int, help="images generated from pure noise, over all classes")
     parser.add_argument("--guidance_scale", "-g", default=2, type=float, help="of the images from noise")

@@ -15,7 +15,7 @@ from distillation.card import made_how, unique_names
 from misc.judge import PIXELS, quantiles, small
 from misc.report.pictures import draw_grid, draw_map
 from scripts.artefact import code_version, identity, package_versions, read_manifest
-from scripts.cli import InputError, Parser, add_checkpoint_flags, add_dataset_flags, check_range, dataset_flags, run
+from scripts.cli import InputError, Parser, check_range, dataset_flags, run
 from scripts.files import write_json
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
@@ -43,9 +43,9 @@ def parse_args():
     parser.add_argument("distilled", metavar="DIR", help="distilled set: a folder of gen_syn_image, or one of the original's")
     parser.add_argument("--prototype_path", help="the set's prototypes: folder, or the original's JSON file")
     parser.add_argument("--beside", nargs="+", default=[], metavar="DIR", help="other distilled sets of the same classes")
-    add_dataset_flags(parser)
+    parser.add_dataset_flags()
     parser.set_defaults(dataset=None, data_dir=None)    # the distilled set has the name of its data set, not its folder
-    add_checkpoint_flags(parser)
+    parser.add_checkpoint_flags()
     parser.add_argument("--batch_size", default=64, type=int, help="images encoded at once")
     parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
     parser.add_argument("--classes", nargs="+", metavar="NAME",

@@ -44,12 +44,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def add_argument(self, *names, **settings):
-        """Add a flag as argparse does."""
         self._spelling.update({name.replace("_", "-"): name for name in names if name.startswith("--")})
         return super().add_argument(*names, **settings)
 
     def parse_known_args(self, args=None, namespace=None):
-        """Parse with the flags' own spelling."""
         words = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args([self._spelled(word) for word in words], namespace)
 
@@ -59,37 +57,47 @@ class Parser(argparse.ArgumentParser):
         name, equals, value = word.partition("=")
         return self._spelling.get(name.replace("_", "-"), name) + equals + value
 
+    def add_dataset_flags(self) -> None:
+        """Add the flags that name real images and the prompts of their classes; `dataset_flags` reads them."""
+        self.add_argument("--dataset", default="digits", choices=DATASETS,
+                          help="data set; `folder` is any folder with train/<class>/* and val/<class>/* or test/<class>/*")
+        self.add_argument("--data_dir", default="data", help="folder of the data set (digits needs none)")
+        self.add_argument("--label_file_path", default=None,
+                          help="file with one prompt per line, in class order (default: the data set's own names)")
+        self.add_argument("--prompt_template", default=None,
+                          help="text with {} for the prompt, such as 'a photo of a {}' (default: the prompt alone)")
+        self.add_argument("--val_labels", default=None, metavar="FILE",
+                          help="classes of test images that lie in one folder: LOC_val_solution.csv, "
+                               "ILSVRC2012_validation_ground_truth.txt (meta.mat beside it), or lines of file, class")
+        self.add_argument("--on_bad_image", default="error", choices=("error", "skip"),
+                          help="stop at a file that cannot be read as an image, or leave it out")
+        self.add_argument("--validation", default=0, type=int, metavar="N",
+                          help="hold out N training images, the same in every command, and test on these, not on the test "
+                               "images")
 
-def add_dataset_flags(parser) -> None:
-    """Add the flags that name real images and the prompts of their classes; `dataset_flags` reads them."""
-    parser.add_argument("--dataset", default="digits", choices=DATASETS,
-                        help="data set; `folder` is any folder with train/<class>/* and val/<class>/* or test/<class>/*")
-    parser.add_argument("--data_dir", default="data", help="folder of the data set (digits needs none)")
-    parser.add_argument("--label_file_path", default=None,
-                        help="file with one prompt per line, in class order (default: the data set's own names)")
-    parser.add_argument("--prompt_template", default=None,
-                        help="text with {} for the prompt, such as 'a photo of a {}' (default: the prompt alone)")
-    parser.add_argument("--val_labels", default=None, metavar="FILE",
-                        help="classes of test images that lie in one folder: LOC_val_solution.csv, "
-                             "ILSVRC2012_validation_ground_truth.txt (meta.mat beside it), or lines of file, class")
-    parser.add_argument("--on_bad_image", default="error", choices=("error", "skip"),
-                        help="stop at a file that cannot be read as an image, or leave it out")
-    parser.add_argument("--validation", default=0, type=int, metavar="N",
-                        help="hold out N training images, the same in every command, and test on these, not on the test images")
+    def add_checkpoint_flags(self) -> None:
+        """Add the flags that name a Stable Diffusion checkpoint."""
+        self.add_argument("--diffusion_checkpoints_path", default=DIGITS_LDM,
+                          help="Stable Diffusion checkpoint: folder or hub name")
+        self.add_argument("--revision", default=None,
+                          help="branch, tag or commit of a hub checkpoint (default: its main branch)")
+        self.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
+                          help="default: float16 on an accelerator, float32 on the CPU; the autoencoder in float32 where its "
+                               "config.json has force_upcast")
 
-
-def add_checkpoint_flags(parser) -> None:
-    """Add the flags that name a Stable Diffusion checkpoint."""
-    parser.add_argument("--diffusion_checkpoints_path", default=DIGITS_LDM,
-                        help="Stable Diffusion checkpoint: folder or hub name")
-    parser.add_argument("--revision", default=None, help="branch, tag or commit of a hub checkpoint (default: its main branch)")
-    parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"),
-                        help="default: float16 on an accelerator, float32 on the CPU; the autoencoder in float32 where its "
-                             "config.json has force_upcast")
+    def add_mix_flags(self, defaults: dict = MIX) -> None:
+        """Add the flags of CutMix and MixUp; what `defaults` does not name is None unless given."""
+        self.add_argument("--mix-type", default=defaults.get("mix_type"), choices=("cutmix", "mixup", "none"))
+        self.add_argument("--mix-per", default=defaults.get("mix_per"), choices=("image", "batch"),
+                          help="draw ratio and box for each image, or once for a batch with all partners inside it, as FKD and "
+                               "RDED do (default: image)")
+        for name in ("mixup", "cutmix"):
+            self.add_argument(f"--{name}", default=defaults.get(name), type=float,
+                              help=f"{name}: the ratio is drawn from Beta(a, a) of this a (default: {MIX[name]})")
 
 
 def dataset_flags(args) -> dict:
-    """The values of `add_dataset_flags` as the arguments of `load_split`."""
+    """The values of `Parser.add_dataset_flags` as the arguments of `load_split`."""
     return {"name": args.dataset, "data_dir": args.data_dir, "label_file": args.label_file_path,
             "prompt_template": args.prompt_template, "on_bad_image": args.on_bad_image, "validation": args.validation,
             "val_labels": args.val_labels}
@@ -98,17 +106,6 @@ def dataset_flags(args) -> dict:
 def validation_of(held_out: int) -> dict:
     """`--validation` in a stored configuration: no key at 0, so that configurations from before this flag stay equal."""
     return {"validation": held_out} if held_out else {}
-
-
-def add_mix_flags(parser, defaults: dict = MIX) -> None:
-    """Add the flags of CutMix and MixUp; what `defaults` does not name is None unless given."""
-    parser.add_argument("--mix-type", default=defaults.get("mix_type"), choices=("cutmix", "mixup", "none"))
-    parser.add_argument("--mix-per", default=defaults.get("mix_per"), choices=("image", "batch"),
-                        help="draw ratio and box for each image, or once for a batch with all partners inside it, as FKD and "
-                             "RDED do (default: image)")
-    for name in ("mixup", "cutmix"):
-        parser.add_argument(f"--{name}", default=defaults.get(name), type=float,
-                            help=f"{name}: the ratio is drawn from Beta(a, a) of this a (default: {MIX[name]})")
 
 
 def check_range(flag: str, value, low, high=float("inf")) -> None:
@@ -154,7 +151,6 @@ class Progress(tqdm):
         super().__init__(*args, disable=not _speaks(), **{**settings, **often})
 
     def display(self, msg=None, pos=None):
-        """Show the bar, or write its line."""
         if self.to_log and msg == "":
             return True
         if self.to_log:

@@ -9,10 +9,11 @@ import statistics
 
 import pytest
 from PIL import Image
+from test_bad_input import refused
 
 from distillation.distilled_set import finish_distilled, row, write_image
 from misc.report.continual import distilling
-from misc.report.page import chapters_of, html_section
+from misc.report.page import html_section
 from misc.report.results import Results, Run
 from misc.report.section import Section, cell, left_columns, markdown, plain_table
 from misc.report.statistics import kept, mean_std, saved
@@ -175,14 +176,6 @@ def test_the_same_files_give_the_same_report(a_run, here):
         "report.html", "grid.png", "beside.png", "accuracy_vs_time.png"))]))
 
 
-def test_runs_of_one_name_have_a_chapter_each(tmp_path):
-    for seed in (0, 1):
-        write_student(tmp_path / f"seed{seed}" / "trial", "real", "hard", seed, 0.5 + seed / 4)
-    paths = [tmp_path / "seed0" / "trial", tmp_path / "seed1" / "trial", tmp_path / "seed0" / "trial"]
-    chapters = chapters_of(paths, tmp_path)
-    assert {name: chapter[0].rows[0][2] for name, chapter in chapters.items()} == {"Trial": "50.0", "Seed1-trial": "75.0"}
-
-
 def test_the_folder_of_one_stage_makes_a_report(a_run, here, tmp_path):
     answer = here("misc.report.__main__", "run", a_run / "students" / "real-hard-seed0", "--output", tmp_path / "out")
     assert answer.code == 0 and "1352" in answer.out and "97.0" in answer.out
@@ -196,18 +189,18 @@ def test_stages_alone_make_a_report(tmp_path, here):
     assert "<img" not in (tmp_path / "report.html").read_text()
 
 
+NO_RUN = "expected the folder of a run (with stages.jsonl, students/*/result.json, ...) or a .jsonl file of `python -m " \
+         "misc.report collect`, found neither"
+
+
 @pytest.mark.parametrize("spoil, expected", [
-    (lambda run: None, "expected results of a run (stages.jsonl, students/*/result.json, ...) or files of `python -m "
-     "misc.report collect`, found none"),
+    (lambda run: None, NO_RUN),
     (lambda run: run.rmdir(), "expected a folder or file, found none"),
-    (lambda run: (run / "a.jsonl").write_text("{}\n"), "a.jsonl: expected a file of `python -m misc.report collect`"),
-    (lambda run: write_json(run / "settings.json", {"a": 1}), "found settings.json"),
+    (lambda run: write_json(run / "settings.json", {"a": 1}), NO_RUN),
     (lambda run: (run / "stages.jsonl").write_text('{"stage": "a", "seconds": 1}\n{"stage"\n'),
      "stages.jsonl, line 2: expected JSON"),
     (lambda run: (run / "stages.jsonl").write_text('{"stage": "a"}\n'),
      "line 1: expected a JSON object with stage, seconds, found"),
-    (lambda run: (run / "a.jsonl").write_text('{"runs": 1}\n{"run": "a", "kind": "student", "metrics": {"acc": NaN}}\n'),
-     "a.jsonl, line 2: expected JSON, found the number NaN"),
     (lambda run: write_json(run / "students" / "real-hard" / "result.json", {"kind": "student", "config": {"labels": "hard"}}),
      "students/real-hard/result.json: expected the field metrics.test_accuracy, found none"),
     (lambda run: write_json(run / "teacher" / "result.json", []), "teacher/result.json: expected the field kind, found none"),
@@ -216,9 +209,19 @@ def test_what_does_not_fit_is_answered_with_one_line(tmp_path, here, spoil, expe
     run = tmp_path / "run"
     run.mkdir()
     spoil(run)
-    answer = here("misc.report.__main__", "run", run)
-    assert answer.code == 2 and expected in answer.err and answer.err.count("\n") == 1
-    assert not (run / "report.html").exists()
+    assert refused(here("misc.report.__main__", "run", run), expected) and not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("name, text, expected", [
+    ("a.jsonl", "{}\n", "a.jsonl: expected a file of `python -m misc.report collect`"),
+    ("a.jsonl", "[]\n", "a.jsonl, line 1: expected a JSON object, found []"),
+    ("a.jsonl", '{"runs": 1}\n{"run": "a", "kind": "student", "metrics": {"acc": NaN}}\n',
+     "a.jsonl, line 2: expected JSON, found the number NaN"),
+    ("plan_imagenet.json", "{}", NO_RUN), ("plan_imagenet.json", "[]", NO_RUN)])
+def test_a_file_that_was_not_collected_is_answered_with_one_line(tmp_path, here, name, text, expected):
+    (tmp_path / name).write_text(text)
+    answer = here("misc.report.__main__", "run", tmp_path / name, "--output", tmp_path / "out")
+    assert refused(answer, name, expected) and not (tmp_path / "out").exists()
 
 
 def test_mean_and_spread_are_those_of_a_sample():

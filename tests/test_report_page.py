@@ -1,4 +1,4 @@
-"""The page of collected files: well formed, needing nothing but itself, its captions true, and as a browser shows it."""
+"""The page of a collected file: well formed, needing nothing but itself, its captions true, and as a browser shows it."""
 
 import base64
 import io
@@ -19,7 +19,9 @@ from scripts.cli import ROOT
 from tests.test_report import write_student
 
 KEPT = ROOT / "misc" / "results"
-FILES = ("quickstart", "matching_digits", "continual_digits_resnet50", "digits")
+FIGURES = {"matching_digits": ("Accuracy against label bytes",),
+           "continual_digits_resnet50": ("Accuracy against training time", "As the stream goes on", "Accuracy matrices",
+                                         "Scale of the merged vector", "Confusion")}
 VOID = {"meta", "link", "img"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MEASURE = """<script>addEventListener("load", () => { document.body.dataset.found = JSON.stringify({
@@ -54,17 +56,14 @@ class Page(HTMLParser):
         return [attributes for name, attributes, _ in self.elements if name == tag]
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory, command):
-    """The page of some of the repository's own result files."""
+@pytest.fixture(scope="module", params=FIGURES)
+def site(request, tmp_path_factory, command):
+    """The page of one of the repository's own result files."""
     folder = tmp_path_factory.mktemp("site")
-    for name in FILES:
-        (folder / "kept").mkdir(exist_ok=True)
-        shutil.copy(KEPT / f"{name}.jsonl", folder / "kept")
-    answer = command("misc.report", "run", folder / "kept", "--output", folder / "out")
+    answer = command("misc.report", "run", KEPT / f"{request.param}.jsonl", "--output", folder)
     assert (answer.code, answer.err) == (0, "")
-    assert [path.name for path in (folder / "out").iterdir()] == ["report.html"]
-    return folder / "out" / "report.html"
+    assert [path.name for path in folder.iterdir()] == ["report.html"]
+    return folder / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +82,9 @@ def words(text: str) -> str:
 
 def test_the_page_is_well_formed_and_needs_nothing_else(page, text):
     assert page.wrong == [] and page.open == []
-    anchors = {attributes["id"] for _, attributes, _ in page.elements if "id" in attributes}
-    links = [attributes["href"] for attributes in page.all("a")]
-    assert len(links) == 4 and {link.removeprefix("#") for link in links} <= anchors    # same steps stand beside IPC 10
     for _, attributes, _ in page.elements:
         for name, value in attributes.items():
-            assert name not in ("src", "href", "srcset", "action") or value.startswith(("data:", "#")), value[:80]
+            assert name not in ("src", "href", "srcset", "action") or value.startswith("data:"), value[:80]
     style = "".join(page.texts["style"])
     assert not re.search(r"url\(|@import|//", style) and page.all("script") == []
     assert "prefers-color-scheme: dark" in style and "color-scheme: light dark" in style
@@ -98,7 +94,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(page, text):
 
 def test_every_figure_decodes_and_says_what_it_is_and_what_made_it(text):
     figures = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
-    assert len(figures) == text.count("<img") >= 8
+    assert len(figures) == text.count("<img") >= 1
     for figure in figures:
         (image,), (_, *codes) = Page(figure).all("img"), ["", *Page(figure).all("code")]
         kind, _, data = image["src"].partition(",")
@@ -111,12 +107,10 @@ def test_every_figure_decodes_and_says_what_it_is_and_what_made_it(text):
         assert "qual: " in words(figure)
 
 
-def test_each_figure_wanted_is_there(page, text):
-    titles = page.texts["h3"]
-    for title in ("Accuracy against training time", "Accuracy matrices",
-                  "Accuracy against label bytes", "Accuracy against images per class"):
-        part = text.split(f"<h3>{title}</h3>")[1].split("</section>")[0]
-        assert title in titles and "<img" in part and re.search(r"<code>[^<]*\bsh [\w/]+\.sh</code>", part), title
+def test_each_figure_wanted_is_there(site, request, text):
+    for title in FIGURES[request.node.callspec.params["site"]]:
+        part = text.split(f"<h2>{title}</h2>")[1].split("</section>")[0]
+        assert "<img" in part and re.search(r"<code>[^<]*\bsh [\w/]+\.sh</code>", part), title
 
 
 # a browser
@@ -175,7 +169,7 @@ def test_a_collected_file_gives_back_its_runs_and_a_page_with_their_command(tmp_
     assert all(run.config["epochs"] == 60 and run.made["packages"] for run in runs)
     assert here("misc.report.__main__", "run", kept, "--output", output).code == 0
     page = (output / "report.html").read_text()
-    assert "<h1>Report of my_study.jsonl</h1>" in page and "<nav" not in page and page.count(f"<code>{command}</code>") == 1
+    assert "<h1>Report of my_study.jsonl</h1>" in page and page.count(f"<code>{command}</code>") == 1
     assert '<th scope="row" class="left">distilled-hard</th><td>60.0 ± 10.0</td>' in page
     kept.write_text(kept.read_text().rpartition('{"run"')[0])      # a line lost
     answer = here("misc.report.__main__", "run", kept, "--output", output)

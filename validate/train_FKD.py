@@ -16,19 +16,7 @@ from pathlib import Path
 if not __package__:  # python validate/train_FKD.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.cli import (
-    MIX,
-    InputError,
-    Parser,
-    add_dataset_flags,
-    add_mix_flags,
-    check_optimizer,
-    check_range,
-    check_views,
-    dataset_flags,
-    run,
-    validation_of,
-)
+from scripts.cli import MIX, InputError, Parser, check_optimizer, check_range, check_views, dataset_flags, run, validation_of
 
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "teacher",
                 "label_file_path", "prompt_template", "on_bad_image", "val_labels", "tensorboard", "wandb_project",
@@ -40,7 +28,7 @@ def parse_args():
     parser = Parser(__doc__)
     # images
     parser.add_argument("--train-dir", default=None, help="distilled set (default: the real training split of --dataset)")
-    add_dataset_flags(parser)
+    parser.add_dataset_flags()
     parser.add_argument("--val-dir", default=None, help="real test images, one folder per class (default: of --dataset)")
     parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
@@ -84,7 +72,7 @@ def parse_args():
     parser.add_argument("--adamw-lr", default=None, type=float, help="learning rate of AdamW (default: 0.001)")
     parser.add_argument("--adamw-weight-decay", default=None, type=float, help="weight decay of AdamW (default: 0.01)")
     # views; with stored soft labels a value given here must agree with them
-    add_mix_flags(parser, defaults={})
+    parser.add_mix_flags(defaults={})
     parser.add_argument("--fkd_seed", default=None, type=int, help="default: as stored, else 42")
     parser.add_argument("--input-size", default=None, type=int, help="pixels of a view (default: as stored, else 224)")
     parser.add_argument("--min-scale-crops", default=None, type=float, help="default: as stored, else 0.08")

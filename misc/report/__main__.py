@@ -1,7 +1,7 @@
 """Tables, figures and one HTML page from result files.
 
     python -m misc.report run runs/quickstart
-    python -m misc.report run misc/results --output runs/report
+    python -m misc.report run misc/results/digits.jsonl --output runs/report
     python -m misc.report collect runs/study-digits misc/results/digits.jsonl --kind teacher student
     python -m misc.report tables
     python -m misc.report compare runs/continual --output runs/comparison --cost-from runs/prototypes runs/distilled
@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from misc.report import continual, curves, figures, literature, results, section, statistics, student_figures, tables
-from misc.report.page import chapters_of, is_run, page
+from misc.report import continual, curves, figures, literature, results, section, statistics, tables
+from misc.report.page import page, sections_of
 from scripts.cli import InputError, Parser, check_range, run
 from scripts.files import read_json, write_json, write_text
 
@@ -23,8 +23,8 @@ from scripts.files import read_json, write_json, write_text
 def parse_args():
     parser = Parser(__doc__, prog="python -m misc.report")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    show = commands.add_parser("run", help="report.html, figures and printed tables of runs and collected files")
-    show.add_argument("results", nargs="+", metavar="FOLDER", help="folder of a run, collected file, or folder of such files")
+    show = commands.add_parser("run", help="report.html, figures and printed tables of a run or collected file")
+    show.add_argument("results", metavar="FOLDER", help="folder of a run, or collected file")
     show.add_argument("--output", default=None, help="folder to write into (default: the run's, or runs/report)")
     show.add_argument("--command", dest="made_by", default="", help="command behind a run, shown below its figures")
 
@@ -57,15 +57,12 @@ def main(args):
 
 
 def report(args):
-    paths = existing(args.results)
-    alone = len(paths) == 1 and is_run(paths[0])
-    output = Path(args.output or (paths[0] if alone else "runs/report"))
-    with TemporaryDirectory() as temporary:
-        chapters = chapters_of(paths, output if alone else Path(temporary), args.made_by)   # a single run keeps its figures
-        title = f"Report of {', '.join(path.resolve().name for path in paths)}"
-        write_text(output / "report.html", page(title, chapters))
-    sections = [part for chapter in chapters.values() for part in chapter]
-    show(sections, output / "report.html", *(part.figure for part in sections if part.figure and alone))
+    (path,) = existing([args.results])
+    output = Path(args.output or (path if path.is_dir() else "runs/report"))
+    with TemporaryDirectory() as temporary:     # the figures of a collected file stand in its page alone
+        sections = sections_of(path, output if path.is_dir() else Path(temporary), args.made_by)
+        write_text(output / "report.html", page(f"Report of {path.resolve().name}", sections))
+    show(sections, output / "report.html", *(part.figure for part in sections if part.figure and path.is_dir()))
 
 
 def show(sections: list[section.Section], *written: Path) -> None:
@@ -128,7 +125,7 @@ def draw_figures(misc: Path) -> None:
     if rows := results.continual_rows(results.read_kept(misc, "quickstart").runs):
         figures.draw_times(misc / "accuracy_vs_time.png", rows)
     if (labels := results.read_kept(misc, "matching_digits")).runs:
-        student_figures.draw_label_bytes(misc / "label_bytes.png", labels)
+        figures.draw_label_bytes(misc / "label_bytes.png", tables.storage_points(labels))
 
 
 def compare(args):
@@ -145,7 +142,7 @@ def compare(args):
     output.mkdir(parents=True, exist_ok=True)
     sections = [continual.claim_section(rows), continual.runs_section(rows), continual.paired_section(rows),
                 continual.payback_section(rows, costs), *figures.stream_figures(output, rows)]
-    write_text(output / "report.html", page("Comparison", {"": sections}))
+    write_text(output / "report.html", page("Comparison", sections))
     numbers = {method: {arm.name: {"seeds": list(rows[method][arm]), **one} for arm, one in arms.items()}
                for method, arms in statistics.summaries(rows).items()}
     write_json(output / "comparison.json", {

@@ -1,4 +1,4 @@
-"""Figures of continual runs, and how every figure is made. The same numbers give the same PNG."""
+"""Figures of continual runs and of label bytes, and how every figure is made. The same numbers give the same PNG."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -222,4 +222,28 @@ def draw_confusions(path: Path, rows: Rows) -> None:
         axis.set_yticks(axis.get_xticks())
     line[0].set_ylabel("true class")
     figure.colorbar(shown, ax=line, label="fraction of the class (%)", shrink=0.8)
+    save(figure, path)
+
+
+# soft labels
+
+def draw_label_bytes(path: Path, points: dict[str, dict]) -> None:
+    """Accuracy against bytes of labels, a mark for each way to store them (`storage_points` of tables.py)."""
+    figure, ((axis,),) = new_figure(6.6, 4.2)
+    for way, one in points.items():
+        logits, epochs = (f"{one[name]['mean']:.0f}" for name in ("stored_logits", "stored_epochs"))
+        family, colour, mark = {(True, True): ("so many logits of so many epochs", "#CC79A7", f"{logits}·{epochs}"),
+                                (True, False): ("so many leading logits of all epochs", "#E69F00", logits),
+                                (False, True): ("all logits of so many epochs", "#0072B2", epochs),
+                                (False, False): ("all logits of all epochs", "#222222", "")}["topk" in way, "epochs" in way]
+        place, spread = (one["bytes"]["mean"] / 1e3, 100 * one["accuracy"]["mean"]), one["accuracy"]["std"]
+        axis.errorbar(*place, yerr=spread and 100 * spread, marker="o", ms=15, color=colour, mec="white", label=family,
+                      ls="none", elinewidth=1)
+        axis.annotate(mark, place, ha="center", va="center_baseline", fontsize=7.5, color="white", zorder=9)
+    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    axis.legend(handles.values(), handles.keys(), frameon=False, loc="lower right", markerscale=0.6)
+    axis.set(xlabel="soft labels (kB)", ylabel="accuracy of ResNet-18 (%)", xscale="log")
+    log_ticks(axis.xaxis, (1, 2, 3, 5))
+    tidy(axis)
+    axis.margins(x=0.12)
     save(figure, path)

@@ -1,4 +1,4 @@
-"""Results as chapters of tables and figures, and these as one HTML page that needs nothing but itself."""
+"""The results of a run as tables and figures, and these as one HTML page that needs nothing but itself."""
 
 import base64
 import io
@@ -9,79 +9,54 @@ from pathlib import Path
 from string import Template
 
 from misc.report import tables as made
-from misc.report.figures import stream_figures
+from misc.report.figures import bars, draw_label_bytes, stream_figures
 from misc.report.pictures import picture_figures
-from misc.report.results import Results, continual_rows, read_collected, read_results
+from misc.report.results import Results, continual_rows, grouped, read_results
 from misc.report.section import NOT_RUN, Section, left_columns
-from misc.report.student_figures import student_figures
+from misc.report.statistics import equal_and_not
 from scripts.cli import InputError
-from scripts.files import read_json
 
-TITLES = {"quickstart": "Quickstart: digits, one run", "digits": "Digits: students by images per class",
-          "matching_digits": "Digits: protocol, label bytes",
-          "cifar10_small": "CIFAR-10: from the prior to the tables, two cores",
-          "continual_digits_resnet18": "Digits: continual learning, ResNet-18",
-          "continual_digits_resnet50": "Digits: continual learning, ResNet-50",
-          "continual_digits_starts": "Digits: Task Arithmetic's common start"}    # in this order; others follow
 MODULES = {"prototypes": "distillation.gen_prototype", "distilled": "distillation.gen_syn_image",
            "soft_labels": "matching.generate_soft_label", "student": "validate.train_FKD",
-           "continual": "continual.train_continual", "benchmark": "misc.benchmark", "judge": "misc.judge", "plan": "misc.plan"}
+           "continual": "continual.train_continual"}
+LABEL_SETTINGS = {**made.RUN_SETTINGS, "temperature": "config.temperature", "learning-rate schedule": "config.lr_schedule"}
 NARROWEST = 0.5     # of its printed size a figure has at least; it scrolls below that
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder is that of a run."""
-    return path.is_dir() and ((path / "stages.jsonl").exists() or any(path.rglob("result.json")))
-
-
-def chapters_of(paths: list[Path], figures: Path, command: str = "") -> dict[str, list[Section]]:
-    """A chapter per run and collected file; figures are drawn into `figures`, those of several chapters into its folders.
+def sections_of(path: Path, figures: Path, command: str = "") -> list[Section]:
+    """The sections of a run's folder or of a collected file; their figures are drawn into the folder `figures`.
 
     Raises InputError where there is nothing to show.
     """
-    files = {file.resolve(): file for path in paths
-             for file in ([path] if path.is_file() or is_run(path) else sorted(path.glob("*.json*")))}
-    found = {}
-    for place, file in files.items():
-        name = place.stem if place.is_file() else place.name
-        for folder in place.parents:    # of two with one name the second has its folder's name before it
-            name = f"{folder.name}-{name}" if name in found else name
-        found[name] = file
-    chapters = {}
-    for name in sorted(found, key=[*TITLES, *found].index):
-        if sections := chapter(found[name], figures if len(found) == 1 else figures / name, command):
-            chapters[TITLES.get(name, name.replace("_", " ").capitalize())] = sections
-    if not chapters:
-        seen = ", ".join(file.name for file in found.values()) or "none"
-        raise InputError(f"{', '.join(map(str, paths))}: expected results of a run (stages.jsonl, students/*/result.json, ...) "
-                         f"or files of `python -m misc.report collect`, found {seen}")
-    return chapters
-
-
-def chapter(path: Path, folder: Path, command: str) -> list[Section]:
-    """The sections of a run's folder, of a collected file, or of another tool's JSON file; none where it is of no kind."""
-    makers = [make for file, make in made.TABLES.values() if file == path.name]
-    if path.suffix == ".json":
-        content = read_json(path)
-        return [replace(part, command=modules([content.get("kind")])) for make in makers for part in make(content)]
-    results = read_results(path) if path.is_dir() else read_collected(path)
+    if path.suffix != ".jsonl" and not (path / "stages.jsonl").exists() and not any(path.rglob("result.json")):
+        raise InputError(f"{path}: expected the folder of a run (with stages.jsonl, students/*/result.json, ...) or a .jsonl "
+                         "file of `python -m misc.report collect`, found neither")
+    results = read_results(path)
     if path.is_dir():
         sections = [*made.run_students(results), *guarded(made.run_continual, results), *made.stages(results)]
     else:
-        sections = [part for make in makers for part in make(results)] or [
+        sections = [part for file, make in made.TABLES.values() if file == path.name for part in make(results)] or [
             *made.students_by_name(results), *(guarded(made.run_continual, results) if results.of_kind("continual") else [])]
-    folder.mkdir(parents=True, exist_ok=True)
-    sections += [*picture_figures(folder, path), *student_figures(folder, results)]
-    sections += guarded(lambda them: stream_figures(folder, continual_rows(them.runs)), results)
-    by = results.command or command or modules(run.kind for run in results.runs)
+    figures.mkdir(parents=True, exist_ok=True)
+    sections += [*picture_figures(figures, path), *label_figure(figures, results),
+                 *guarded(lambda them: stream_figures(figures, continual_rows(them.runs)), results)]
+    kinds = dict.fromkeys(run.kind for run in results.runs if run.kind in MODULES)
+    by = results.command or command or " && ".join(f"python -m {MODULES[kind]}" for kind in kinds)
     return [*(replace(part, command=by) for part in sections),
             Section("Made with", "Hardware, commits and package versions from the result files.", ("What", "Found"),
                     [(what, made.made_with(results, what) or NOT_RUN) for what in ("hardware", "code", "packages")])]
 
 
-def modules(kinds) -> str:
-    """The commands that make results of these kinds."""
-    return " && ".join(f"python -m {MODULES[kind]}" for kind in dict.fromkeys(kinds) if kind in MODULES)
+def label_figure(folder: Path, results: Results) -> list[Section]:
+    """Draw accuracy against bytes of labels, where students have more and fewer of them."""
+    points, path = made.storage_points(results), folder / "label_bytes.png"
+    if len(points) < 2:
+        return []
+    draw_label_bytes(path, points)
+    return [Section("Accuracy against label bytes", "Students with more or fewer stored labels, on a logarithmic scale. "
+                    f"{bars({one['n'] for one in points.values()})}", figure=path,
+                    held=equal_and_not(grouped(results, made.STORAGE_RUN, "student", "kept"), LABEL_SETTINGS),
+                    alt="Scatter plot of accuracy against kilobytes of soft labels, a colour per way to store.")]
 
 
 def guarded(make: Callable, results: Results) -> list[Section]:
@@ -92,20 +67,14 @@ def guarded(make: Callable, results: Results) -> list[Section]:
         return [Section("Continual learning", f"Not compared: {error}.")]
 
 
-def page(title: str, chapters: dict[str, list[Section]]) -> str:
-    """Chapters by name as one HTML page, which holds their figures. A single chapter has no heading of its own."""
-    several = len(chapters) > 1
-    links = "\n".join(f'<li><a href="#chapter-{place}">{escape(name)}</a></li>' for place, name in enumerate(chapters, 1))
-    body = [f'<nav aria-label="Chapters">\n<ul>\n{links}\n</ul>\n</nav>'] if several else []
-    for place, (name, sections) in enumerate(chapters.items(), 1):
-        shown = "\n".join(html_section(section, "h3" if several else "h2") for section in sections)
-        body.append(f'<section id="chapter-{place}">\n<h2>{escape(name)}</h2>\n{shown}\n</section>' if several else shown)
+def page(title: str, sections: list[Section]) -> str:
+    """Sections as one HTML page, which holds their figures."""
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    return template.substitute(title=escape(title), body="\n".join(body))
+    return template.substitute(title=escape(title), body="\n".join(map(html_section, sections)))
 
 
-def html_section(section: Section, heading: str = "h2") -> str:
-    parts = [f"<section>\n<{heading}>{escape(section.title)}</{heading}>"]
+def html_section(section: Section) -> str:
+    parts = [f"<section>\n<h2>{escape(section.title)}</h2>"]
     parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.says.split("\n\n") if paragraph]
     made = f'<p class="made">Made by <code>{escape(section.command)}</code></p>' if section.command else ""
     if section.rows:
