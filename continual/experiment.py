@@ -7,13 +7,10 @@ from statistics import fmean
 import numpy as np
 from torch import nn
 
-from continual.agem import AGEM
 from continual.buffer import ClassBalanced, Reservoir, TaskMemory
 from continual.cost import flops, peak_memory_bytes, reset_peak_memory
-from continual.derpp import Dark, DarkExperienceReplay
-from continual.er import ExperienceReplay
-from continual.learner import FineTune, Learner
 from continual.loop import Outcomes, ResumePoint, accuracies, learn, test_logits
+from continual.methods import AGEM, DarkExperienceReplay, ExperienceReplay, FineTune, Learner
 from continual.metrics import forward_transfer, per_class_accuracy, summarise
 from continual.start import pretrain, pretrained_backbone, read_start
 from continual.streams import Task, class_order, hold_out, make_tasks, merge_tasks, random_images, split_classes
@@ -52,7 +49,7 @@ class Run:
     buffer_size: int
     recipe: Recipe
     merging: Merging | None
-    dark: Dark | None = None
+    dark: dict[str, float] | None = None  # DER++'s alpha and beta
     buffer: str = "reservoir"
     labels: str = "hard"
     temperature: float | None = None
@@ -148,7 +145,7 @@ def new_learner(run: Run, trainer: Trainer, shape, classes: int) -> Learner:
     if run.method == "er":
         return ExperienceReplay(trainer, BUFFERS[run.buffer](*room))
     if run.method == "derpp":
-        return DarkExperienceReplay(trainer, BUFFERS[run.buffer](*room, logits=classes), run.dark.alpha, run.dark.beta)
+        return DarkExperienceReplay(trainer, BUFFERS[run.buffer](*room, logits=classes), **run.dark)
     if run.method == "agem":
         return AGEM(trainer, TaskMemory(*room))
     if run.method == "task_arithmetic":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from continual.learner import FineTune
+from continual.methods import FineTune
 from continual.streams import Task, batches
 from continual.task_arithmetic import head_of
 from continual.timing import Timers

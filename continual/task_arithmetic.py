@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from continual.buffer import Buffer
-from continual.learner import Learner
 from continual.merging import MERGES
+from continual.methods import Learner
 from continual.metrics import masked_accuracy
 from continual.streams import Batch, Task
 from continual.training import Trainer, augment, bn_momentum, only

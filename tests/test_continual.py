@@ -12,9 +12,9 @@ from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_ima
 from torch import nn
 
 from continual import streams, train_continual
-from continual.agem import project_
 from continual.buffer import Reservoir, TaskMemory, draw_rows, reservoir_slots, split_evenly
 from continual.merging import MERGES, merge_ties
+from continual.methods import project_
 from continual.metrics import masked_accuracy, summarise
 from continual.streams import batches, class_order, hold_out, make_tasks, merge_tasks
 from continual.task_arithmetic import TaskArithmetic, reestimate_batchnorm

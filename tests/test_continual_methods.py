@@ -11,14 +11,11 @@ import torch.nn.functional as F
 from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_teacher
 from torch import nn
 
-from continual.agem import AGEM
 from continual.buffer import ClassBalanced, Reservoir, TaskMemory
 from continual.cost import flops, flops_of_pass
-from continual.derpp import DarkExperienceReplay
-from continual.er import ExperienceReplay
 from continual.experiment import Merging, Run, Sources, prepare, untrained_accuracies
-from continual.learner import FineTune
 from continual.loop import Outcomes, ResumePoint, learn
+from continual.methods import AGEM, DarkExperienceReplay, ExperienceReplay, FineTune
 from continual.metrics import confusion_matrix, forward_transfer, masked_accuracy, per_class_accuracy
 from continual.start import pretrained_backbone
 from continual.streams import batches, make_tasks, merge_tasks
