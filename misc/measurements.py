@@ -28,7 +28,7 @@ from sklearn.datasets import load_sample_images
 from sklearn.feature_extraction.image import extract_patches_2d
 from torchvision.transforms import functional as TF
 
-from continual.cost import counted
+from continual.metrics import counted
 from distillation import ldm
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode_all, load_split
