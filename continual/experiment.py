@@ -7,18 +7,21 @@ from statistics import fmean
 import numpy as np
 from torch import nn
 
-from continual.agem import AGEM
 from continual.buffer import ClassBalanced, Reservoir, TaskMemory
-from continual.cost import flops, peak_memory_bytes, reset_peak_memory
-from continual.derpp import Dark, DarkExperienceReplay
-from continual.er import ExperienceReplay
-from continual.learner import FineTune, Learner
 from continual.loop import Outcomes, ResumePoint, accuracies, learn, test_logits
-from continual.metrics import forward_transfer, per_class_accuracy, summarise
+from continual.methods import AGEM, DarkExperienceReplay, ExperienceReplay, FineTune, Learner
+from continual.metrics import (
+    Timers,
+    flops,
+    forward_transfer,
+    peak_memory_bytes,
+    per_class_accuracy,
+    reset_peak_memory,
+    summarise,
+)
 from continual.start import pretrain, pretrained_backbone, read_start
 from continual.streams import Task, class_order, hold_out, make_tasks, merge_tasks, random_images, split_classes
 from continual.task_arithmetic import Merging, TaskArithmetic
-from continual.timing import Timers
 from continual.training import Recipe, Teacher, Trainer, settings
 from distillation.distilled_set import check_class_names
 from matching.image_set import ImageSet
@@ -52,7 +55,7 @@ class Run:
     buffer_size: int
     recipe: Recipe
     merging: Merging | None
-    dark: Dark | None = None
+    dark: dict[str, float] | None = None  # DER++'s alpha and beta
     buffer: str = "reservoir"
     labels: str = "hard"
     temperature: float | None = None
@@ -148,7 +151,7 @@ def new_learner(run: Run, trainer: Trainer, shape, classes: int) -> Learner:
     if run.method == "er":
         return ExperienceReplay(trainer, BUFFERS[run.buffer](*room))
     if run.method == "derpp":
-        return DarkExperienceReplay(trainer, BUFFERS[run.buffer](*room, logits=classes), run.dark.alpha, run.dark.beta)
+        return DarkExperienceReplay(trainer, BUFFERS[run.buffer](*room, logits=classes), **run.dark)
     if run.method == "agem":
         return AGEM(trainer, TaskMemory(*room))
     if run.method == "task_arithmetic":
@@ -259,7 +262,8 @@ def report(run: Run, config: dict, prepared: Prepared, outcomes: Outcomes, basel
             "confusion": outcomes.confusion.tolist(), "per_class": per_class_accuracy(outcomes.confusion),
             "seconds": trainer.timers.seconds(), "steps": trainer.steps_done, "images_seen": trainer.images_seen,
             "images_per_second": round(trainer.images_seen / trainer.timers.spans["train"], 1),
-            "flops": flops(trainer.passes, run.arch, len(train.classes), run.stem, run.size, teacher),
+            "flops": flops(trainer.passes, run.arch, len(train.classes), run.stem, run.size,
+                           teacher and (teacher.arch, teacher.stem)),
             "peak_memory_bytes": peak_memory_bytes(trainer.timers.device),
             "stream_images": sum(len(task.train) for task in prepared.tests),
             "bytes": {"stream": train.images.nbytes + train.labels.nbytes, "buffer": stored["bytes"],

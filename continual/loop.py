@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from continual.learner import Learner
+from continual.methods import Learner
 from continual.metrics import confusion_matrix, masked_accuracy
 from continual.streams import Task, batches
 from scripts.cli import Progress, stop_asked, stop_if_asked

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from torch import nn
 
-from continual.learner import FineTune
+from continual.methods import FineTune
+from continual.metrics import Timers
 from continual.streams import Task, batches
 from continual.task_arithmetic import head_of
-from continual.timing import Timers
 from continual.training import Recipe, Trainer
 from distillation.distilled_set import check_class_names
 from matching.image_set import ImageSet

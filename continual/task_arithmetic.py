@@ -7,6 +7,8 @@ the head row of its own expert, and the scale is the best one on the buffer, whi
 
 import contextlib
 import copy
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from continual.buffer import Buffer
-from continual.learner import Learner
-from continual.merging import MERGES
+from continual.methods import Learner
 from continual.metrics import masked_accuracy
 from continual.streams import Batch, Task
 from continual.training import Trainer, augment, bn_momentum, only
@@ -25,6 +26,50 @@ from scripts.parallel import batch_norms
 STATE = ("vectors", "head_rows", "curves", "start", "expert")
 LEAST_VIEWS = 64  # BatchNorm's statistics of fewer are too noisy; a smaller buffer gives several views of each image
 
+
+# merge rules: pure functions of T task vectors [P]
+
+def merge_sum(vectors: Sequence[Tensor]) -> Tensor:
+    """Task arithmetic (Ilharco et al. 2023, arXiv 2212.04089): the sum over tasks, [P]."""
+    total = vectors[0].clone()  # no stack: copying ten million weights a task takes longer than adding them
+    for vector in vectors[1:]:
+        total += vector
+    return total
+
+
+def merge_mean(vectors: Sequence[Tensor]) -> Tensor:
+    """The mean over tasks, [P]; at scale 1 the average of the experts."""
+    return merge_sum(vectors).div_(len(vectors))
+
+
+def merge_magmax(vectors: Sequence[Tensor]) -> Tensor:
+    """MagMax (Marczak et al. 2024, arXiv 2407.06322): per parameter the change of largest magnitude, [P]."""
+    changes = torch.stack(list(vectors))
+    return changes.gather(0, changes.abs().argmax(0, keepdim=True))[0]
+
+
+def merge_ties(vectors: Sequence[Tensor], keep: float = 0.2) -> Tensor:
+    """TIES (Yadav et al. 2023, arXiv 2306.01708), [P].
+
+    Trim each vector to the fraction `keep` of largest magnitudes, elect the sign of the sum per parameter, and average the
+    values of that sign.
+    """
+    trimmed = torch.stack([_trim(vector, keep) for vector in vectors])
+    agreeing = trimmed * (trimmed.sign() == trimmed.sum(0).sign())
+    return agreeing.sum(0) / (agreeing != 0).sum(0).clamp(min=1)
+
+
+def _trim(vector: Tensor, keep: float) -> Tensor:
+    """`vector` with all but its ceil(keep P) entries of largest magnitude set to zero."""
+    rows = vector.abs().topk(math.ceil(keep * len(vector))).indices
+    return torch.zeros_like(vector).index_copy(0, rows, vector[rows])
+
+
+MERGES: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
+    "sum": merge_sum, "mean": merge_mean, "magmax": merge_magmax, "ties": merge_ties}
+
+
+# the method
 
 @dataclass(frozen=True)
 class Merging:
@@ -112,7 +157,8 @@ class TaskArithmetic(Learner):
             set_backbone(network, torch.add(self.origin, merged, alpha=scale))
             with inputs_of(self.head) as features:
                 logits = reestimate_batchnorm(network, views)
-            curve.append({"scale": scale, **judge(logits, labels, self.head_rows)})
+            curve.append({"scale": scale, "accuracy": masked_accuracy(logits, labels, self.head_rows),
+                          "loss": F.cross_entropy(only(logits, self.head_rows), labels).item()})
             if best is None or rank(curve[-1]) > rank(best[0]):
                 best = curve[-1], {name: value.clone() for name, value in network.named_buffers()}, torch.cat(features)
         point, statistics, features = best
@@ -130,6 +176,8 @@ class TaskArithmetic(Learner):
         return augment(images[rows], rng, recipe.min_scale, recipe.flip), labels[rows]  # timed as `merge`
 
 
+# head, backbone and BatchNorm of a network
+
 def head_of(network: nn.Module) -> nn.Linear:
     """The last linear layer: one row per class. Raises InputError for a network without one."""
     found = [module for module in network.modules() if isinstance(module, nn.Linear)]
@@ -145,7 +193,7 @@ def backbone(network: nn.Module) -> list[nn.Parameter]:
 
 
 def backbone_vector(network: nn.Module) -> Tensor:
-    """The backbone's parameters as one vector [P], without BatchNorm's running statistics."""
+    """The backbone's parameters as one vector [P], without BatchNorm's statistics: their sums would have negative variances."""
     return torch.cat([parameter.detach().flatten() for parameter in backbone(network)])
 
 
@@ -180,11 +228,6 @@ def reestimate_batchnorm(network: nn.Module, views: Tensor, batch_size: int = 25
         logits = torch.cat([network(part) for part in views.chunk(-(-len(views) // batch_size))])
     network.eval()
     return logits
-
-
-def judge(logits: Tensor, labels: Tensor, classes) -> dict[str, float]:
-    """Accuracy and cross-entropy of logits [N, K] among `classes`."""
-    return {"accuracy": masked_accuracy(logits, labels, classes), "loss": F.cross_entropy(only(logits, classes), labels).item()}
 
 
 def rank(point: dict[str, float]) -> tuple[float, float]:

@@ -169,7 +169,7 @@ def load_sources(args, device):
 
 def run_of(args, sources, method: str, index: int, seed: int):
     """One combination: the stream at `index` of --stream, with its own length."""
-    from continual.experiment import Dark, Merging, Run
+    from continual.experiment import Merging, Run
     from continual.training import Recipe
     stream, schedule = args.stream[index], schedule_of(args)
     images, values = sources.of(stream, seed), lengths(args)[schedule][1] or [2.0]
@@ -181,7 +181,7 @@ def run_of(args, sources, method: str, index: int, seed: int):
     return Run(method, stream, args.buffer_source or stream, seed, args.tasks, args.class_order, args.arch, args.stem,
                images.images.shape[-1], steps, args.buffer_size, recipe,
                merging if method == "task_arithmetic" else None,
-               dark=Dark(args.alpha, args.beta) if method == "derpp" else None,
+               dark={"alpha": args.alpha, "beta": args.beta} if method == "derpp" else None,
                buffer=args.buffer if method in ("er", "derpp") else "reservoir", labels=args.labels,
                temperature=args.temperature if args.labels == "soft" else None, schedule=schedule,
                schedule_in_name=args.schedule == "steps", validation=args.validation)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from continual.timing import Timers
+from continual.metrics import Timers
 from distillation.distilled_set import check_class_names
 from matching.augmentation import crop_resize, draw_crops, normalise
 from matching.soft_labels import soft_loss

@@ -1,4 +1,4 @@
-"""Load Stable Diffusion checkpoints, from a folder or a hub, into the two patched pipelines."""
+"""Stable Diffusion checkpoints: loaded from a folder or a hub into the two patched pipelines, and written to a folder."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from scripts.cli import InputError
-from scripts.files import digest, one_line
+from scripts.files import DIVERGED, check_finite, digest, disk_errors, one_line
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CONVERT = ('from diffusers import StableDiffusionPipeline as SD; '
@@ -37,7 +37,7 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
         if missing:
             raise InputError(f"{expected}, found no {missing[0]} in it")
         checkpoint = str(folder)
-    elif not _may_be_on_hub(checkpoint):
+    elif not HUB_NAME.fullmatch(checkpoint) or Path(checkpoint).parent.is_dir():  # `owner/name`, unless `owner` is a folder
         raise InputError(f"{expected}, found nothing there")
     else:
         _fetch_description(checkpoint, revision, expected)
@@ -58,6 +58,20 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
         if isinstance(part, torch.nn.Module):
             torch.nn.Module.to(part, torch.float32 if upcast and part is pipeline.vae else precision)  # diffusers' own warns
     return pipeline.to(device)
+
+
+def write_checkpoint(folder: Path, **parts) -> None:
+    """Write networks, tokenizer and scheduler in Stable Diffusion's folder layout, as safetensors.
+
+    Raises InputError for weights that are not finite.
+    """
+    from diffusers import StableDiffusionPipeline  # its import takes seconds
+    check_finite({name: part.state_dict() for name, part in parts.items() if isinstance(part, torch.nn.Module)}, folder,
+                 f"{DIVERGED}, or they exceed float16's 65504")
+    transformers_logging.disable_progress_bar()  # a bar per weight file says nothing about the work
+    with disk_errors(folder):
+        StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None,
+                                requires_safety_checker=False).save_pretrained(folder)
 
 
 def local_folder(checkpoint: str) -> Path:
@@ -103,11 +117,6 @@ def converted(scheduler, scheduler_class):
     own = {"clip_sample": False, **scheduler.config}
     own.pop("_use_default_values", None)
     return scheduler_class.from_config(own)
-
-
-def _may_be_on_hub(checkpoint: str) -> bool:
-    """Whether this is `owner/name`; with a local folder `owner` it is a path."""
-    return bool(HUB_NAME.fullmatch(checkpoint)) and not Path(checkpoint).parent.is_dir()
 
 
 def _fetch_description(checkpoint: str, revision: str | None, expected: str) -> None:

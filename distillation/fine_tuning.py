@@ -9,11 +9,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers import __version__ as diffusers_version
 from torch import Tensor, nn
 
-from distillation.checkpoints import converted, load_pipeline
+from distillation.checkpoints import converted, load_pipeline, write_checkpoint
 from distillation.datasets import Split, decode_readable, readable_part
 from distillation.encoding import ahead
 from distillation.ldm import Posteriors, Recipe, encode_moments, images_at_once, tokenize, train_unet, trained_text
-from distillation.ldm_folder import write_checkpoint
 from scripts.cli import InputError
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 

@@ -201,7 +201,7 @@ def load_filter(args, classes: list[dict], images_per_class: int, device):
     """The teacher that chooses among candidates; None without --filter_teacher."""
     if args.filter_teacher is None:
         return None
-    from distillation.guidance import TeacherFilter
+    from distillation.synthesis import TeacherFilter
     from scripts.artefact import check_held_out
     check_held_out(args.validation, args.filter_teacher)
     return TeacherFilter(args.filter_teacher, classes, keep_of(args, images_per_class), device)

@@ -9,7 +9,10 @@ the training split only. The same command resumes. `train_ldm.sh` has the settin
 
 import argparse
 import math
+import shlex
 import shutil
+import sys
+import time
 from pathlib import Path
 
 from scripts.cli import DIGITS_LDM, InputError, Parser, check_range, dataset_flags, run, validation_of
@@ -18,6 +21,7 @@ FROM_SCRATCH = {"size": 32, "vae_channels": [16, 32, 32], "unet_channels": [64, 
                 "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3,
                 "latent_channels": None}  # None is 4, and not stored: configurations of earlier versions stay equal
 PSNR_IMAGES = 1000  # evenly over the training split
+COLUMNS, WIDEST_PIXELS = 20, 2560  # of the picture of samples
 FINE_TUNING = ("lora_rank", "train_text_encoder", "revision")
 DECIDING = ("dataset", "size", "seed", *list(FROM_SCRATCH)[1:], *FINE_TUNING[:2], "unet_steps", "batch_size", "unet_lr",
             "prompt_drop", "ema_decay", "bf16")  # the stored configuration; other flags are paths, or change memory use only
@@ -111,7 +115,6 @@ def main(args):
 
     from distillation.datasets import load_split
     from distillation.fine_tuning import fine_tune, load_source
-    from distillation.ldm_folder import draw_samples, write_card
     from distillation.synthesis import Denoising
     from scripts.parallel import begin_together, require_one_process
 
@@ -155,8 +158,8 @@ def train_from_scratch(split, device, args) -> tuple:
     import torch
 
     from distillation import ldm
+    from distillation.checkpoints import write_checkpoint
     from distillation.datasets import decode_all
-    from distillation.ldm_folder import write_checkpoint
 
     folder = Path(args.output_dir)
     images, split = decode_all(split, args.size, args.num_workers)
@@ -195,6 +198,81 @@ def unet_recipe(args):
     return Recipe(args.unet_steps, args.batch_size, args.unet_lr, args.seed, Path(args.output_dir) / "state" / "unet.pt",
                   args.save_seconds, args.prompt_drop, args.ema_decay, args.gradient_accumulation_steps,
                   args.gradient_checkpointing, args.bf16)
+
+
+# what lies beside the weights
+
+def draw_samples(folder: Path, split, device, rows: int, how):
+    """Images from pure noise, denoised by `how`: `rows` per class, one column per class (at most 20), as one PIL image."""
+    import torch
+
+    from distillation.checkpoints import load_pipeline
+    from distillation.images import to_pil
+    from distillation.ldm import images_at_once
+    from distillation.synthesis import latent_shape, synthesize
+    from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
+    started = time.perf_counter()
+    pipeline = load_pipeline(StableDiffusionLatents2ImgPipeline, str(folder), device, "float32")  # never overflows
+    classes = split.classes[:COLUMNS]
+    prompts = pipeline.embed([entry["prompt"] for entry in classes]).repeat(rows, 1, 1)
+    negative, shape = pipeline.embed([""]), latent_shape(pipeline)
+    indices = torch.arange(len(prompts)).split(images_at_once(shape[-1] * pipeline.vae_scale_factor))
+    images = torch.cat([synthesize(pipeline, torch.zeros(len(part), *shape), prompts[part], negative,
+                                   [("grid", index) for index in part.tolist()], 0, how) for part in indices])
+    picture = to_pil(torch.cat([torch.cat(list(row), dim=2) for row in images.split(len(classes))], dim=1))
+    picture.thumbnail((WIDEST_PIXELS, WIDEST_PIXELS))
+    print(f"{folder}: {len(images)} samples in {time.perf_counter() - started:.0f} s")
+    return picture
+
+
+def write_card(folder: Path, split, config: dict, runs: dict, scaling_factor: float, samples) -> None:
+    """Write the picture of samples, the model card, result.json and the manifest.
+
+    `runs`: losses and seconds of each part, and the PSNR of an autoencoder.
+    """
+    from statistics import fmean
+
+    from scripts.artefact import LOCK, finish, write_result
+    from scripts.files import atomic_path, write_text
+    with atomic_path(folder / "samples.png") as partial:
+        samples.save(partial, format="PNG")
+    rows = [f"| {name} | {len(run['losses'])} | {fmean(run['losses'][:20]):.4f} | {fmean(run['losses'][-200:]):.4f} "
+            f"| {run['seconds']:.0f} |" for name, run in runs.items()]
+    measured = "the source's" if "init" in config else "measured on the training split"
+    psnr = {"psnr": runs["autoencoder"]["psnr"]} if "autoencoder" in runs else {}
+    kept = [f"Training images decoded from the means of their latents: PSNR {psnr['psnr']:.2f} dB.", ""] if psnr else []
+    write_text(folder / "README.md", "\n".join([
+        f"# {folder.name}: a latent diffusion model of `{split.name}`",
+        f"Stable Diffusion's format (safetensors); {origin(config)} the training split only: "
+        f"{len(split.labels)} images of {len(split.classes)} classes at {config['size']} pixels.", "",
+        "Command:", "```", "python -m distillation.train_ldm " + shlex.join(sys.argv[1:]), "```", "",
+        "| part | steps | loss, first 20 steps | loss, last 200 steps | seconds |", "|---|---|---|---|---|", *rows, "",
+        *kept, f"Latent scaling factor, {measured}: {scaling_factor:.4f}.", "",
+        "Prompts: " + ", ".join(entry["prompt"] for entry in split.classes[:COLUMNS])
+        + (" ..." if len(split.classes) > COLUMNS else "") + ".", "",
+        "Load it in single precision on a CPU (trained weights are stored in half). In diffusers' own pipeline it needs "
+        "transformers 5: version 4 does not know the names of the text encoder's weights and leaves them random. The "
+        "pipelines in `scripts/` read it with both.", "```python", "import torch",
+        "from diffusers import StableDiffusionPipeline", "",
+        f'pipeline = StableDiffusionPipeline.from_pretrained("{folder.as_posix()}", safety_checker=None).to(torch.float32)',
+        "```", "",
+        "Samples from pure noise, one column per class:", "", "![samples](samples.png)", ""]))
+    seconds = {name: run["seconds"] for name, run in runs.items()}
+    write_result(folder, "ldm", config, psnr, seconds, added_up=True)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
+                   if path.is_file() and path not in (folder / "config.json", folder / LOCK) and path.suffix != ".partial")
+    finish(folder, "ldm", split.classes, config, [name for name in files if not name.startswith(("state", "README", "result"))],
+           scaling_factor=scaling_factor, seconds=seconds, **psnr)
+
+
+def origin(config: dict) -> str:
+    """The origin of the weights, for the card."""
+    if "init" not in config:
+        return "trained from scratch on"
+    if "lora_rank" in config:
+        return f"`{config['init']}` with merged LoRA updates of rank {config['lora_rank']} of its UNet, trained on"
+    parts = "UNet and text encoder" if "train_text_encoder" in config else "UNet"
+    return f"`{config['init']}` with its {parts} trained further on"
 
 
 if __name__ == "__main__":

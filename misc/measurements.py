@@ -28,14 +28,13 @@ from sklearn.datasets import load_sample_images
 from sklearn.feature_extraction.image import extract_patches_2d
 from torchvision.transforms import functional as TF
 
-from continual.cost import counted
+from continual.metrics import counted
 from distillation import ldm
-from distillation.checkpoints import load_pipeline
+from distillation.checkpoints import load_pipeline, write_checkpoint
 from distillation.datasets import decode_all, load_split
 from distillation.encoding import Encoding, encode_classes
 from distillation.gen_syn_image import load_images_pipeline
 from distillation.images import open_image
-from distillation.ldm_folder import write_checkpoint
 from distillation.prototypes import find_prototypes, read_prototypes
 from distillation.synthesis import latent_shape
 from matching.augmentation import draw_epoch

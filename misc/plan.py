@@ -246,7 +246,7 @@ def computed(s: dict, data: tuple[int, int, int, int], tflops: float) -> dict[st
 
     import torch
 
-    from continual.cost import counted, flops_of_pass
+    from continual.metrics import counted, flops_of_pass
     from distillation.prototypes import find_prototypes
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     (vae, unet), (teacher, student, learner) = diffusion(s["CHECKPOINT"]), classifiers(s, data)

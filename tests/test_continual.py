@@ -12,13 +12,11 @@ from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_ima
 from torch import nn
 
 from continual import streams, train_continual
-from continual.agem import project_
 from continual.buffer import Reservoir, TaskMemory, draw_rows, reservoir_slots, split_evenly
-from continual.merging import MERGES, merge_ties
-from continual.metrics import masked_accuracy, summarise
+from continual.methods import project_
+from continual.metrics import Timers, masked_accuracy, summarise
 from continual.streams import batches, class_order, hold_out, make_tasks, merge_tasks
-from continual.task_arithmetic import TaskArithmetic, reestimate_batchnorm
-from continual.timing import Timers
+from continual.task_arithmetic import MERGES, TaskArithmetic, merge_ties, reestimate_batchnorm
 from continual.training import Trainer, bn_momentum
 from distillation.distilled_set import write_image
 from distillation.images import fit_image

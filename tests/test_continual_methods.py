@@ -11,19 +11,22 @@ import torch.nn.functional as F
 from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_teacher
 from torch import nn
 
-from continual.agem import AGEM
 from continual.buffer import ClassBalanced, Reservoir, TaskMemory
-from continual.cost import flops, flops_of_pass
-from continual.derpp import DarkExperienceReplay
-from continual.er import ExperienceReplay
 from continual.experiment import Merging, Run, Sources, prepare, untrained_accuracies
-from continual.learner import FineTune
 from continual.loop import Outcomes, ResumePoint, learn
-from continual.metrics import confusion_matrix, forward_transfer, masked_accuracy, per_class_accuracy
+from continual.methods import AGEM, DarkExperienceReplay, ExperienceReplay, FineTune
+from continual.metrics import (
+    Timers,
+    confusion_matrix,
+    flops,
+    flops_of_pass,
+    forward_transfer,
+    masked_accuracy,
+    per_class_accuracy,
+)
 from continual.start import pretrained_backbone
 from continual.streams import batches, make_tasks, merge_tasks
 from continual.task_arithmetic import TaskArithmetic, backbone_vector, set_backbone
-from continual.timing import Timers
 from continual.training import Teacher, Trainer, augment, settings
 from scripts.cli import InputError
 from scripts.files import read_tensors

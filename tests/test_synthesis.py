@@ -15,11 +15,18 @@ from torchvision.datasets import ImageFolder
 
 from distillation.checkpoints import converted, load_pipeline
 from distillation.distilled_set import read_distilled
-from distillation.guidance import ModeGuidedScheduler, TeacherFilter, best_candidates
 from distillation.ldm import new_scheduler
 from distillation.prototypes import read_prototypes
 from distillation.real_subset import herding, k_center, random_order
-from distillation.synthesis import UNFIT, Denoising, synthesize, use_scheduler
+from distillation.synthesis import (
+    UNFIT,
+    Denoising,
+    ModeGuidedScheduler,
+    TeacherFilter,
+    best_candidates,
+    synthesize,
+    use_scheduler,
+)
 from scripts.artefact import check_configuration
 from scripts.cli import DIGITS_LDM, ROOT, InputError
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
