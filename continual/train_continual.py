@@ -67,7 +67,7 @@ def parse_args():
     parser.add_argument("--lr", default=1e-3, type=float, help="highest learning rate")
     parser.add_argument("--lr-schedule", default="one-cycle", choices=("one-cycle", "constant"),
                         help="learning-rate curve within a task")
-    parser.add_argument("--momentum", default=0.9, type=float, help="momentum of SGD")
+    parser.add_argument("--momentum", default=None, type=float, help="momentum of SGD (default: 0.9)")
     parser.add_argument("--weight-decay", default=5e-4, type=float, help="weight decay of kernels and matrices")
     parser.add_argument("--bn-momentum", default=0.3, type=float,
                         help="momentum of BatchNorm's running statistics (PyTorch's 0.1 is too slow for short runs)")
@@ -96,6 +96,9 @@ def parse_args():
 
 def check(args) -> None:
     """Raise InputError for numbers out of range and for flags that contradict each other."""
+    if args.momentum is not None and args.optimizer != "sgd":
+        raise InputError("--momentum needs --optimizer sgd")
+    args.momentum = 0.9 if args.momentum is None else args.momentum
     stored = args.tasks if set(args.method) - {"finetune", "joint"} else 0  # these two have no buffer
     for flag, low, *high in (
             ("tasks", 1), ("buffer-size", stored), ("batch-size", 2), ("replay-batch-size", 2), ("flip", 0, 1),

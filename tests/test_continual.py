@@ -256,7 +256,8 @@ def test_every_method_and_source_runs_and_a_second_run_skips_them(data, tmp_path
 
 @pytest.mark.parametrize(("flags", "words"), [
     (["--size", 0], "--size: expected a value in [1"), (["--epochs", "inf"], "--epochs: expected a value"),
-    (["--weight-decay", -1], "--weight-decay: expected a value in [0"), (["--momentum", -1], "--momentum: expected a value"),
+    (["--weight-decay", -1], "--weight-decay: expected a value in [0"), (["--momentum", 0.5], "--momentum needs"),
+    (["--optimizer", "sgd", "--momentum", -1], "--momentum: expected a value"),
     (["--scale", 0.5, "nan"], "--scale: expected a value"), (["--method", "task_arithmetic"], "--start distilled"),
     (["--method", "task_arithmetic", "--start", "task1", "--arch", "squeezenet1_1"], "a linear head for task_arithmetic")])
 def test_flags_that_cannot_be_are_refused_in_one_line(data, tmp_path, monkeypatch, capsys, flags, words):

@@ -349,6 +349,8 @@ def test_soft_labels_and_distilled_memory_of_a_real_stream_keep_to_its_size(data
         result, held = json.loads((folder / "result.json").read_text()), read_tensors(folder / "buffer.safetensors")
         distilled = {path.read_bytes() for path in (data / "set").rglob("*.png")}
         assert result["buffer"]["images"] == len(held["labels"]) == (6 if method == "task_arithmetic" else 7)
+        if method == "task_arithmetic":     # of the usual start, which is trained on the distilled set
+            assert result["memory"].endswith("held out of training, except the start's")
         assert len(distilled) == 8 and result["config"]["digests"]["memory"] != result["config"]["digests"]["train"]
         assert result["labels"] == "soft" and result["config"]["recipe"]["bf16"] and result["seconds"]["teacher"] > 0
         assert result["bytes"]["teacher"] == sum(value.nbytes for value in read_tensors(teacher / "model.safetensors").values())
