@@ -116,7 +116,6 @@ class Prepared:
 
     @property
     def network(self) -> nn.Module:
-        """The network under training."""
         return self.learner.trainer.network
 
     def tested(self, network: nn.Module) -> tuple[list[float], list[float]]:

@@ -17,7 +17,6 @@ class Learner:
         self.trainer, self.buffer = trainer, buffer
 
     def begin(self, task: Task, steps: int) -> None:
-        """Begin a task of `steps` steps."""
         self.task = task
         self.trainer.begin(task.classes, steps)
 
@@ -46,7 +45,6 @@ class FineTune(Learner):
     """
 
     def step(self, batch: Batch) -> None:
-        """One step on the stream."""
         views = self.trainer.views(batch.images, batch.rng)
         self.trainer.descend(self.trainer.loss(views, batch.labels))
 

@@ -138,7 +138,6 @@ class Timers:
         return {"spans": dict(self.spans), "phases": dict(self.phases)}
 
     def load(self, state: dict) -> None:
-        """Continue from `state`."""
         self.spans.update(state["spans"])
         self.phases.update(state["phases"])
 
@@ -197,6 +196,5 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Restart the accelerator's peak memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -73,8 +73,6 @@ MERGES: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
 
 @dataclass(frozen=True)
 class Merging:
-    """Task Arithmetic's settings."""
-
     start: str
     start_steps: int
     merge: str

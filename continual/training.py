@@ -126,7 +126,6 @@ class Trainer:
 
     @property
     def over(self) -> bool:
-        """Whether the task is over."""
         return self.step >= self.steps
 
     def views(self, images: Tensor, rng: np.random.Generator) -> Tensor:
@@ -188,12 +187,10 @@ class Trainer:
         self.steps_done += 1
 
     def descend(self, loss: Tensor) -> None:
-        """Gradients and update."""
         self.gradients(loss)
         self.update()
 
     def state(self) -> dict:
-        """Network, optimiser and counters."""
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
                 **{name: getattr(self, name) for name in COUNTERS}, "passes": dict(self.passes)}
 
