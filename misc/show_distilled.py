@@ -155,7 +155,6 @@ def fit_of(config: dict, made_with: dict) -> str:
 
 def compare(args, pipeline, size: int, split, fit: str, distilled, rows: list[dict], prototypes,
             shown: list[int]) -> list[ClassView]:
-    """Compare each class shown with all its training images."""
     import numpy as np
     import torch
 
