@@ -182,7 +182,6 @@ def configuration(args, ipc: int, split, size: int) -> dict:
 
 
 def complete(folder: Path, split, config: dict, pipeline, seconds: dict) -> None:
-    """Write result.json and the manifest."""
     from distillation.prototypes import class_file
     from scripts.artefact import finish, write_result
     from scripts.files import read_tensors

@@ -85,7 +85,6 @@ def main(args):
 
 
 def network_of(args, classes: int, seed: int):
-    """The network with the initial weights of `seed`."""
     from scripts.networks import seeded
     return seeded(args.arch, classes, "imagenet", seed, args.size)
 
@@ -93,7 +92,6 @@ def network_of(args, classes: int, seed: int):
 # experts
 
 def weights_file(expert: int, epoch: int) -> str:
-    """The file of an expert's weights after `epoch` epochs."""
     return f"{expert:03d}/{epoch:03d}.safetensors"
 
 

@@ -193,7 +193,6 @@ def train_from_scratch(split, device, args) -> tuple:
 
 
 def unet_recipe(args):
-    """The flags of the UNet's training."""
     from distillation.ldm import Recipe
     return Recipe(args.unet_steps, args.batch_size, args.unet_lr, args.seed, Path(args.output_dir) / "state" / "unet.pt",
                   args.save_seconds, args.prompt_drop, args.ema_decay, args.gradient_accumulation_steps,

@@ -113,7 +113,6 @@ def small(images):
 
 
 def fit_judge(train) -> Judge:
-    """Fit a support-vector machine to the training split."""
     from sklearn.svm import SVC
     model = SVC(C=10, gamma="scale").fit(small(train.images), train.labels.cpu().numpy())
     return Judge("scikit-learn SVC, RBF kernel", lambda images: model.predict(small(images)), small)
@@ -144,7 +143,6 @@ def network_judge(folder: str, train, device) -> Judge:
 
 
 def score(judge: Judge, images, labels) -> float:
-    """Share of `images` whose label is right."""
     return float((judge.names(images) == labels.cpu().numpy()).mean())
 
 
@@ -195,7 +193,6 @@ def nearest(images, known):
 
 
 def quantiles(distances) -> dict:
-    """Minimum, 5 % quantile and median."""
     import numpy as np
     low, fifth, median = np.quantile(distances, [0, 0.05, 0.5]).tolist()
     return {"minimum": low, "5 % quantile": fifth, "median": median}

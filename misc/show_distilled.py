@@ -4,19 +4,18 @@
         --prototype_path runs/digits/prototypes/digits-ipc10-kmexpand1
 
 Writes classes.png, with --beside other sets beside.png (a row for each set, a column for each class; of one class its images)
-and, with the training images, neighbours.png, latents.png and result.json. All training images of the classes shown are
-encoded, one class in memory at a time.
+and, with the training images, neighbours.png and latents.png. All training images of the classes shown are encoded, one class
+in memory at a time.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from distillation.card import made_how, unique_names
-from misc.judge import PIXELS, quantiles, small
+from misc.judge import PIXELS, small
 from misc.report.pictures import draw_grid, draw_map
-from scripts.artefact import code_version, identity, package_versions, read_manifest
+from scripts.artefact import identity, read_manifest
 from scripts.cli import InputError, Parser, check_range, dataset_flags, run
-from scripts.files import write_json
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
 GROUPS = 2              # images per class in neighbours.png
@@ -82,7 +81,6 @@ def main(args):
     show_neighbours(output / "neighbours.png", pipeline, split, fit, distilled, rows, views)
     if sum(len(view.real_latents) for view in views) > 1:   # two components need two images
         show_latents(output / "latents.png", distilled, views, f"{Path(args.diffusion_checkpoints_path).name} at {size} pixels")
-    write_numbers(output / "result.json", folder, split, distilled, views)
 
 
 def read_set(folder: Path):
@@ -157,7 +155,6 @@ def fit_of(config: dict, made_with: dict) -> str:
 
 def compare(args, pipeline, size: int, split, fit: str, distilled, rows: list[dict], prototypes,
             shown: list[int]) -> list[ClassView]:
-    """Compare each class shown with all its training images."""
     import numpy as np
     import torch
 
@@ -309,28 +306,6 @@ def show_latents(path: Path, distilled, views: list, encoder: str) -> None:
                + (", joined to their prototypes." if views[0].by_latents else "."))
     draw_map(path, [group(view) for view in views], labels, caption)
     print(f"{path}: {caption}")
-
-
-def write_numbers(path: Path, folder: Path, split, distilled, views: list) -> None:
-    """Distances of distilled images to the nearest training image of their class, and of training images to one another."""
-    import numpy as np
-
-    def name(row: int) -> str:
-        return "/".join(split.paths[row].parts[-2:]) if split.paths else f"training image {row}"
-    images = [{"image": distilled.paths[image].relative_to(folder).as_posix(), "nearest": name(row),
-               "distance": float(distance)}
-              for view in views for image, row, distance in zip(view.images, *view.by_pixels, strict=True)]
-    summary = {"images of the set": quantiles([entry["distance"] for entry in images])}
-    among_real = np.concatenate([view.among_real for view in views])
-    if len(among_real):
-        summary["training images to one another"] = quantiles(among_real)
-    write_json(path, {"kind": "show_distilled", "distilled": folder.name, "nearest_training_image": summary, "images": images,
-                      "code": code_version(), "packages": package_versions()})
-    for which, found in summary.items():
-        print(f"distance to the nearest training image of the class, {which}: " +
-              ", ".join(f"{what} {value:.3f}" for what, value in found.items()))
-    closest = min(images, key=lambda entry: entry["distance"])
-    print(f"{path}: distances of {len(images)} images; the closest pair is {closest['image']} and {closest['nearest']}")
 
 
 if __name__ == "__main__":

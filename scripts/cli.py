@@ -76,7 +76,6 @@ class Parser(argparse.ArgumentParser):
                                "images")
 
     def add_checkpoint_flags(self) -> None:
-        """Add the flags that name a Stable Diffusion checkpoint."""
         self.add_argument("--diffusion_checkpoints_path", default=DIGITS_LDM,
                           help="Stable Diffusion checkpoint: folder or hub name")
         self.add_argument("--revision", default=None,
@@ -159,7 +158,6 @@ class Progress(tqdm):
         return super().display(msg, pos)
 
     def clear(self, *args, **settings):
-        """Remove the bar from a terminal; a line in a log stays."""
         if not self.to_log:
             super().clear(*args, **settings)
 

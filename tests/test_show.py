@@ -15,6 +15,7 @@ from test_bad_input import refused
 
 from distillation.distilled_set import finish_distilled, row, write_image
 from distillation.prototypes import read_prototypes
+from misc import show_distilled
 
 SHOWN = [place * 12 // 10 for place in range(10)]    # 10 of 12 classes, evenly
 PANEL = 60                                           # pixels; letters and marks are smaller
@@ -99,6 +100,18 @@ def show(here, image_data, checkpoint, tmp_path):
     return call
 
 
+@pytest.fixture
+def notes(monkeypatch) -> dict[str, list[str]]:
+    """The lines below the images of neighbours.png, by class."""
+    found, draw_grid = {}, show_distilled.draw_grid
+
+    def kept(path, names, rows, notes=None, *others, **options):
+        found.update(notes or {})
+        draw_grid(path, names, rows, notes, *others, **options)
+    monkeypatch.setattr(show_distilled, "draw_grid", kept)
+    return found
+
+
 def test_the_grid_holds_the_first_images_of_ten_classes_in_order(shown, distilled):
     rows = rows_of(distilled.folder)
     images = [pixels(distilled.folder / entry["file_name"]) for entry in rows]
@@ -127,25 +140,22 @@ def test_each_image_stands_beside_its_prototype_and_its_nearest_neighbours(shown
             assert [recognise(panel, real) for panel in group[2:]] == [by_latents, by_pixels]
 
 
-def test_the_result_names_every_images_nearest_training_image(shown, distilled, image_data):
-    result = json.loads((shown[1] / "result.json").read_text())
-    rows = [entry for entry in rows_of(distilled.folder) if entry["label"] in SHOWN]
-    assert [entry["image"] for entry in result["images"]] == [entry["file_name"] for entry in rows]
+def test_distances_stand_below_the_nearest_training_images(show, notes, distilled, prototypes, image_data, vae):
+    answer = show(distilled.folder, "--prototype_path", prototypes.folder, "--classes", "eel", "koi")
+    assert answer.code == 0
     among_real = []
-    for label in SHOWN:
+    for name in ("eel", "koi"):
+        label, centroids = CLASSES.index(name), read_prototypes(prototypes.folder)[1][CLASSES.index(name)].centroids
         files = training_files(image_data, label)
-        real = np.stack([grey(pixels(path)) for path in files])
-        apart = np.sqrt(((real[:, None] - real) ** 2).mean(2)) + np.diag([np.inf] * PER_CLASS)
-        among_real += apart.min(1).tolist()
-        for entry in result["images"]:
-            if entry["image"].startswith(f"{label:05d}"):
-                found = np.sqrt(((real - grey(pixels(distilled.folder / entry["image"]))) ** 2).mean(1))
-                assert entry["nearest"] == f"{CLASSES[label]}/{files[found.argmin()].name}"
-                assert entry["distance"] == pytest.approx(found.min(), abs=1e-5)
-    quantiles = result["nearest_training_image"]
-    assert quantiles["images of the set"]["minimum"] == min(entry["distance"] for entry in result["images"])
-    assert quantiles["training images to one another"]["median"] == pytest.approx(np.median(among_real), abs=1e-5)
-    assert f"minimum {quantiles['images of the set']['minimum']:.3f}" in shown[0].out
+        real, latents = np.stack([grey(pixels(path)) for path in files]), encoded(vae, files)
+        among_real += (np.sqrt(((real[:, None] - real) ** 2).mean(2)) + np.diag([np.inf] * PER_CLASS)).min(1).tolist()
+        expected = []
+        for entry in heaviest(rows_of(distilled.folder), label):
+            made, centroid = grey(pixels(distilled.folder / entry["file_name"])), centroids[entry["prototype"]].flatten()
+            expected += [np.linalg.norm(latents - centroid.numpy(), axis=1).min(), np.sqrt(((real - made) ** 2).mean(1)).min()]
+        found = [float(text) for text in notes[name] if text]
+        assert found == pytest.approx(expected, abs=0.006) and found[1::2] == pytest.approx(expected[1::2], abs=0.0006)
+    assert f"training images to one another: median {np.median(among_real):.3f}" in answer.out
 
 
 def test_another_set_is_shown_below(show, distilled, random_set, tmp_path):
@@ -187,28 +197,26 @@ def test_sets_of_one_name_have_a_row_each(show, random_set, tmp_path):
     assert len(panels(tmp_path / "shown" / "beside.png")) == 3
 
 
-def test_copies_are_exposed(show, random_set, image_data, tmp_path):
+def test_copies_are_exposed(show, notes, random_set, tmp_path):
     assert show(random_set, "--classes", "koi", "eel").code == 0
-    result = json.loads((tmp_path / "shown" / "result.json").read_text())
-    assert len(result["images"]) == 2 * 3
-    for entry in result["images"]:
-        assert entry["distance"] == 0
-        assert np.array_equal(pixels(random_set / entry["image"]), pixels(image_data / "train" / entry["nearest"]))
-    assert [len(line) for line in panels(tmp_path / "shown" / "neighbours.png")] == [2 * 2] * 2
+    assert notes == {name: ("", "0.000", "", "", "0.000") for name in ("eel", "koi")}
+    for line in panels(tmp_path / "shown" / "neighbours.png"):
+        assert len(line) == 2 * 2 and all(np.abs(line[place] - line[place + 1]).mean() < 1 for place in (0, 2))
 
 
 def test_unreadable_training_images_are_left_out(show, random_set, image_data, tmp_path):
     data, flags = Path(shutil.copytree(image_data, tmp_path / "data")), ("--classes", "koi", "--data_dir", tmp_path / "data")
-    shown = {file.name for file in training_files(data, CLASSES.index("koi"))}
-    broken = training_files(data, CLASSES.index("koi"))[0]
+    broken, *whole = training_files(data, CLASSES.index("koi"))
     broken.write_bytes(b"no image")
     assert refused(show(random_set, *flags, data=False), broken)
     assert show(random_set, *flags, "--on_bad_image", "skip", data=False).code == 0
-    images = json.loads((tmp_path / "shown" / "result.json").read_text())["images"]
-    assert len(images) == 3 and {Path(entry["nearest"]).name for entry in images} <= shown - {broken.name}
+    (line,) = panels(tmp_path / "shown" / "neighbours.png")
+    assert len(line) == 2 * 2
+    for panel in line[1::2]:
+        recognise(panel, [pixels(path) for path in whole])
 
 
-def test_copies_of_wide_images_have_no_distance(here, show, tmp_path):
+def test_copies_of_wide_images_have_no_distance(here, show, notes, tmp_path):
     for number in range(6):
         folder = tmp_path / "wide" / "train" / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,8 +226,7 @@ def test_copies_of_wide_images_have_no_distance(here, show, tmp_path):
     assert here("distillation.gen_syn_image", *data, "--method", "random", "--ipc", 2, "--image_size", SIZE,
                 "--save_init_image_path", tmp_path / "sets").code == 0
     assert show(tmp_path / "sets" / "folder_random_ipc2", *data, data=False).code == 0
-    result = json.loads((tmp_path / "shown" / "result.json").read_text())
-    assert [entry["distance"] for entry in result["images"]] == [0] * 4
+    assert list(notes.values()) == [("", "0.000", "", "", "0.000")] * 2
 
 
 def test_the_map_is_the_latents_principal_components(show, random_set, image_data, vae, tmp_path):

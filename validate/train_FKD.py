@@ -161,7 +161,8 @@ def main(args):
     # training and test
     fit = "sevenths" if "test_size" in values else "centre"
     test = real_images(test_split, size, args.workers, fit).to(accelerator.device) if team.main else None
-    accelerator.init_trackers(args.wandb_project or "train_FKD", plain(config))
+    accelerator.init_trackers(args.wandb_project or "train_FKD", {  # which take plain values
+        name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in config.items()})
     model, loop = train(network, images, labels, new_recipe(settings), student_optimizer(settings, network), folder, "student",
                         team)
     if team.main:
@@ -178,11 +179,6 @@ def trackers(args) -> list[str]:
         if find_spec(name) is None:
             raise InputError(f"{name}: expected to be installed (pip install {name}), found nothing; metrics.jsonl needs none")
     return asked
-
-
-def plain(config: dict) -> dict:
-    """A configuration of plain values, for trackers."""
-    return {name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in config.items()}
 
 
 def stored_views(args) -> dict:

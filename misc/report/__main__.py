@@ -66,7 +66,6 @@ def report(args):
 
 
 def show(sections: list[section.Section], *written: Path) -> None:
-    """Print words and tables, then the files that were written."""
     print("\n".join([section.plain(sections), "", "Written:", *(f"  {path}" for path in written)]))
 
 

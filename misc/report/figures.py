@@ -16,7 +16,6 @@ GREY = "#59626d"
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, dpi=160, layout="constrained", **options):
-    """A figure and its grid of axes."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), dpi=dpi, layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
