@@ -207,7 +207,10 @@ def run(parse_args, main, output: str = "") -> None:
 
 def _stopped() -> int:
     if _speaks():
-        print("stopped by SIGTERM; run the same command again to continue", flush=True)
+        try:
+            print("stopped by SIGTERM; run the same command again to continue", flush=True)
+        except BrokenPipeError:     # of `| tee`, which got the signal too; Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
 

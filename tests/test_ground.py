@@ -135,6 +135,11 @@ def test_several_sigterms_stop_a_command_as_one_does():
     """A scheduler sends it to every process, and launchers and batches pass theirs on."""
     job = subprocess.run([sys.executable, "-c", REPEATED], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (job.returncode, job.stdout, job.stderr) == (0, "stopped by SIGTERM; run the same command again to continue\n", "")
+    reader, writer = os.pipe()
+    os.close(reader)    # as of `| tee`, which the signal has ended
+    job = subprocess.run([sys.executable, "-c", REPEATED], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (job.returncode, job.stderr) == (0, b"")
 
 
 def train(folder, steps, rate=0.1, stop_after=None, average=True):
