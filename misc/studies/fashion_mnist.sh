@@ -7,8 +7,8 @@
 # the diffusion model; the shipped one has not seen the 5,000 images either.
 # The defaults take two cores 5 hours (with matrix units, such as AMX) to 15. More has been run in part, or not at all:
 # IPCS="1 10 50" ARMS="distilled medoid prototype noise mode herding kcenter random autoencoder sre2l mtt" LEARNERS=resnet50
-# METHODS="finetune joint agem derpp" MEMORIES="200 500" STREAM_IPCS="10 50 100" STREAM_LABELS="hard soft" REAL_PARTS="16 8 2"
-# SMALL_PARTS="16 8 2". PARTS runs a part; the same command resumes. Then:
+# METHODS="finetune joint agem derpp" MEMORIES="200 500" STREAM_ARMS="random distilled member" STREAM_IPCS="10 50 100"
+# STREAM_LABELS="hard soft" REAL_PARTS="16 8 2" SMALL_PARTS="16 8 2". PARTS runs a part; the same command resumes. Then:
 # python -m misc.report collect runs/study-fashion_mnist misc/results/fashion_mnist.jsonl --only 'seed*' 'teacher*' continual \
 #     --command "sh misc/studies/fashion_mnist.sh"
 # python -m misc.report collect runs/study-fashion_mnist/choice misc/results/fashion_mnist_choice.jsonl \
