@@ -217,6 +217,16 @@ def test_real_runs_with_the_steps_of_the_small_sets_are_an_arm_of_their_own():
                                                                                   "distilled, 28 steps"]
 
 
+def test_images_from_members_are_an_arm_of_their_own():
+    runs = {name: content(stream=name.rpartition("-")[2], steps=10) for name in ("a/er-real", "a-memory5/ipc1/er-random",
+                                                                                "a-memory5/ipc1/er-distilled")}
+    runs["a-memory5/ipc1-member/er-distilled"] = content(stream="distilled", steps=10)
+    rows = rows_of(runs)
+    assert [arm.name for arm in rows["er"]] == ["real, same steps", "random", "distilled", "distilled from members"]
+    members = [*rows["er"]][-1]
+    assert [arm.name for arm in counterparts(members, rows["er"])] == ["random", "real, same steps"]
+
+
 def test_each_arm_has_its_counterparts():
     soft, memory = Arm("distilled", "distilled", "soft"), Arm("real", "distilled", "hard")
     arms = {REAL, SAME, RANDOM, DISTILLED, soft, memory, Arm("real", "random", "hard")}

@@ -42,7 +42,7 @@ SET_SECONDS = {"prototypes": {"wait": "Reading images", "encode": "Encoding them
                "distilled": {"synthesise": "Making images"}}
 START = re.compile(r"starts/[a-z0-9]+-(?P<start>[a-z0-9]+)-refit(?P<refit>\d+)/")
 STARTS = {"random": "random", "task1": "the first task's expert", "distilled": "pre-trained on the distilled set"}
-FASHION_STREAM = re.compile(r"/resnet18-memory500/(real|ipc50)/")
+FASHION_STREAM = re.compile(r"/resnet18-memory500/(real|ipc50(-member)?)/")
 FASHION_TEACHER = "teacher-convnet_d3_w64_bn"    # of two, the one that labels
 
 
@@ -198,7 +198,7 @@ def stream_crops(current: Results, earlier: Results) -> list[Section]:
         return (SOURCES.index(run.config["stream"]), run.config.get("labels", "hard"), run.metrics["steps"], tested,
                 run.config["recipe.min_scale"])
     runs = [run for run in (*current.of_kind("continual"), *earlier.of_kind("continual"))
-            if run.config["method"] == "er" and FASHION_STREAM.search(run.name)]
+            if run.config["method"] == "er" and FASHION_STREAM.search(run.name) and "-member/" not in run.name]
     numbers = measure(group_by(runs, key_of), {"acc": "metrics.acc"})
     columns = sorted({key[3:] for key in numbers}, reverse=True)
     rows = [(f"{SOURCES[source]}, {labels} labels", str(steps),

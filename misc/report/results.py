@@ -77,19 +77,24 @@ class Results:
 
 @dataclass(frozen=True)
 class Arm:
-    """Where the images of a continual run come from. `schedule` is empty where the stream takes its own epochs."""
+    """Where the images of a continual run come from. `schedule` is empty where the stream takes its own epochs.
+
+    `start` names the latents that distilled images start from, and is empty for centroids.
+    """
 
     stream: str
     memory: str
     labels: str
     schedule: str = ""
+    start: str = ""
 
     @property
     def name(self) -> str:
         """The name in tables, without hard labels and without a memory that is the stream's."""
         memory = "" if self.memory == self.stream else f"memory {self.memory}"
         labels = "" if self.labels == "hard" else f"{self.labels} labels"
-        return ", ".join(part for part in (self.stream, memory, labels, self.schedule) if part)
+        stream = self.stream + (f" from {self.start}s" if self.start else "")
+        return ", ".join(part for part in (stream, memory, labels, self.schedule) if part)
 
 
 Rows = dict[str, dict[Arm, dict[int, Run]]]    # by method, arm and seed
@@ -273,12 +278,14 @@ def arm_of(run: Run, lengths: set[int]) -> Arm:
     schedule = f"{steps} steps" if steps in lengths else ""
     if schedule and steps == min(lengths):
         schedule = "" if stream in SMALL else SAME_STEPS
-    return Arm(stream, run.get("config.buffer_source", stream), run.get("config.labels", "hard"), schedule)
+    named = STREAM_ARM.search(run.name)
+    start = named["arm"] if named and named["arm"] in ("medoid", "member") else ""
+    return Arm(stream, run.get("config.buffer_source", stream), run.get("config.labels", "hard"), schedule, start)
 
 
 def place_of(arm: Arm) -> tuple:
     """The place of an arm in a table: real before random before distilled."""
-    return SOURCES.index(arm.stream), SOURCES.index(arm.memory), arm.labels, arm.schedule
+    return SOURCES.index(arm.stream), SOURCES.index(arm.memory), arm.start, arm.labels, arm.schedule
 
 
 def join(row: dict[int, Run], run: Run, name: str) -> None:

@@ -193,7 +193,7 @@ def paybacks(rows: Rows, costs: dict[str, float]) -> list[dict]:
     """
     found = []
     for method, arms in rows.items() if costs else ():
-        for arm in (one for one in arms if one.stream == "distilled"):
+        for arm in (one for one in arms if one.stream == "distilled" and not one.start):     # `costs` are of centroids
             for other in (one for one in counterparts(arm, arms) if one.stream == "real" and not one.schedule):
                 cost = sum(seconds for stage, seconds in costs.items() if arm.labels == "soft" or stage != "teacher")
                 saving = difference(arms[other], arms[arm], "train_seconds")
