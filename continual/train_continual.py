@@ -27,22 +27,22 @@ def parse_args():
     parser.add_argument("--stream", default=["real"], nargs="+", choices=SOURCES, help="one or more sources of the stream")
     parser.add_argument("--seed", default=[0], type=int, nargs="+", help="one or more seeds of weights, order and draws")
     parser.add_argument("--output-dir", default="runs/continual", help="one folder per run below it")
-    parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
+    parser.add_argument("--save-seconds", default=20, type=float, least=0, help="seconds between resume points")
     # data
     parser.add_dataset_flags()
     parser.add_argument("--distilled", default=None, help="folder of a distilled set")
     parser.add_argument("--random", default=None,
                         help="folder of random real images in the same format (default: drawn by the seed, as many per class "
                              "as the distilled set has)")
-    parser.add_argument("--size", default=None, type=int, help="pixels (default: the data set's own, or 224)")
-    parser.add_argument("--tasks", default=5, type=int, help="number of tasks")
+    parser.add_argument("--size", default=None, type=int, least=1, help="pixels (default: the data set's own, or 224)")
+    parser.add_argument("--tasks", default=5, type=int, least=1, help="number of tasks")
     parser.add_argument("--class-order", default="seeded", choices=("seeded", "natural"), help="order of the classes")
     # labels
     parser.add_argument("--labels", default="hard", choices=("hard", "soft"),
                         help="soft: the logits of --teacher on the augmented views, of stream and buffer "
                              "(merging in task_arithmetic has the buffer's hard labels)")
     parser.add_argument("--teacher", default=None, help="folder of matching.train_teacher, for soft labels")
-    parser.add_argument("--temperature", default=4.0, type=float, help="temperature of soft labels")
+    parser.add_argument("--temperature", default=4.0, type=float, least=1e-3, help="temperature of soft labels")
     # buffer
     parser.add_argument("--buffer-size", default=200, type=int, help="images in the buffer")
     parser.add_argument("--buffer-source", default=None, choices=SOURCES,
@@ -50,7 +50,7 @@ def parse_args():
     parser.add_argument("--buffer", default="reservoir", choices=("reservoir", "class-balanced"),
                         help="buffer of er and derpp: equal probability per image, or equal number per class (agem and "
                              "task_arithmetic store an equal number per task)")
-    parser.add_argument("--replay-batch-size", default=32, type=int, help="buffer images per step")
+    parser.add_argument("--replay-batch-size", default=32, type=int, least=2, help="buffer images per step")
     # network and schedule
     parser.add_argument("--arch", default="resnet18", help="network trained: torchvision's name, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
@@ -62,20 +62,22 @@ def parse_args():
     parser.add_argument("--steps", default=None, type=int, nargs="+", help="steps per task; one value, or one per --stream")
     parser.add_argument("--bf16", action="store_true",
                         help="forward and backward in bfloat16 where that is safe and the device has it")
-    parser.add_argument("--batch-size", default=32, type=int, help="stream images per step")
+    parser.add_argument("--batch-size", default=32, type=int, least=2, help="stream images per step")
     parser.add_argument("--optimizer", default="adamw", choices=("sgd", "adamw"), help="optimiser, new for every task")
     parser.add_argument("--lr", default=1e-3, type=float, help="highest learning rate")
     parser.add_argument("--lr-schedule", default="one-cycle", choices=("one-cycle", "constant"),
                         help="learning-rate curve within a task")
     parser.add_argument("--momentum", default=None, type=float, help="momentum of SGD (default: 0.9)")
     parser.add_argument("--weight-decay", default=5e-4, type=float, help="weight decay of kernels and matrices")
-    parser.add_argument("--bn-momentum", default=0.3, type=float,
+    parser.add_argument("--bn-momentum", default=0.3, type=float, least=0, most=1,
                         help="momentum of BatchNorm's running statistics (PyTorch's 0.1 is too slow for short runs)")
-    parser.add_argument("--min-scale-crops", default=0.6, type=float, help="smallest area of a random crop, as a fraction")
-    parser.add_argument("--flip", default=0.0, type=float, help="probability of a horizontal flip (digits: none)")
+    parser.add_argument("--min-scale-crops", default=0.6, type=float, least=0, most=1,
+                        help="smallest area of a random crop, as a fraction")
+    parser.add_argument("--flip", default=0.0, type=float, least=0, most=1,
+                        help="probability of a horizontal flip (digits: none)")
     # DER++
-    parser.add_argument("--alpha", default=0.1, type=float, help="weight of the squared error to the stored logits")
-    parser.add_argument("--beta", default=0.5, type=float, help="weight of the loss on the buffer's labels")
+    parser.add_argument("--alpha", default=0.1, type=float, least=0, help="weight of the squared error to the stored logits")
+    parser.add_argument("--beta", default=0.5, type=float, least=0, help="weight of the loss on the buffer's labels")
     # Task Arithmetic
     parser.add_argument("--start", default="distilled",
                         help="common start of the experts: random, task1 (the first expert), imagenet (torchvision's weights, "
@@ -83,11 +85,11 @@ def parse_args():
                              "the folder of a teacher or student")
     parser.add_argument("--experts", default="parallel", choices=("parallel", "sequential"),
                         help="each expert begins at the common start, or where the last one ended")
-    parser.add_argument("--start-steps", default=40, type=int, help="steps of the distilled start")
+    parser.add_argument("--start-steps", default=40, type=int, least=1, help="steps of the distilled start")
     parser.add_argument("--merge", default="mean", choices=("sum", "mean", "magmax", "ties"), help="merge rule")
-    parser.add_argument("--scale", default=[0.5, 1.0], type=float, nargs="+",
+    parser.add_argument("--scale", default=[0.5, 1.0], type=float, least=-math.inf, nargs="+",
                         help="candidate scales of the merged vector; the best on the buffer is used")
-    parser.add_argument("--refit-head", default=50, type=int, metavar="STEPS",
+    parser.add_argument("--refit-head", default=50, type=int, least=0, metavar="STEPS",
                         help="steps of the head alone on the buffer after each merge, 0 for none")
     args = parser.parse_args()
     check(args)
@@ -100,16 +102,8 @@ def check(args) -> None:
         raise InputError("--momentum needs --optimizer sgd")
     args.momentum = 0.9 if args.momentum is None else args.momentum
     stored = args.tasks if set(args.method) - {"finetune", "joint"} else 0  # these two have no buffer
-    for flag, low, *high in (
-            ("tasks", 1), ("buffer-size", stored), ("batch-size", 2), ("replay-batch-size", 2), ("flip", 0, 1),
-            ("bn-momentum", 0, 1), ("min-scale-crops", 0, 1), ("start-steps", 1), ("refit-head", 0), ("save-seconds", 0),
-            ("temperature", 1e-3), ("alpha", 0), ("beta", 0)):
-        check_range(f"--{flag}", getattr(args, flag.replace("-", "_")), low, *high)
+    check_range("--buffer-size", args.buffer_size, stored)
     check_optimizer(args)
-    for scale in args.scale:
-        check_range("--scale", scale, -math.inf)
-    if args.size is not None:
-        check_range("--size", args.size, 1)
     if "task_arithmetic" in args.method and args.start == "distilled" and not args.distilled:
         raise InputError("--start distilled, the default of task_arithmetic, needs --distilled; --start task1 needs nothing")
     if (args.labels == "soft") != bool(args.teacher):

@@ -28,13 +28,13 @@ def parse_args():
     parser.add_dataset_flags()
     add_prototype_flags(parser)
     add_synthesis_flags(parser)
-    parser.add_argument("--ipc", default=10, type=int, help="prototypes per class")
+    parser.add_argument("--ipc", default=10, type=int, least=1, help="prototypes per class")
     parser.add_argument("--seed", default=0, type=int, help="seed of latents, clustering and noise")
-    parser.add_argument("--batch_size", default=50, type=int, help="images encoded, and denoised, at once")
+    parser.add_argument("--batch_size", default=50, type=int, least=1, help="images encoded, and denoised, at once")
     parser.add_argument("--save_init_image_path", default="distilled", help="folder that gets one folder per run")
     parser.set_defaults(method="d4m")
     args = parser.parse_args()
-    check_prototype_flags(args, [args.ipc])
+    check_prototype_flags(args)
     check_synthesis_flags(args)
     return args
 

@@ -15,38 +15,38 @@ from pathlib import Path
 if not __package__:  # python distillation/gen_prototype.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.cli import InputError, Parser, check_range, dataset_flags, run, stop_if_asked, validation_of
+from scripts.cli import InputError, Parser, dataset_flags, run, stop_if_asked, validation_of
 
 
 def parse_args():
     parser = Parser(__doc__)
     parser.add_dataset_flags()
     add_prototype_flags(parser)
-    parser.add_argument("--ipc", default=[10], nargs="+", type=int,
+    parser.add_argument("--ipc", default=[10], nargs="+", type=int, least=1,
                         help="prototypes (images) per class; several numbers give a folder each and share the encoding")
     parser.add_argument("--seed", default=0, type=int, help="seed of latents and clustering")
-    parser.add_argument("--batch_size", default=64, type=int, help="images encoded at once")
+    parser.add_argument("--batch_size", default=64, type=int, least=1, help="images encoded at once")
     parser.add_argument("--format", default="safetensors", choices=("safetensors", "json"),
                         help="json: also the original's single file, <save_prototype_path>/<dataset>-ipc<N>-kmexpand<M>.json")
     parser.add_argument("--save_prototype_path", default="prototypes", help="folder that gets one folder per run")
     args = parser.parse_args()
-    check_prototype_flags(args, args.ipc)
+    check_prototype_flags(args)
     return args
 
 
 def add_prototype_flags(parser) -> None:
     """Add the flags of prototypes, shared by gen_prototype and distill."""
     # images
-    parser.add_argument("--size", default=None, type=int, help="resolution to encode at (default: the checkpoint's)")
+    parser.add_argument("--size", default=None, type=int, least=8, help="resolution to encode at (default: the checkpoint's)")
     parser.add_argument("--resize", default="squash", choices=("squash", "crop"),
                         help="squash ignores the aspect ratio, as D4M does; crop takes the centre square")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
+    parser.add_argument("--num_workers", default=4, type=int, least=0, help="threads decoding images")
     # model
     parser.add_checkpoint_flags()
     parser.add_argument("--latent", default="sample", choices=("sample", "mean"),
                         help="latent of an image: a sample of the autoencoder's posterior, or its mean")
     # clustering
-    parser.add_argument("--km_expand", default=None, type=int,
+    parser.add_argument("--km_expand", default=None, type=int, least=1,
                         help="k-means batch = km_expand * ipc latents (default: 1, and at least 1,024 latents)")
     parser.add_argument("--kmeans", default="minibatch", choices=("minibatch", "full"), help="scikit-learn's estimator")
     parser.add_argument("--prototype", default="centroid", choices=("centroid", "medoid", "member", "random"),
@@ -56,19 +56,14 @@ def add_prototype_flags(parser) -> None:
                         help="lof: drop a tenth of each class before clustering, by local outlier factor")
 
 
-def check_prototype_flags(args, ipcs: list[int]) -> None:
-    """Raise InputError for numbers out of range and flags that do not fit together."""
+def check_prototype_flags(args) -> None:
+    """Raise InputError for flags that do not fit together."""
     if args.prototype == "random" and args.outliers != "none":
         raise InputError(f"--outliers {args.outliers} does not go with --prototype random, which has no k-means")
     if args.prototype == "random" and args.resize != "squash":
         raise InputError("--resize crop does not go with --prototype random, whose images are cut as --method random does")
     if args.km_expand and (args.kmeans == "full" or args.prototype == "random"):
         raise InputError("--km_expand needs --kmeans minibatch and another --prototype than random")
-    for ipc in ipcs:
-        check_range("--ipc", ipc, 1)
-    for flag, low in (("km_expand", 1), ("batch_size", 1), ("num_workers", 0), ("size", 8)):
-        if getattr(args, flag) is not None:
-            check_range(f"--{flag}", getattr(args, flag), low)
 
 
 def main(args):

@@ -15,7 +15,7 @@ from pathlib import Path
 if not __package__:  # python distillation/gen_syn_image.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.cli import InputError, Parser, Progress, check_range, dataset_flags, run, stop_if_asked, validation_of
+from scripts.cli import InputError, Parser, Progress, dataset_flags, run, stop_if_asked, validation_of
 
 REAL = ("random", "herding", "kcenter")  # real images (real_subset.py)
 METHODS = ("d4m", "prototype", "noise", *REAL)
@@ -28,14 +28,14 @@ def parse_args():
     parser.add_argument("--method", default="d4m", choices=METHODS,
                         help="d4m; prototype: decoded centroids; noise: no prototype; random, herding, kcenter: real images")
     parser.add_argument("--prototype_path", default=None, help="folder of gen_prototype, or the original's JSON file")
-    parser.add_argument("--ipc", default=None, type=int, help="images per class (default: one per prototype)")
+    parser.add_argument("--ipc", default=None, type=int, least=1, help="images per class (default: one per prototype)")
     parser.add_argument("--km_expand", default=1, type=int, help="that of the prototypes, for the folder's name only")
     parser.add_argument("--seed", default=0, type=int, help="seed of the noise, or of the choice of real images")
-    parser.add_argument("--size", default=None, type=int, help="herding, kcenter: resolution to encode at")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads reading and writing images")
+    parser.add_argument("--size", default=None, type=int, least=1, help="herding, kcenter: resolution to encode at")
+    parser.add_argument("--num_workers", default=4, type=int, least=0, help="threads reading and writing images")
     # diffusion
     parser.add_checkpoint_flags()
-    parser.add_argument("--batch_size", default=50, type=int, help="images denoised at once, across classes")
+    parser.add_argument("--batch_size", default=50, type=int, least=1, help="images denoised at once, across classes")
     add_synthesis_flags(parser)
     parser.add_argument("--save_init_image_path", default="distilled", help="folder that gets one folder per run")
     args = parser.parse_args()
@@ -49,34 +49,32 @@ def parse_args():
 
 def add_synthesis_flags(parser) -> None:
     """Add the flags of images, shared by gen_syn_image and distill."""
-    parser.add_argument("--strength", "-s", default=0.7, type=float, help="fraction of the noise schedule, 0 to 1")
-    parser.add_argument("--guidance_scale", "-g", default=8, type=float, help="classifier-free guidance (1: none)")
-    parser.add_argument("--num_inference_steps", default=50, type=int, help="steps of the whole schedule")
+    parser.add_argument("--strength", "-s", default=0.7, type=float, least=0, most=1,
+                        help="fraction of the noise schedule, 0 to 1")
+    parser.add_argument("--guidance_scale", "-g", default=8, type=float, least=1, help="classifier-free guidance (1: none)")
+    parser.add_argument("--num_inference_steps", default=50, type=int, least=1, help="steps of the whole schedule")
     parser.add_argument("--scheduler", default=None, help="diffusers' name, as DDIMScheduler (default: the checkpoint's)")
     parser.add_argument("--negative_prompt", default="cartoon, anime, painting", help="the original's; '' for other domains")
-    parser.add_argument("--repeats", default=None, type=int, help="images per prototype (default: 1, or what --ipc asks for)")
+    parser.add_argument("--repeats", default=None, type=int, least=1,
+                        help="images per prototype (default: 1, or what --ipc asks for)")
     parser.add_argument("--guidance", default="cfg", choices=("cfg", "mode"),
                         help="mode: start from noise and guide to the prototypes (MGD3), with classifier-free guidance")
-    parser.add_argument("--mode_scale", default=None, type=float, help="strength of mode guidance (default: 0.1)")
-    parser.add_argument("--stop_t", default=None, type=int, help="steps of mode guidance (default: half of all)")
+    parser.add_argument("--mode_scale", default=None, type=float, least=0, help="strength of mode guidance (default: 0.1)")
+    parser.add_argument("--stop_t", default=None, type=int, least=1, help="steps of mode guidance (default: half of all)")
     parser.add_argument("--filter_teacher", default=None,
                         help="folder of train_teacher; the teacher chooses among candidates (CaO2)")
-    parser.add_argument("--candidates", default=None, type=int,
+    parser.add_argument("--candidates", default=None, type=int, least=2,
                         help="with --filter_teacher: images made for each one kept (default: 2)")
     parser.add_argument("--filter_keep", default=None, choices=("confident", "hard"),
                         help="which recognised candidate to keep (default: confident up to 10 images per class, hard above)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the UNet: faster, after a minute of compiling")
-    parser.add_argument("--image_size", default=None, type=int, help="pixels of the files (default: those made, at most 224)")
+    parser.add_argument("--image_size", default=None, type=int, least=1,
+                        help="pixels of the files (default: those made, at most 224)")
     parser.add_argument("--image_format", default="png", choices=("png", "webp"), help="both are lossless")
 
 
 def check_synthesis_flags(args) -> None:
-    """Raise InputError for numbers out of range and flags that do not fit together."""
-    check_range("--strength", args.strength, 0, 1)
-    check_range("--guidance_scale", args.guidance_scale, 1)
-    for flag in ("batch_size", "num_inference_steps", "num_workers", "ipc", "image_size", "repeats", "stop_t", "size"):
-        if getattr(args, flag) is not None:
-            check_range(f"--{flag}", getattr(args, flag), 0 if flag == "num_workers" else 1)
+    """Raise InputError for flags that do not fit together, and set the defaults of those that need another."""
     if args.guidance == "mode" and args.method != "d4m":
         raise InputError(f"--guidance mode needs --method d4m (got {args.method})")
     for flag, used, needed in (("filter_keep", args.filter_teacher, "--filter_teacher"),
@@ -87,8 +85,6 @@ def check_synthesis_flags(args) -> None:
             raise InputError(f"--{flag} needs {needed}")
     args.candidates = 2 if args.candidates is None else args.candidates
     args.mode_scale = 0.1 if args.mode_scale is None else args.mode_scale
-    check_range("--candidates", args.candidates, 2)
-    check_range("--mode_scale", args.mode_scale, 0)
     for flag in ("filter_teacher", "repeats"):
         if args.method in REAL and getattr(args, flag) is not None:
             raise InputError(f"--{flag} needs --method d4m, prototype or noise (got {args.method})")

@@ -12,7 +12,7 @@ as gen_syn_image does. The same command resumes.
 import time
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, Progress, check_range, dataset_flags, run, stop_if_asked, validation_of
+from scripts.cli import InputError, Parser, Progress, dataset_flags, run, stop_if_asked, validation_of
 
 OF_EXPERTS = ("dataset", "arch", "size", "experts", "expert_epochs", "expert_lr", "expert_batch", "seed")
 OF_IMAGES = ("ipc", "iterations", "student_steps", "expert_epochs_ahead", "last_start", "images_lr", "student_lr", "rate_lr",
@@ -23,34 +23,32 @@ def parse_args():
     parser = Parser(__doc__)
     parser.add_dataset_flags()
     parser.add_argument("-a", "--arch", default="convnet_d3_w128", help="network of experts and student, without BatchNorm")
-    parser.add_argument("--size", default=32, type=int, help="pixels")
+    parser.add_argument("--size", default=32, type=int, least=1, help="pixels")
     parser.add_argument("--seed", default=0, type=int, help="seed of weights, batches and the first images")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
+    parser.add_argument("--num_workers", default=4, type=int, least=0, help="threads decoding images")
     # experts
     parser.add_argument("--experts_path", default="runs/experts", help="folder of the experts, for any number of images")
-    parser.add_argument("--experts", default=10, type=int, help="experts (MTT: 100)")
-    parser.add_argument("--expert_epochs", default=20, type=int, help="epochs of an expert (MTT: 50)")
-    parser.add_argument("--expert_lr", default=0.01, type=float, help="of plain SGD")
-    parser.add_argument("--expert_batch", default=256, type=int, help="images a step")
+    parser.add_argument("--experts", default=10, type=int, least=1, help="experts (MTT: 100)")
+    parser.add_argument("--expert_epochs", default=20, type=int, least=1, help="epochs of an expert (MTT: 50)")
+    parser.add_argument("--expert_lr", default=0.01, type=float, least=0, help="of plain SGD")
+    parser.add_argument("--expert_batch", default=256, type=int, least=1, help="images a step")
     # images
-    parser.add_argument("--ipc", default=1, type=int, help="images per class")
-    parser.add_argument("--iterations", default=1000, type=int, help="steps of the images (MTT: 5000)")
-    parser.add_argument("--student_steps", default=20, type=int, help="steps of the student before weights are compared, N")
-    parser.add_argument("--expert_epochs_ahead", default=2, type=int, help="epochs of the expert meanwhile, M")
-    parser.add_argument("--last_start", default=5, type=int, help="the student starts after 0 to this many epochs, T+")
-    parser.add_argument("--images_lr", default=100.0, type=float, help="of SGD with momentum 0.5, on normalised pixels")
-    parser.add_argument("--student_lr", default=0.01, type=float, help="the student's first learning rate; it is learnt too")
-    parser.add_argument("--rate_lr", default=1e-5, type=float, help="rate at which the student's is learnt")
-    parser.add_argument("--student_batch", default=256, type=int, help="images of a student's step, at most all")
+    parser.add_argument("--ipc", default=1, type=int, least=1, help="images per class")
+    parser.add_argument("--iterations", default=1000, type=int, least=1, help="steps of the images (MTT: 5000)")
+    parser.add_argument("--student_steps", default=20, type=int, least=1,
+                        help="steps of the student before weights are compared, N")
+    parser.add_argument("--expert_epochs_ahead", default=2, type=int, least=1, help="epochs of the expert meanwhile, M")
+    parser.add_argument("--last_start", default=5, type=int, least=0, help="the student starts after 0 to this many epochs, T+")
+    parser.add_argument("--images_lr", default=100.0, type=float, least=0,
+                        help="of SGD with momentum 0.5, on normalised pixels")
+    parser.add_argument("--student_lr", default=0.01, type=float, least=0,
+                        help="the student's first learning rate; it is learnt too")
+    parser.add_argument("--rate_lr", default=1e-5, type=float, least=0, help="rate at which the student's is learnt")
+    parser.add_argument("--student_batch", default=256, type=int, least=1, help="images of a student's step, at most all")
     parser.add_argument("--image_format", default="png", choices=("png", "webp"), help="both are lossless")
     parser.add_argument("--save_init_image_path", default="runs/distilled", help="the set becomes a folder below it")
     parser.add_argument("--save_seconds", default=60, type=float, help="seconds between resume points")
     args = parser.parse_args()
-    for flag in ("size", "experts", "expert_epochs", "expert_batch", "ipc", "iterations", "student_steps", "student_batch",
-                 "expert_epochs_ahead"):
-        check_range(f"--{flag}", getattr(args, flag), 1)
-    for flag in ("last_start", "num_workers", "expert_lr", "images_lr", "student_lr", "rate_lr"):
-        check_range(f"--{flag}", getattr(args, flag), 0)
     if args.last_start + args.expert_epochs_ahead > args.expert_epochs:
         raise InputError(f"--last_start plus --expert_epochs_ahead: expected at most the {args.expert_epochs} epochs of an "
                          f"expert, found {args.last_start + args.expert_epochs_ahead}")

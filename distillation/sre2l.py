@@ -11,7 +11,7 @@ train_teacher's, or for ImageNet torchvision's (--weights). The same command res
 import time
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, check_range, run, validation_of
+from scripts.cli import InputError, Parser, run, validation_of
 
 DECIDING = ("ipc", "steps", "batch_size", "learning_rate", "bn_weight", "min_scale_crops", "flip", "seed")
 
@@ -21,20 +21,23 @@ def parse_args():
     parser.add_argument("--teacher", default=None, help="folder of matching.train_teacher; it needs BatchNorm")
     parser.add_argument("-a", "--arch", default="resnet18", help="with --weights: torchvision's network")
     parser.add_argument("--weights", default=None, help="torchvision's weights for ImageNet, such as IMAGENET1K_V1")
-    parser.add_argument("--ipc", default=10, type=int, help="images per class")
+    parser.add_argument("--ipc", default=10, type=int, least=1, help="images per class")
     parser.add_argument("--save_init_image_path", default="runs/distilled", help="the set becomes a folder below it")
-    parser.add_argument("--steps", default=1000, type=int, help="optimiser steps of a batch (SRe2L on ImageNet-1K: 4000)")
-    parser.add_argument("--batch_size", default=100, type=int, help="images optimised together; their statistics are matched")
-    parser.add_argument("-lr", "--learning-rate", default=0.25, type=float, help="of Adam, cosine to zero; normalised pixels")
-    parser.add_argument("--bn_weight", default=0.01, type=float, help="weight of the BatchNorm loss beside cross-entropy")
-    parser.add_argument("--min-scale-crops", default=0.08, type=float, help="smallest area of a random crop, as a fraction")
-    parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
+    parser.add_argument("--steps", default=1000, type=int, least=1,
+                        help="optimiser steps of a batch (SRe2L on ImageNet-1K: 4000)")
+    parser.add_argument("--batch_size", default=100, type=int, least=1,
+                        help="images optimised together; their statistics are matched")
+    parser.add_argument("-lr", "--learning-rate", default=0.25, type=float, least=0,
+                        help="of Adam, cosine to zero; normalised pixels")
+    parser.add_argument("--bn_weight", default=0.01, type=float, least=0,
+                        help="weight of the BatchNorm loss beside cross-entropy")
+    parser.add_argument("--min-scale-crops", default=0.08, type=float, least=1e-4, most=1,
+                        help="smallest area of a random crop, as a fraction")
+    parser.add_argument("--flip", default=0.5, type=float, least=0, most=1,
+                        help="probability of a flip; 0 where left and right matter")
     parser.add_argument("--seed", default=0, type=int, help="seed of noise and crops")
     parser.add_argument("--save_seconds", default=60, type=float, help="seconds between resume points")
     args = parser.parse_args()
-    for flag, low, high in (("ipc", 1, 1e6), ("steps", 1, 1e9), ("batch_size", 1, 1e6), ("learning_rate", 0, 1000),
-                            ("bn_weight", 0, 1e6), ("min_scale_crops", 1e-4, 1), ("flip", 0, 1)):
-        check_range(f"--{flag}", getattr(args, flag), low, high)
     if (args.teacher is None) == (args.weights is None):
         raise InputError("--teacher or --weights: expected one of them, found " + ("both" if args.teacher else "none"))
     return args

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.cli import DIGITS_LDM, InputError, Parser, check_range, dataset_flags, run, validation_of
+from scripts.cli import DIGITS_LDM, InputError, Parser, dataset_flags, run, validation_of
 
 FROM_SCRATCH = {"size": 32, "vae_channels": [16, 32, 32], "unet_channels": [64, 96], "text_width": 64,
                 "prediction_type": "epsilon", "vae_steps": 1200, "vae_lr": 2e-3, "kl_weight": 1e-3,
@@ -32,51 +32,49 @@ def parse_args():
     # what
     parser.add_dataset_flags()
     parser.add_argument("--output_dir", default="runs/ldm", help=f"folder of the checkpoint (shipped one: {DIGITS_LDM})")
-    parser.add_argument("--size", default=None, type=int,
+    parser.add_argument("--size", default=None, type=int, least=1,
                         help="training resolution in pixels (default: 32 from scratch, else the checkpoint's)")
-    parser.add_argument("--seed", default=0, type=int, help="seed of weights, batches and noise")
+    parser.add_argument("--seed", default=0, type=int, least=-2 ** 63, most=2 ** 63 - 1,
+                        help="seed of weights, batches and noise")
     # an existing checkpoint
     parser.add_argument("--init", default=None, help="Stable Diffusion checkpoint to fine-tune: folder or hub name")
     parser.add_argument("--revision", default=None, help="with --init: branch, tag or commit of a hub checkpoint")
-    parser.add_argument("--lora_rank", default=None, type=int,
+    parser.add_argument("--lora_rank", default=None, type=int, least=1,
                         help="train LoRA updates of this rank and merge them (default: train the whole UNet)")
     parser.add_argument("--train_text_encoder", action="store_true", help="with --init: train the text encoder too")
     # networks, from scratch
     parser.add_argument("--vae_channels", default=None, type=int, nargs="+",
                         help="autoencoder channels per level; each further level halves the latents (default: 16 32 32)")
-    parser.add_argument("--latent_channels", default=None, type=int, help="channels of the latents (default: 4)")
+    parser.add_argument("--latent_channels", default=None, type=int, least=1, help="channels of the latents (default: 4)")
     parser.add_argument("--unet_channels", default=None, type=int, nargs="+", help="UNet channels per level (default: 64 96)")
     parser.add_argument("--text_width", default=None, type=int, help="width of the text encoder (default: 64)")
     parser.add_argument("--prediction_type", default=None, choices=("epsilon", "v_prediction"), help="default: epsilon")
     # training
-    parser.add_argument("--vae_steps", default=None, type=int, help="optimiser steps of the autoencoder (default: 1200)")
-    parser.add_argument("--unet_steps", default=4000, type=int, help="optimiser steps of UNet and text encoder")
-    parser.add_argument("--batch_size", default=64, type=int, help="images a step")
-    parser.add_argument("--gradient_accumulation_steps", default=1, type=int, help="micro-batches of a UNet batch")
+    parser.add_argument("--vae_steps", default=None, type=int, least=1,
+                        help="optimiser steps of the autoencoder (default: 1200)")
+    parser.add_argument("--unet_steps", default=4000, type=int, least=1, help="optimiser steps of UNet and text encoder")
+    parser.add_argument("--batch_size", default=64, type=int, least=1, help="images a step")
+    parser.add_argument("--gradient_accumulation_steps", default=1, type=int, least=1, help="micro-batches of a UNet batch")
     parser.add_argument("--gradient_checkpointing", action="store_true", help="recompute activations, which saves memory")
-    parser.add_argument("--vae_lr", default=None, type=float,
+    parser.add_argument("--vae_lr", default=None, type=float, least=0,
                         help="AdamW, cosine to zero after a warm-up of 50 steps (default: 2e-3)")
-    parser.add_argument("--unet_lr", default=None, type=float,
+    parser.add_argument("--unet_lr", default=None, type=float, least=0,
                         help="the same for the UNet (default: 1e-3 from scratch, 1e-5 with --init, 1e-4 with --lora_rank)")
-    parser.add_argument("--kl_weight", default=None, type=float,
+    parser.add_argument("--kl_weight", default=None, type=float, least=0,
                         help="weight of the mean KL term beside the mean L1 (default: 1e-3)")
-    parser.add_argument("--prompt_drop", default=0.1, type=float, help="fraction of prompts emptied, for guidance")
-    parser.add_argument("--ema_decay", default=0.998, type=float, help="moving average of the weights of UNet and text encoder")
+    parser.add_argument("--prompt_drop", default=0.1, type=float, least=0, most=1,
+                        help="fraction of prompts emptied, for guidance")
+    parser.add_argument("--ema_decay", default=0.998, type=float, least=0, most=1,
+                        help="moving average of the weights of UNet and text encoder")
     parser.add_argument("--bf16", action="store_true",
                         help="compute in bfloat16 where that is safe, on devices that have it (the UNet on a GPU always does)")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
+    parser.add_argument("--num_workers", default=4, type=int, least=0, help="threads decoding images")
     parser.add_argument("--save_seconds", default=60, type=float, help="seconds between resume points")
     return derive(parser.parse_args())
 
 
 def derive(args):
     """Check the flags, and set the defaults that depend on --init."""
-    for flag, low, high in (("prompt_drop", 0, 1), ("ema_decay", 0, 1), ("seed", -2 ** 63, 2 ** 63 - 1),
-                            *((flag, 0, math.inf) for flag in ("vae_lr", "unet_lr", "kl_weight", "num_workers")),
-                            *((flag, 1, math.inf) for flag in ("size", "batch_size", "lora_rank", "vae_steps", "unet_steps",
-                                                               "gradient_accumulation_steps", "latent_channels"))):
-        if getattr(args, flag) is not None:
-            check_range(f"--{flag}", getattr(args, flag), low, high)
     for flag, least in (("vae_channels", 8), ("unet_channels", 16), ("text_width", 4)):     # groups and heads divide them
         found = getattr(args, flag)
         widths = [] if found is None else found if isinstance(found, list) else [found]

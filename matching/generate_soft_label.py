@@ -15,7 +15,7 @@ from pathlib import Path
 if not __package__:  # python matching/generate_soft_label.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.cli import Parser, check_range, check_views, dataset_flags, run, stop_if_asked, validation_of
+from scripts.cli import Parser, check_views, dataset_flags, run, stop_if_asked, validation_of
 
 
 def parse_args():
@@ -24,7 +24,7 @@ def parse_args():
     parser.add_argument("--data", metavar="DIR", default=None,
                         help="distilled set (default: the real training split of --dataset)")
     parser.add_dataset_flags()
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
+    parser.add_argument("-j", "--workers", default=4, type=int, least=0, help="threads that decode images")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
                         help="decode all images on the device, or read them by Pillow for every batch (auto: if too many)")
     # teacher
@@ -34,34 +34,28 @@ def parse_args():
                         help="first layers of a checkpoint's ResNet")
     parser.add_argument("--weights", default="IMAGENET1K_V1", help="torchvision's weights (V1 as in the paper)")
     parser.add_argument("--teacher", default=None, help="instead of --weights: folder of train_teacher, or a checkpoint file")
-    parser.add_argument("-b", "--batch-size", default=256, type=int,
+    parser.add_argument("-b", "--batch-size", default=256, type=int, least=1,
                         help="views per forward pass of the teacher; with --mix-per batch the student's batch too")
     # labels
     parser.add_argument("--fkd-path", default="./FKD_soft_label", help="folder of the soft labels")
     parser.add_argument("--fkd-seed", default=42, type=int, help="seed of all draws")
-    parser.add_argument("--epochs", default=300, type=int)
+    parser.add_argument("--epochs", default=300, type=int, least=1)
     parser.add_argument("--use-fp16", action="store_true", help="store logits as float16 instead of float32")
-    parser.add_argument("--keep-topk", default=None, type=int, metavar="K",
+    parser.add_argument("--keep-topk", default=None, type=int, least=1, metavar="K",
                         help="store the K largest logits of a view and one for all others (default: all)")
-    parser.add_argument("-T", "--temperature", default=20.0, type=float,
+    parser.add_argument("-T", "--temperature", default=20.0, type=float, least=1e-3,
                         help="the student's temperature, at which --keep-topk keeps the K probabilities exactly")
-    parser.add_argument("--keep-epochs", default=1.0, type=float, metavar="FRACTION",
+    parser.add_argument("--keep-epochs", default=1.0, type=float, least=1e-6, most=1, metavar="FRACTION",
                         help="store this fraction of the epochs, which the student uses in turn (LPLD)")
     parser.add_argument("--mode", default="fkd_save", choices=("fkd_save",),
                         help="as in the original; labels without storage: train_FKD --mode on-the-fly")
     # views
-    parser.add_argument("--input-size", default=224, type=int, help="pixels of a view")
+    parser.add_argument("--input-size", default=224, type=int, least=1, help="pixels of a view")
     parser.add_argument("--min-scale-crops", default=0.08, type=float, help="smallest area of a crop, relative to the image")
     parser.add_argument("--max-scale-crops", default=1.0, type=float, help="largest area of a crop, relative to the image")
     parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
     parser.add_mix_flags()
     args = parser.parse_args()
-    for flag in ("batch_size", "epochs", "input_size", "workers"):
-        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
-    check_range("--temperature", args.temperature, 1e-3)
-    check_range("--keep-epochs", args.keep_epochs, 1e-6, 1)
-    if args.keep_topk is not None:
-        check_range("--keep-topk", args.keep_topk, 1)
     check_views(args)
     return args
 

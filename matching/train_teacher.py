@@ -9,7 +9,7 @@ among processes; for images of 32 pixels one device is faster.
 
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, check_optimizer, check_range, check_views, dataset_flags, run, validation_of
+from scripts.cli import InputError, Parser, check_optimizer, check_views, dataset_flags, run, validation_of
 
 OPTIMIZERS = {"adamw": (1e-3, 0.01), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "label_file_path", "prompt_template", "on_bad_image",
@@ -22,12 +22,12 @@ def parse_args():
     parser.add_dataset_flags()
     parser.add_argument("-a", "--arch", default="resnet18", help="torchvision's name, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
-    parser.add_argument("--input-size", default=32, type=int, help="pixels")
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
+    parser.add_argument("--input-size", default=32, type=int, least=1, help="pixels")
+    parser.add_argument("-j", "--workers", default=4, type=int, least=0, help="threads that decode images")
     parser.add_argument("--output-dir", default="runs/teacher", help="folder of the model")
     # training
-    parser.add_argument("-b", "--batch-size", default=64, type=int, help="images per step, over all processes")
-    parser.add_argument("--epochs", default=10, type=int)
+    parser.add_argument("-b", "--batch-size", default=64, type=int, least=1, help="images per step, over all processes")
+    parser.add_argument("--epochs", default=10, type=int, least=1)
     parser.add_argument("--optimizer", default="adamw", choices=tuple(OPTIMIZERS), help="sgd: with Nesterov momentum")
     parser.add_argument("-lr", "--learning-rate", default=None, type=float, help="maximum (default: AdamW 1e-3, SGD 0.1)")
     parser.add_argument("--momentum", default=None, type=float, help="momentum of SGD (default: 0.9)")
@@ -36,22 +36,25 @@ def parse_args():
     parser.add_argument("--lr-schedule", "--schedule", dest="schedule", default="warm-cosine",
                         choices=("warm-cosine", "cosine", "triangle"),
                         help="learning rate per epoch; triangle: per step, up during the first quarter, then down to zero")
-    parser.add_argument("--ema", default=0.0, type=float, help="keep averaged weights of this decay (0: the last weights)")
+    parser.add_argument("--ema", default=0.0, type=float, least=0, most=0.999999,
+                        help="keep averaged weights of this decay (0: the last weights)")
     parser.add_argument("--bf16", action="store_true",
                         help="compute in bfloat16 where that is safe and the device has it; weights stay float32")
-    parser.add_argument("--label-smoothing", default=0.0, type=float)
+    parser.add_argument("--label-smoothing", default=0.0, type=float, least=0, most=1)
     parser.add_argument("--seed", default=0, type=int, help="seed of weights and views")
     # views
     parser.add_argument("--crop", default="resized", choices=("resized", "pad"),
                         help="resize a random part, or cut --input-size pixels anywhere in the padded image")
-    parser.add_argument("--pad", default=None, type=int, help="pixels reflected at each side, for --crop pad (default: 4)")
+    parser.add_argument("--pad", default=None, type=int, least=0, most=1000,
+                        help="pixels reflected at each side, for --crop pad (default: 4)")
     parser.add_argument("--min-scale-crops", default=None, type=float,
                         help="smallest area of a crop, relative to the image (default: 0.5)")
     parser.add_argument("--max-scale-crops", default=None, type=float,
                         help="largest area of a crop, relative to the image (default: 1)")
     parser.add_argument("--flip", default=0.5, type=float, help="probability of a flip; 0 where left and right matter")
     parser.add_mix_flags()
-    parser.add_argument("--cutout", default=0, type=int, help="side in pixels of a square set to the mean (0: none)")
+    parser.add_argument("--cutout", default=0, type=int, least=0, most=10_000,
+                        help="side in pixels of a square set to the mean (0: none)")
     parser.add_argument("--save-seconds", default=20, type=float, help="seconds between resume points")
     args = parser.parse_args()
     for flag, usual, asked, needed in (("momentum", 0.9, args.optimizer, "sgd"), ("pad", 4, args.crop, "pad"),
@@ -61,10 +64,6 @@ def parse_args():
             setattr(args, flag, usual)
         elif asked != needed:
             raise InputError(f"--{flag.replace('_', '-')} needs --{'optimizer' if needed == 'sgd' else 'crop'} {needed}")
-    for flag in ("batch_size", "epochs", "input_size", "workers"):
-        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
-    for flag, high in (("pad", 1000), ("cutout", 10_000), ("ema", 0.999999), ("label_smoothing", 1)):
-        check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0, high)
     check_optimizer(args)
     check_views(args)
     return args

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from scripts.artefact import code_version, hardware, package_versions
-from scripts.cli import InputError, Parser, check_range, run
+from scripts.cli import InputError, Parser, run
 from scripts.files import read_json, write_json
 
 # key of a measurement: (what is measured, what it is compared with, aim); * needs an accelerator, ** bfloat16 units
@@ -86,12 +86,10 @@ def parse_args():
         own = benchmarks.add_parser(name, help=listed)
         own.add_argument("--only", nargs="+", default=sections, choices=sections, metavar="NAME",
                          help=f"of {listed}; other rows of the result file stay")
-        own.add_argument("--repetitions", default=1 if name == "memory" else 5, type=int,
+        own.add_argument("--repetitions", default=1 if name == "memory" else 5, type=int, least=1,
                          help="rounds; one to warm up comes before them, except for memory")
         own.add_argument("--output", default=f"misc/results/benchmark_{name}.json", help="result file")
-    args = parser.parse_args()
-    check_range("--repetitions", args.repetitions, 1)
-    return args
+    return parser.parse_args()
 
 
 def main(args):

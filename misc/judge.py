@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.artefact import code_version, hardware, package_versions, read_manifest
-from scripts.cli import Parser, Progress, check_range, dataset_flags, run
+from scripts.cli import Parser, Progress, dataset_flags, run
 from scripts.files import write_json
 
 PIXELS = 16  # side of the grey images for the support-vector machine and for distances
@@ -37,17 +37,15 @@ def parse_args():
     parser.add_dataset_flags()
     parser.add_checkpoint_flags()
     parser.add_argument("--teacher", default=None, metavar="DIR", help="folder of train_teacher: the classifier")
-    parser.add_argument("--images", default=500, type=int, help="images generated from pure noise, over all classes")
+    parser.add_argument("--images", default=500, type=int, least=NEAR + 1,
+                        help="images generated from pure noise, over all classes")
     parser.add_argument("--guidance_scale", "-g", default=2, type=float, help="of the images from noise")
     parser.add_argument("--num_inference_steps", default=20, type=int, help="denoising steps")
-    parser.add_argument("--batch_size", default=50, type=int, help="images drawn at once")
+    parser.add_argument("--batch_size", default=50, type=int, least=1, help="images drawn at once")
     parser.add_argument("--seed", default=0, type=int, help="of the noise, and of the real images compared with")
     parser.add_argument("--distilled", nargs="*", default=[], help="distilled sets to judge as well")
     parser.add_argument("--output", default="runs/judge.json", help="result file")
-    args = parser.parse_args()
-    check_range("--images", args.images, NEAR + 1)
-    check_range("--batch_size", args.batch_size, 1)
-    return args
+    return parser.parse_args()
 
 
 def main(args):

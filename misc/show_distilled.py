@@ -15,7 +15,7 @@ from distillation.card import made_how, unique_names
 from misc.judge import PIXELS, small
 from misc.report.pictures import draw_grid, draw_map
 from scripts.artefact import identity, read_manifest
-from scripts.cli import InputError, Parser, check_range, dataset_flags, run
+from scripts.cli import InputError, Parser, dataset_flags, run
 
 MOST_CLASSES = 10       # in one picture; the map has as many colours
 GROUPS = 2              # images per class in neighbours.png
@@ -45,15 +45,13 @@ def parse_args():
     parser.add_dataset_flags()
     parser.set_defaults(dataset=None, data_dir=None)    # the distilled set has the name of its data set, not its folder
     parser.add_checkpoint_flags()
-    parser.add_argument("--batch_size", default=64, type=int, help="images encoded at once")
-    parser.add_argument("--num_workers", default=4, type=int, help="threads decoding images")
+    parser.add_argument("--batch_size", default=64, type=int, least=1, help="images encoded at once")
+    parser.add_argument("--num_workers", default=4, type=int, least=0, help="threads decoding images")
     parser.add_argument("--classes", nargs="+", metavar="NAME",
                         help=f"at most {MOST_CLASSES} classes (default: as many, evenly over the list)")
-    parser.add_argument("--images", default=10, type=int, help="images per class in the grid and on the map")
+    parser.add_argument("--images", default=10, type=int, least=1, help="images per class in the grid and on the map")
     parser.add_argument("--output_dir", help="default: runs/show/<the set's name>")
     args = parser.parse_args()
-    for flag in ("images", "batch_size", "num_workers"):
-        check_range(f"--{flag}", getattr(args, flag), 0 if flag == "num_workers" else 1)
     if args.classes and len(args.classes) > MOST_CLASSES:
         raise InputError(f"--classes: expected at most {MOST_CLASSES} names, found {len(args.classes)}")
     return args

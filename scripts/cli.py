@@ -37,19 +37,32 @@ class Stopped(BaseException):
 # flags
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose long flags may be written with dashes and with underscores; `--help` lists one spelling."""
+    """An ArgumentParser whose long flags may be written with dashes and with underscores; `--help` lists one spelling.
+
+    `add_argument` also takes `least` and `most`: a number outside raises InputError, which names the flag.
+    """
 
     def __init__(self, description: str | None = None, **settings):
         self._spelling: dict[str, str] = {}
+        self._ranges: list[tuple] = []
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
-    def add_argument(self, *names, **settings):
+    def add_argument(self, *names, least: float | None = None, most: float = float("inf"), **settings):
         self._spelling.update({name.replace("_", "-"): name for name in names if name.startswith("--")})
-        return super().add_argument(*names, **settings)
+        action = super().add_argument(*names, **settings)
+        if least is not None:
+            self._ranges.append((max(names, key=len), action.dest, least, most))
+        return action
 
     def parse_known_args(self, args=None, namespace=None):
         words = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args([self._spelled(word) for word in words], namespace)
+        found, unknown = super().parse_known_args([self._spelled(word) for word in words], namespace)
+        for flag, name, least, most in self._ranges:
+            value = getattr(found, name)
+            for one in value if isinstance(value, list) else [value]:
+                if one is not None:
+                    check_range(flag, one, least, most)
+        return found, unknown
 
     def _spelled(self, word: str) -> str:
         if not word.startswith("--"):

@@ -16,7 +16,7 @@ from pathlib import Path
 if not __package__:  # python validate/train_FKD.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.cli import MIX, InputError, Parser, check_optimizer, check_range, check_views, dataset_flags, run, validation_of
+from scripts.cli import MIX, InputError, Parser, check_optimizer, check_views, dataset_flags, run, validation_of
 
 MACHINE_ONLY = ("output_dir", "save_seconds", "data_dir", "workers", "val_dir", "train_dir", "fkd_path", "teacher",
                 "label_file_path", "prompt_template", "on_bad_image", "val_labels", "tensorboard", "wandb_project",
@@ -30,7 +30,7 @@ def parse_args():
     parser.add_argument("--train-dir", default=None, help="distilled set (default: the real training split of --dataset)")
     parser.add_dataset_flags()
     parser.add_argument("--val-dir", default=None, help="real test images, one folder per class (default: of --dataset)")
-    parser.add_argument("-j", "--workers", default=4, type=int, help="threads that decode images")
+    parser.add_argument("-j", "--workers", default=4, type=int, least=0, help="threads that decode images")
     parser.add_argument("--data-path", default="auto", choices=("auto", "device", "pil"),
                         help="decode all images on the device, or read them by Pillow for every batch (auto: if too many)")
     parser.add_argument("--output-dir", default="./save/student", help="folder of the model")
@@ -45,8 +45,9 @@ def parse_args():
     parser.add_argument("--teacher-stem", default="imagenet", choices=("imagenet", "cifar"),
                         help="on the fly: first layers of a checkpoint's ResNet")
     parser.add_argument("--weights", default="IMAGENET1K_V1", help="on the fly: torchvision's weights of the teacher")
-    parser.add_argument("-T", "--temperature", default=None, type=float, help="of the distillation loss (default: 3)")
-    parser.add_argument("--keep-topk", default=None, type=int,
+    parser.add_argument("-T", "--temperature", default=None, type=float, least=1e-3,
+                        help="of the distillation loss (default: 3)")
+    parser.add_argument("--keep-topk", default=None, type=int, least=1,
                         help="teacher probabilities kept, the rest spread evenly (default: 1000)")
     parser.add_argument("--cluster-weights", action="store_true", help="weight the loss of an image by its cluster's size")
     # student and training
@@ -55,9 +56,10 @@ def parse_args():
     parser.add_argument("-a", "--arch", "--model", dest="model", default="resnet18",
                         help="torchvision's name of the student, or convnet_d3_w128")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"), help="first layers of a ResNet")
-    parser.add_argument("--batch-size", default=None, type=int, help="images per step, over all processes (default: 1024)")
-    parser.add_argument("--gradient-accumulation-steps", default=None, type=int, help="parts of a batch (default: 1)")
-    parser.add_argument("--epochs", default=None, type=int, help="default: 300")
+    parser.add_argument("--batch-size", default=None, type=int, least=1,
+                        help="images per step, over all processes (default: 1024)")
+    parser.add_argument("--gradient-accumulation-steps", default=None, type=int, least=1, help="parts of a batch (default: 1)")
+    parser.add_argument("--epochs", default=None, type=int, least=1, help="default: 300")
     parser.add_argument("--seed", default=0, type=int, help="seed of the weights (with hard labels also of the views)")
     parser.add_argument("--lr-schedule", default=None, choices=("linear", "cosine", "half-cosine"),
                         help="learning rate per epoch; half-cosine ends at half of it, the others at 0 (default: linear)")
@@ -66,7 +68,8 @@ def parse_args():
     parser.add_argument("-lr", "--learning-rate", default=None, type=float, help="learning rate of SGD (default: 1.024)")
     parser.add_argument("--momentum", default=None, type=float, help="momentum of SGD (default: 0.875)")
     parser.add_argument("--weight-decay", default=None, type=float, help="weight decay of SGD (default: 3e-5)")
-    parser.add_argument("--ema", default=0.0, type=float, help="test and keep averaged weights of this decay (0: the last)")
+    parser.add_argument("--ema", default=0.0, type=float, least=0, most=0.999999,
+                        help="test and keep averaged weights of this decay (0: the last)")
     parser.add_argument("--bf16", action="store_true",
                         help="compute in bfloat16 where that is safe and the device has it; weights stay float32")
     parser.add_argument("--adamw-lr", default=None, type=float, help="learning rate of AdamW (default: 0.001)")
@@ -74,7 +77,7 @@ def parse_args():
     # views; with stored soft labels a value given here must agree with them
     parser.add_mix_flags(defaults={})
     parser.add_argument("--fkd_seed", default=None, type=int, help="default: as stored, else 42")
-    parser.add_argument("--input-size", default=None, type=int, help="pixels of a view (default: as stored, else 224)")
+    parser.add_argument("--input-size", default=None, type=int, least=1, help="pixels of a view (default: as stored, else 224)")
     parser.add_argument("--min-scale-crops", default=None, type=float, help="default: as stored, else 0.08")
     parser.add_argument("--max-scale-crops", default=None, type=float, help="default: as stored, else 1")
     parser.add_argument("--flip", default=None, type=float, help="default: as stored, else 0.5")
@@ -89,12 +92,6 @@ def parse_args():
 
 def check(args) -> None:
     """Raise InputError for impossible numbers and for flags that contradict each other; None passes."""
-    for flag in ("batch_size", "epochs", "gradient_accumulation_steps", "workers", "keep_topk", "input_size"):
-        if getattr(args, flag) is not None:
-            check_range(f"--{flag.replace('_', '-')}", getattr(args, flag), 0 if flag == "workers" else 1)
-    if args.temperature is not None:
-        check_range("--temperature", args.temperature, 1e-3)
-    check_range("--ema", args.ema, 0, 0.999999)
     check_views(args)
     check_optimizer(args)
     for flag in ("adamw_lr", "adamw_weight_decay") if args.sgd else ("learning_rate", "momentum", "weight_decay"):

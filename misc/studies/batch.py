@@ -14,17 +14,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from scripts.cli import InputError, Parser, Progress, check_range, run, stop_asked
+from scripts.cli import InputError, Parser, Progress, run, stop_asked
 from scripts.files import read_bytes
 
 
 def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("commands", help="file of commands")
-    parser.add_argument("--jobs", default=2, type=int, help="blocks that run in parallel, with OMP_NUM_THREADS threads each")
-    args = parser.parse_args()
-    check_range("--jobs", args.jobs, 1)
-    return args
+    parser.add_argument("--jobs", default=2, type=int, least=1,
+                        help="blocks that run in parallel, with OMP_NUM_THREADS threads each")
+    return parser.parse_args()
 
 
 def main(args):
