@@ -21,15 +21,15 @@ def parse_args():
     parser.add_argument("--teacher", default=None, help="folder of matching.train_teacher; it needs BatchNorm")
     parser.add_argument("-a", "--arch", default="resnet18", help="with --weights: torchvision's network")
     parser.add_argument("--weights", default=None, help="torchvision's weights for ImageNet, such as IMAGENET1K_V1")
-    parser.add_argument("--ipc", default=10, type=int, least=1, help="images per class")
+    parser.add_argument("--ipc", default=10, type=int, least=1, most=1e6, help="images per class")
     parser.add_argument("--save_init_image_path", default="runs/distilled", help="the set becomes a folder below it")
-    parser.add_argument("--steps", default=1000, type=int, least=1,
+    parser.add_argument("--steps", default=1000, type=int, least=1, most=1e9,
                         help="optimiser steps of a batch (SRe2L on ImageNet-1K: 4000)")
-    parser.add_argument("--batch_size", default=100, type=int, least=1,
+    parser.add_argument("--batch_size", default=100, type=int, least=1, most=1e6,
                         help="images optimised together; their statistics are matched")
-    parser.add_argument("-lr", "--learning-rate", default=0.25, type=float, least=0,
+    parser.add_argument("-lr", "--learning-rate", default=0.25, type=float, least=0, most=1000,
                         help="of Adam, cosine to zero; normalised pixels")
-    parser.add_argument("--bn_weight", default=0.01, type=float, least=0,
+    parser.add_argument("--bn_weight", default=0.01, type=float, least=0, most=1e6,
                         help="weight of the BatchNorm loss beside cross-entropy")
     parser.add_argument("--min-scale-crops", default=0.08, type=float, least=1e-4, most=1,
                         help="smallest area of a random crop, as a fraction")
