@@ -16,6 +16,7 @@ from misc.report.results import (
     group_by,
     grouped,
     join,
+    other_images,
     runs_by_arm,
 )
 from misc.report.section import NONE, NOT_RUN, Section, cell, interval_cell, with_seeds
@@ -198,7 +199,7 @@ def stream_crops(current: Results, earlier: Results) -> list[Section]:
         return (SOURCES.index(run.config["stream"]), run.config.get("labels", "hard"), run.metrics["steps"], tested,
                 run.config["recipe.min_scale"])
     runs = [run for run in (*current.of_kind("continual"), *earlier.of_kind("continual"))
-            if run.config["method"] == "er" and FASHION_STREAM.search(run.name) and "-member/" not in run.name]
+            if run.config["method"] == "er" and FASHION_STREAM.search(run.name) and not other_images(run)]
     numbers = measure(group_by(runs, key_of), {"acc": "metrics.acc"})
     columns = sorted({key[3:] for key in numbers}, reverse=True)
     rows = [(f"{SOURCES[source]}, {labels} labels", str(steps),
@@ -220,7 +221,7 @@ def stream_images(results: Results, chosen: Results) -> list[Section]:
     for setting, own in group_by(runs, setting_of).items():
         arms: dict[str, dict[int, Run]] = {}
         for run in own:
-            arm = STREAM_ARM.search(run.name)["arm"] or run.config["stream"]
+            arm = other_images(run) or run.config["stream"]
             join(arms.setdefault(arm, {}), run, f"{setting[2]}, {arm}")
         seeds = set.intersection(*map(set, arms.values()))
         if seeds and arms.keys() - set(SMALL):

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from misc.report.figures import COLOURS, legend_below, log_ticks, panels, save, tidy
-from misc.report.results import METHODS, SOURCES, STREAM_ARM, Results, Run, join
+from misc.report.results import METHODS, SOURCES, Results, Run, join, other_images
 from misc.report.section import Section, interval_cell
 from misc.report.statistics import exponential, interval
 
@@ -23,7 +23,7 @@ def curves_of(results: Results) -> Curves:
     """
     found: Curves = {}
     for run in results.of_kind("continual"):
-        if (named := STREAM_ARM.search(run.name)) and named["arm"]:
+        if other_images(run):
             continue
         stream, classes = run.config["stream"], len(run.need("metrics.confusion"))
         ipc = 0 if stream == "real" else run.metrics["stream_images"] // classes

@@ -278,9 +278,14 @@ def arm_of(run: Run, lengths: set[int]) -> Arm:
     schedule = f"{steps} steps" if steps in lengths else ""
     if schedule and steps == min(lengths):
         schedule = "" if stream in SMALL else SAME_STEPS
-    named = STREAM_ARM.search(run.name)
-    start = named["arm"] if named and named["arm"] in ("medoid", "member") else ""
+    start = other_images(run) if other_images(run) in ("medoid", "member") else ""
     return Arm(stream, run.get("config.buffer_source", stream), run.get("config.labels", "hard"), schedule, start)
+
+
+def other_images(run: Run) -> str:
+    """What the images of a continual run's small stream are where they are not the usual ones, by its folder's name."""
+    named = STREAM_ARM.search(run.name)
+    return (named and named["arm"]) or ""
 
 
 def place_of(arm: Arm) -> tuple:
