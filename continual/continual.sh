@@ -21,7 +21,6 @@ case $STREAMS in                         # one stream: the first value is for re
     random | distilled) OWN=${VALUES##* } ;;
     *) OWN=$VALUES ;;
 esac
-case "$STREAMS/$*" in *random*/* | *buffer?source?random*) ;; *) RANDOM_REAL= ;; esac     # it need not exist
 
 train() {
     # shellcheck disable=SC2086  # lists of words

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import torch
 from torch import nn
 
 from continual.buffer import ClassBalanced, Reservoir, TaskMemory
@@ -40,7 +41,7 @@ REPLAYS = {"er": 1, "agem": 1, "derpp": 2}  # buffer batches per stream batch
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that decides a result. `steps` is per task; `schedule` is part of names only."""
+    """Everything that decides a result. `steps` is per task; `schedule` is recorded, but decides nothing."""
 
     method: str
     stream: str
@@ -86,6 +87,9 @@ class Sources:
         for images in (distilled, random):
             if images is not None:
                 check_class_names(images.name, images.classes, test.name, test.classes)
+        if distilled and random and not torch.equal(*(images.labels.bincount() for images in (distilled, random))):
+            raise InputError(f"--random: expected as many images of each class as {distilled.name} has, which are "
+                             f"{len(distilled)}, found {len(random)}")
 
     def of(self, name: str, seed: int) -> ImageSet:
         """The set `name`. Without --random, random images are drawn by `seed`, as many per class as in the distilled set."""

@@ -159,8 +159,11 @@ class DarkExperienceReplay(Learner):
     def end(self, task: Task) -> None:
         """Offer the task's memory images with the network's logits, where they are not the stream's."""
         if not task.memory_is_stream:
-            trainer = self.trainer
+            trainer, buffer = self.trainer, self.buffer
             with trainer.timers.phase("buffer"):
-                trainer.passes["forward", len(task.memory)] += 1
-                logits = predict(trainer.network, task.memory.images)
-                self.buffer.offer(task.memory.images, task.memory.labels, trainer.rng("memory", task.index), logits)
+                buffer.offer(task.memory.images, task.memory.labels, trainer.rng("memory", task.index))
+                rows = torch.isin(buffer.labels[:len(buffer)], torch.tensor(task.classes, device=buffer.labels.device))
+                rows = rows.nonzero().flatten()     # the images that stayed: no other task has these classes
+                if len(rows):
+                    buffer.logits[rows] = predict(trainer.network, buffer.images[rows])
+                    trainer.passes["forward", len(rows)] += 1

@@ -11,12 +11,22 @@ from continual.task_arithmetic import head_of
 from continual.training import Recipe, Trainer
 from distillation.distilled_set import check_class_names
 from matching.image_set import ImageSet
-from scripts.artefact import begin, finish, raise_first, read_manifest
+from scripts.artefact import begin, finish, raise_first
 from scripts.cli import InputError, Progress
 from scripts.files import read_json, read_tensors, write_json, write_tensors
-from scripts.networks import build, load_model, weight_problems
+from scripts.networks import build, load_model, seeded, weight_problems
 
 IMAGENET_CLASSES = 1000
+
+
+def check_start(start: str, arch: str, stem: str, size: int, classes: list[dict]) -> None:
+    """Raise InputError, before any training, for a start that does not fit, and for a network without a linear head."""
+    network = seeded(arch, len(classes), stem, 0, size)
+    head_of(network)
+    if start == "imagenet":
+        pretrained_backbone(arch, stem, size, network)
+    elif start not in ("random", "task1", "distilled"):
+        read_start(Path(start), network, classes)
 
 
 def pretrain(folder: Path, network: nn.Module, images: ImageSet, recipe: Recipe, steps: int, seed: int,
@@ -60,10 +70,12 @@ def pretrained_backbone(arch: str, stem: str, size: int, network: nn.Module, wei
 
 def read_start(folder: Path, network: nn.Module, classes: list[dict]) -> dict:
     """Load the weights of a teacher or student of `classes` into `network`. Raises InputError where they do not fit."""
-    kind = next((kind for kind in ("teacher", "student") if _is(folder, kind)), None)
-    if kind is None:
+    record = folder / "manifest.json"
+    content = read_json(record) if record.is_file() else {}
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind not in ("teacher", "student"):
         raise InputError(f"--start {folder}: expected random, task1, imagenet, distilled or a finished folder of kind "
-                         "teacher or student")
+                         f"teacher or student, found {f'one of kind {kind}' if kind else 'none'}")
     trained, manifest = load_model(folder, kind)
     try:
         network.load_state_dict(trained.state_dict())
@@ -73,10 +85,3 @@ def read_start(folder: Path, network: nn.Module, classes: list[dict]) -> dict:
                          f"{config['arch']} {config['stem']} with {len(manifest['classes'])} classes") from None
     check_class_names(f"--start {folder}", manifest["classes"], "the stream", classes)
     return {"name": folder.name, "seconds": 0.0, "note": f"a {kind} that has seen all {len(manifest['classes'])} classes"}
-
-
-def _is(folder: Path, kind: str) -> bool:
-    try:
-        return bool(read_manifest(folder, kind))
-    except InputError:
-        return False

@@ -10,7 +10,6 @@ runs. Tests use the real test split: Class-IL and Task-IL accuracy matrices.
 """
 
 import math
-import os
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from scripts.cli import InputError, Parser, check_optimizer, check_range, datase
 
 METHODS = ("finetune", "joint", "er", "agem", "derpp", "task_arithmetic")
 SOURCES = ("real", "random", "distilled")
+STARTS = ("random", "task1", "imagenet", "distilled")
 
 
 def parse_args():
@@ -58,8 +58,10 @@ def parse_args():
                         help="steps: the number of steps is a part of the folder's name too (default: the unit of --epochs or "
                              "--steps, with one name for all lengths)")
     parser.add_argument("--epochs", default=None, type=float, nargs="+",
+                        least=1e-9,
                         help="passes over a task (default: 2); one value, or one per --stream")
-    parser.add_argument("--steps", default=None, type=int, nargs="+", help="steps per task; one value, or one per --stream")
+    parser.add_argument("--steps", default=None, type=int, least=1, nargs="+",
+                        help="steps per task; one value, or one per --stream")
     parser.add_argument("--bf16", action="store_true",
                         help="forward and backward in bfloat16 where that is safe and the device has it")
     parser.add_argument("--batch-size", default=32, type=int, least=2, help="stream images per step")
@@ -110,22 +112,13 @@ def check(args) -> None:
         raise InputError("--labels soft and --teacher: expected both or neither, found "
                          + ("no --teacher" if args.labels == "soft" else "--labels hard"))
     chosen = schedule_of(args)
-    for schedule, (flag, values) in lengths(args).items():
-        if values is None:
-            continue
-        if schedule != chosen:
-            raise InputError(f"--schedule {chosen}: expected no {flag}, found {' '.join(map(str, values))}")
-        if len(values) not in (1, len(args.stream)):
-            raise InputError(f"{flag}: expected one value or one per --stream ({len(args.stream)}), found {len(values)}")
-        for value in values:
-            check_range(flag, value, 1 if flag == "--steps" else 1e-9)
-    if chosen != "epochs" and lengths(args)[chosen][1] is None:
-        raise InputError(f"--schedule {chosen}: expected {lengths(args)[chosen][0]}, found none")
-
-
-def lengths(args) -> dict:
-    """The length of a task by schedule: the flag and its values."""
-    return {"epochs": ("--epochs", args.epochs), "steps": ("--steps", args.steps)}
+    for schedule, values in (("epochs", args.epochs), ("steps", args.steps)):
+        if values and schedule != chosen:
+            raise InputError(f"--schedule {chosen}: expected no --{schedule}, found {' '.join(map(str, values))}")
+        if values and len(values) not in (1, len(args.stream)):
+            raise InputError(f"--{schedule}: expected one value or one per --stream ({len(args.stream)}), found {len(values)}")
+    if chosen == "steps" and not args.steps:
+        raise InputError("--schedule steps: expected --steps, found none")
 
 
 def schedule_of(args) -> str:
@@ -150,17 +143,22 @@ def main(args):
 def load_sources(args, device):
     """Real, distilled and random images at the training size, and the teacher if there is one, on the device."""
     from continual.experiment import Sources
+    from continual.start import check_start
     from continual.streams import set_at
     from continual.training import read_teacher
     from distillation.datasets import load_splits
     from matching.image_set import distilled_images, real_images
     from scripts.artefact import check_held_out
-    check_held_out(args.validation, args.distilled, args.random, args.teacher, *filter(os.path.isdir, [args.start]))
+    random = args.random if "random" in (*args.stream, args.buffer_source) else None
+    start = args.start if "task_arithmetic" in args.method and args.start not in STARTS else None
+    check_held_out(args.validation, args.distilled, random, args.teacher, start)
     splits = load_splits(**dataset_flags(args))
-    size = args.size or splits[0].native_size_pixels or 224
-    folders = [distilled_images(folder) if folder else None for folder in (args.distilled, args.random)]
+    size, fit = args.size or splits[0].native_size_pixels or 224, "squash" if splits[0].native_size_pixels else "centre"
+    if "task_arithmetic" in args.method:
+        check_start(args.start, args.arch, args.stem, size, splits[0].classes)
+    folders = [distilled_images(folder) if folder else None for folder in (args.distilled, random)]
     teacher = read_teacher(args.teacher, args.temperature, splits[0].classes, size, device) if args.teacher else None
-    return Sources(*(real_images(split, size, fit="centre").to(device) for split in splits),
+    return Sources(*(real_images(split, size, fit=fit).to(device) for split in splits),
                    *(set_at(images, size).to(device) if images else None for images in folders)), teacher
 
 
@@ -169,7 +167,7 @@ def run_of(args, sources, method: str, index: int, seed: int):
     from continual.experiment import Merging, Run
     from continual.training import Recipe
     stream, schedule = args.stream[index], schedule_of(args)
-    images, values = sources.of(stream, seed), lengths(args)[schedule][1] or [2.0]
+    images, values = sources.of(stream, seed), (args.steps if schedule == "steps" else args.epochs) or [2.0]
     length = values[index % len(values)]  # the stream's own, or the only one
     steps = length if schedule == "steps" else max(1, math.ceil(length * len(images) / args.tasks / args.batch_size))
     recipe = Recipe(args.optimizer, args.lr, args.weight_decay, args.momentum, args.lr_schedule, args.batch_size,

@@ -11,7 +11,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from scripts.cli import InputError
-from scripts.files import DIVERGED, check_finite, digest, disk_errors, one_line
+from scripts.files import DIVERGED, check_finite, digest, disk_errors, one_line, read_json
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CONVERT = ('from diffusers import StableDiffusionPipeline as SD; '
@@ -36,6 +36,8 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
         missing = [part for part in ("model_index.json", *pipeline_class.parts) if not (folder / part).exists()]
         if missing:
             raise InputError(f"{expected}, found no {missing[0]} in it")
+        if (unet := folder / "unet" / "config.json").is_file():     # also where the autoencoder alone is loaded
+            check_unet(read_json(unet), expected)
         checkpoint = str(folder)
     elif not HUB_NAME.fullmatch(checkpoint) or Path(checkpoint).parent.is_dir():  # `owner/name`, unless `owner` is a folder
         raise InputError(f"{expected}, found nothing there")
@@ -50,6 +52,8 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
                                                   dtype=torch.float32 if dtype == "bfloat16" else precision)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise InputError(f"{expected}, found {one_line(error)}") from None
+    if "unet" in pipeline_class.parts:
+        check_unet(pipeline.unet.config, expected, pipeline.text_encoder.config.hidden_size)
     pipeline.set_progress_bar_config(disable=True)  # callers have bars of their own
     pipeline.autoencoder = autoencoder_digest(pipeline.vae)  # before bfloat16 rounds it otherwise than float16
     config = pipeline.vae.config
@@ -58,6 +62,23 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
         if isinstance(part, torch.nn.Module):
             torch.nn.Module.to(part, torch.float32 if upcast and part is pipeline.vae else precision)  # diffusers' own warns
     return pipeline.to(device)
+
+
+def check_unet(config, expected: str, text_width: int | None = None) -> None:
+    """Raise InputError for a UNet with other inputs than noisy latents and a prompt of one text encoder."""
+    channels, width = (config.get("in_channels"), config.get("out_channels")), config.get("cross_attention_dim")
+    if config.get("addition_embed_type"):
+        raise InputError(f"{expected}, found a UNet with added conditions ({config['addition_embed_type']}), such as SDXL's")
+    if channels[0] != channels[1]:
+        raise InputError(f"{expected}, found a UNet with {channels[0]} channels in and {channels[1]} out, as for "
+                         "inpainting")
+    if text_width not in (None, width):
+        raise InputError(f"{expected}, found a UNet for prompts of width {width} with a text encoder of width {text_width}")
+
+
+def stored_dtype(dtype: str | None, device) -> str | None:
+    """The precision in a stored configuration: that of `load_pipeline` on `device`, None for float32 by default."""
+    return dtype or (None if torch.device(device).type == "cpu" else "float16")
 
 
 def write_checkpoint(folder: Path, **parts) -> None:

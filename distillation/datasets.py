@@ -72,11 +72,10 @@ class Split:
 
 def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Path | None = None,
                prompt_template: str | None = None, on_bad_image: str = "error", validation: int = 0,
-               classes: list[dict] | None = None, val_labels: str | Path | None = None, numbered: bool = False) -> Split:
+               classes: list[dict] | None = None, val_labels: str | Path | None = None) -> Split:
     """Load `split` ("train" or "test") of the data set `name`; with `validation`, of its training images (`part_of_training`).
 
-    With `classes` it is `matched` to them, which may be `numbered`. `val_labels` names the classes of test images that lie in
-    one folder (`listed`).
+    With `classes` it is `matched` to them. `val_labels` names the classes of test images that lie in one folder (`listed`).
 
     Prompts are the data set's own or the lines of `label_file` in class order; they replace {} in `prompt_template`. Raises
     InputError for a missing folder, an empty class, an unknown wnid, and a label file that does not fit.
@@ -90,7 +89,7 @@ def load_split(name: str, data_dir: str | Path, split: str, label_file: str | Pa
     names = [entry["name"] for entry in loaded.classes]
     own = own_prompts(name, names, loaded.root) if label_file is None else names
     loaded = replace(loaded, classes=[{"name": each, "prompt": prompt} for each, prompt in zip(names, own, strict=True)])
-    loaded = loaded if classes is None else matched(loaded, classes, numbered)
+    loaded = loaded if classes is None else matched(loaded, classes)
     return replace(loaded, classes=with_prompts(loaded.classes, name, label_file, prompt_template), on_bad_image=on_bad_image)
 
 
@@ -100,15 +99,13 @@ def load_splits(**flags) -> tuple[Split, Split]:
     return train, load_split(split="test", **flags, classes=train.classes)
 
 
-def matched(split: Split, classes: list[dict], numbered: bool = False) -> Split:
+def matched(split: Split, classes: list[dict]) -> Split:
     """The split with its labels in the order of `classes`, found by name; images of other classes are left out, with a line.
 
-    With `numbered` the original's names `0`, `1`, ... of a distilled set fit as many classes that have none of these names.
-    Raises InputError where a class has no images.
+    Classes that have no names `fit_by_place`. Raises InputError where a class has no images.
     """
     found, wanted = ([unicodedata.normalize("NFC", entry["name"]) for entry in entries] for entries in (split.classes, classes))
-    by_place = numbered and wanted == [str(label) for label in range(len(found))] and not set(found) & set(wanted)
-    if found == wanted or by_place:
+    if found == wanted or fit_by_place(classes, split.classes):
         return split
     where, absent = split.root or split.name, [name for name in wanted if name not in found]
     if absent:
@@ -120,6 +117,16 @@ def matched(split: Split, classes: list[dict], numbered: bool = False) -> Split:
     labels = np.array([label_of.get(name, -1) for name in found])[split.labels]
     kept = replace(split, labels=labels, classes=[split.classes[found.index(name)] for name in wanted])
     return kept.only(np.flatnonzero(labels >= 0))
+
+
+def fit_by_place(classes: list[dict], others: list[dict]) -> bool:
+    """Whether `classes` of a set of the original code, which stores no names, are `others`, in their order.
+
+    Its folders are `0`, `1`, ...; as many others have other names. Its file of prototypes has the prompts of the others.
+    """
+    names, other_names = ([entry["name"] for entry in entries] for entries in (classes, others))
+    numbered = all(entry.get("numbered") for entry in classes) and not set(names) & set(other_names)
+    return len(names) == len(others) and (numbered or names == [entry.get("prompt") for entry in others])
 
 
 def part_of_training(training: Split, split: str, validation: int) -> Split:

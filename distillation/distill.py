@@ -14,6 +14,7 @@ from distillation.gen_prototype import add_prototype_flags, check_prototype_flag
 from distillation.gen_prototype import configuration as prototypes_configuration
 from distillation.gen_syn_image import (
     add_synthesis_flags,
+    check_different,
     check_synthesis_flags,
     configuration,
     folder_name,
@@ -56,9 +57,10 @@ def main(args):
     size, images_per_class = size_to_encode(encoder, args.size), args.ipc * (args.repeats or 1)
     check_latent_shape(pipeline, encoder.latent_shape(size), size, args.diffusion_checkpoints_path)
     teacher = load_filter(args, split.classes, images_per_class, accelerator.device)
-    source = prototypes_configuration(args, args.ipc, split, size)
+    source = prototypes_configuration(args, args.ipc, split, size, accelerator.device)
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
-    config = configuration(args, args.image_size or min(size, 224), source, images_per_class)
+    config = configuration(args, args.image_size or min(size, 224), source, images_per_class, accelerator.device)
+    check_different(config, args.repeats or 1)
     if begin_together(folder, "distilled", config, accelerator):
         if accelerator.is_main_process:
             clear_parts(folder)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from distillation.card import card
-from distillation.datasets import image_folder
+from distillation.datasets import fit_by_place, image_folder
 from distillation.prototypes import class_folder
 from scripts.artefact import finish, raise_first, read_manifest, write_result
 from scripts.cli import InputError
@@ -53,7 +53,10 @@ def finish_distilled(folder: Path, classes: list[dict], config: dict, rows: list
 
 
 def read_distilled(folder: str | Path) -> tuple[list[dict], list[Path], Tensor, Tensor]:
-    """Classes, image paths, labels [N] and weights [N] of a distilled set, or of the original's folders `0`, `1`, `10`, ..."""
+    """Classes, image paths, labels [N] and weights [N] of a distilled set, or of the original's folders `0`, `1`, `10`, ...
+
+    The latter have no names of classes, so theirs are marked as `numbered`.
+    """
     folder = Path(folder)
     if not (folder / "manifest.json").exists() and not (folder / "config.json").exists() and folder.is_dir():
         return _read_original(folder)
@@ -92,13 +95,13 @@ def _read_original(folder: Path):
     if not classes or not all(path.name.isdecimal() for path in classes):
         raise InputError(f"{folder}: expected a distilled set (manifest.json, or folders named 0, 1, ...), found neither")
     split = image_folder(folder.name, folder, sort_key=lambda path: int(path.name))
-    return split.classes, split.paths, torch.from_numpy(split.labels), torch.ones(len(split.labels))
+    classes = [{**entry, "numbered": True} for entry in split.classes]
+    return classes, split.paths, torch.from_numpy(split.labels), torch.ones(len(split.labels))
 
 
 def check_class_names(name: str, classes: list[dict], expected_name: str, expected: list[dict]) -> None:
-    """Raise InputError when two ordered lists of classes differ. The original's names `0`, `1`, ... fit other names."""
+    """Raise InputError when two ordered lists of classes differ, unless `fit_by_place` is true."""
     found, wanted = ([unicodedata.normalize("NFC", entry["name"]) for entry in entries] for entries in (classes, expected))
-    numbered = found == [str(label) for label in range(len(wanted))] and not set(found) & set(wanted)
-    if found != wanted and not numbered:
+    if found != wanted and not fit_by_place(classes, expected):
         raise InputError(f"{name}: expected the {len(wanted)} classes of {expected_name} in its order, found {len(found)}: "
                          f"{', '.join(found[:5])} ...")

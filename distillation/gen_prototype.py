@@ -81,7 +81,8 @@ def main(args):
                              args.revision)
     size, root = size_to_encode(pipeline, args.size), Path(args.save_prototype_path)
     wanted = {ipc: root / folder_name(args.dataset, ipc, args.km_expand, args.prototype, args.outliers) for ipc in args.ipc}
-    configs, folders = {ipc: configuration(args, ipc, split, size) for ipc in wanted}, {}   # folders that are not complete
+    configs = {ipc: configuration(args, ipc, split, size, accelerator.device) for ipc in wanted}
+    folders = {}    # that are not complete
     for ipc, folder in wanted.items():
         if not begin_together(folder, "prototypes", configs[ipc], accelerator):
             folders[ipc] = folder
@@ -142,31 +143,34 @@ def drawn_prototypes(pipeline, split, label: int, size: int, args, ipc: int, sec
     import torch
 
     from distillation.prototypes import Prototypes
-    from distillation.real_subset import at_random
+    from distillation.real_subset import at_random, random_order
     from scripts.randomness import generator_for
     started = time.perf_counter()
     (_, images, rows), = at_random(split, [label], ipc, size, args.seed, args.num_workers)
     noise = torch.randn(len(images), *pipeline.latent_shape(size), generator=generator_for(args.seed, "latent", label))
-    places = torch.from_numpy(np.searchsorted(split.rows_of(label), rows))
+    own = split.rows_of(label)
+    order = own[random_order(len(own), args.seed, label)]
+    tried = order[:np.flatnonzero(order == rows[-1])[0] + 1]    # the last one tried was readable
+    places, skipped = (torch.from_numpy(np.searchsorted(own, some)) for some in (rows, np.setdiff1d(tried, rows)))
     names = [f"class {split.classes[label]['name']}, image {place}" for place in places]
     parts = [slice(first, first + args.batch_size) for first in range(0, len(images), args.batch_size)]
     latents = torch.cat([pipeline(images[part], noise[part] if args.latent == "sample" else None, names[part]).cpu()
                          for part in parts])
     seconds["encode"] = seconds.get("encode", 0.0) + time.perf_counter() - started
-    return Prototypes(latents, torch.ones(len(images), dtype=torch.long), torch.tensor(0.0), places, places[:0])
+    return Prototypes(latents, torch.ones(len(images), dtype=torch.long), torch.tensor(0.0), places, skipped)
 
 
-def configuration(args, ipc: int, split, size: int) -> dict:
+def configuration(args, ipc: int, split, size: int, device) -> dict:
     """Everything that decides the prototypes; no paths."""
-    from distillation.checkpoints import checkpoint_identity
+    from distillation.checkpoints import checkpoint_identity, stored_dtype
     from distillation.prototypes import LEAST_BATCH
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
-    names = ("dataset", "ipc", "km_expand", "kmeans", "prototype", "outliers", "latent", "dtype", "resize", "batch_size",
-             "seed")
+    names = ("dataset", "ipc", "km_expand", "kmeans", "prototype", "outliers", "latent", "resize", "batch_size", "seed")
     clustered = args.kmeans == "minibatch" and args.prototype != "random"
     least = clustered and args.km_expand is not None and args.km_expand * ipc < LEAST_BATCH
     return {**{name: getattr(args, name) for name in names}, "ipc": ipc, "km_expand": args.km_expand or 1,
-            **({"kmeans_batch": args.km_expand * ipc} if least else {}), "size": size, "data": split.identity(),
+            "dtype": stored_dtype(args.dtype, device), **({"kmeans_batch": args.km_expand * ipc} if least else {}),
+            "size": size, "data": split.identity(),
             **validation_of(args.validation),
             **({"drawn": "and cut as --method random"} if args.prototype == "random" else {}),  # earlier folders have others
             **({"prompts": hashlib.sha256("\n".join(entry["prompt"] for entry in split.classes).encode()).hexdigest()}

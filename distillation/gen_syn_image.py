@@ -4,8 +4,8 @@
         --save_init_image_path distilled --strength 0.7
 
 Writes <save_init_image_path>/<dataset>_ipc<prototypes>_<ipc>_s<strength>_g<guidance>_kmexpand<M>/ (other methods:
-<dataset>_<method>_ipc<N>/). The same command resumes; `accelerate launch -m distillation.gen_syn_image ...` divides the
-batches among processes.
+<dataset>_<method>_ipc<N>/), with endings for prototypes that are no centroids, for --scheduler and --filter_teacher. The same
+command resumes; `accelerate launch -m distillation.gen_syn_image ...` divides the batches among processes.
 """
 
 import sys
@@ -31,7 +31,8 @@ def parse_args():
     parser.add_argument("--ipc", default=None, type=int, least=1, help="images per class (default: one per prototype)")
     parser.add_argument("--km_expand", default=1, type=int, help="that of the prototypes, for the folder's name only")
     parser.add_argument("--seed", default=0, type=int, help="seed of the noise, or of the choice of real images")
-    parser.add_argument("--size", default=None, type=int, least=1, help="herding, kcenter: resolution to encode at")
+    parser.add_argument("--size", default=None, type=int, least=1,
+                        help="resolution to encode at (herding, kcenter), or to make (noise)")
     parser.add_argument("--num_workers", default=4, type=int, least=0, help="threads reading and writing images")
     # diffusion
     parser.add_checkpoint_flags()
@@ -85,7 +86,7 @@ def check_synthesis_flags(args) -> None:
             raise InputError(f"--{flag} needs {needed}")
     args.candidates = 2 if args.candidates is None else args.candidates
     args.mode_scale = 0.1 if args.mode_scale is None else args.mode_scale
-    for flag in ("filter_teacher", "repeats"):
+    for flag in ("filter_teacher", "repeats", "scheduler"):
         if args.method in REAL and getattr(args, flag) is not None:
             raise InputError(f"--{flag} needs --method d4m, prototype or noise (got {args.method})")
 
@@ -107,7 +108,8 @@ def main(args):
     teacher = load_filter(args, classes, images_per_class, accelerator.device)
     made_pixels = prototypes[0].centroids.shape[-1] * pipeline.vae_scale_factor
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
-    config = configuration(args, args.image_size or min(made_pixels, 224), source, images_per_class)
+    config = configuration(args, args.image_size or min(made_pixels, 224), source, images_per_class, accelerator.device)
+    check_different(config, repeats)
     if begin_together(folder, "distilled", config, accelerator):
         return
 
@@ -148,15 +150,21 @@ def starting_points(args, pipeline):
 
     from distillation.checkpoints import check_autoencoder
     from distillation.datasets import load_split
+    from distillation.encoding import size_to_encode
     from distillation.prompts import with_prompts
     from distillation.prototypes import Prototypes, read_prototypes
     from distillation.synthesis import check_latent_shape, latent_shape
     from scripts.artefact import check_held_out, identity
+    from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 
     if args.method == "noise":
         split = load_split(split="train", **dataset_flags(args))
-        zeros = Prototypes(torch.zeros(args.ipc, *latent_shape(pipeline)), torch.ones(args.ipc), torch.tensor(0.0))
-        source = {"ipc": args.ipc, "data": split.identity(), **validation_of(args.validation)}
+        shape, size = latent_shape(pipeline), {}
+        if args.size:
+            size = {"size": size_to_encode(StableDiffusionGenLatentsPipeline(pipeline.vae), args.size)}
+            shape = shape[0], *2 * (args.size // pipeline.vae_scale_factor,)
+        zeros = Prototypes(torch.zeros(args.ipc, *shape), torch.ones(args.ipc), torch.tensor(0.0))
+        source = {"ipc": args.ipc, **size, "data": split.identity(), **validation_of(args.validation)}
         return split.classes, dict.fromkeys(range(len(split.classes)), zeros), source
     check_held_out(args.validation, args.prototype_path)
     classes, prototypes, made_with = read_prototypes(args.prototype_path)
@@ -208,19 +216,19 @@ def keep_of(args, images_per_class: int) -> str:
     return args.filter_keep or ("confident" if images_per_class <= 10 else "hard")
 
 
-def configuration(args, image_size: int, source: dict, images_per_class: int) -> dict:
+def configuration(args, image_size: int, source: dict, images_per_class: int, device) -> dict:
     """Everything that decides the images; no paths."""
-    from distillation.checkpoints import checkpoint_identity
+    from distillation.checkpoints import checkpoint_identity, stored_dtype
     from scripts.artefact import identity
     from scripts.files import digest
     from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
-    names = ("method", "dataset", "ipc", "repeats", "km_expand", "guidance_scale", "num_inference_steps", "scheduler",
-             "negative_prompt", "prompt_template", "guidance", "dtype", "batch_size", "seed", "image_format")
+    names = ("method", "dataset", "km_expand", "guidance_scale", "num_inference_steps", "scheduler",
+             "negative_prompt", "prompt_template", "guidance", "batch_size", "seed", "image_format")
     guided = args.guidance == "mode"
     strength = 1.0 if guided else {"d4m": args.strength, "prototype": 0.0, "noise": 1.0}[args.method]
     filtered = args.filter_teacher is not None
-    return {**{name: getattr(args, name) for name in names}, "km_expand": args.km_expand or 1,
-            "strength": strength, "image_size": image_size,
+    return {**{name: getattr(args, name) for name in names}, "ipc": images_per_class, "km_expand": args.km_expand or 1,
+            "dtype": stored_dtype(args.dtype, device), "strength": strength, "image_size": image_size,
             "mode_scale": args.mode_scale if guided else None, "stop_t": stop_of(args) if guided else None,
             **({"mode_update": "after the step"} if guided else {}),  # folders without it have a weaker pull
             **({"scheduler_settings": "the checkpoint's"} if args.scheduler else {}),  # without it: the class's own defaults
@@ -231,6 +239,14 @@ def configuration(args, image_size: int, source: dict, images_per_class: int) ->
                                               args.revision),
             "label_file": digest(args.label_file_path) if args.label_file_path else None, "source": source,
             **validation_of(source.get("validation", 0))}
+
+
+def check_different(config: dict, repeats: int) -> None:
+    """Raise InputError where a prototype would have several images, all the same, since no step of diffusion runs."""
+    equal = repeats * (config["candidates"] or 1)
+    if int(config["strength"] * config["num_inference_steps"]) < 1 and equal > 1:
+        raise InputError(f"--strength {config['strength']} of {config['num_inference_steps']} steps: expected one image per "
+                         f"prototype where no step of diffusion runs, found {equal}, which would be equal")
 
 
 def stop_of(args) -> int:

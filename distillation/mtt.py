@@ -137,7 +137,7 @@ def match(folder: Path, config: dict, experts: Path, split, args, device) -> Non
     from distillation.real_subset import at_random
     from scripts.files import read_tensors
     from scripts.networks import normalise, normalised_range
-    from scripts.randomness import generator_for, seed_for, seed_network
+    from scripts.randomness import generator_for, seed_network
     from scripts.training import Loop
     chosen = torch.cat([images for _, images, _ in at_random(split, list(range(len(split.classes))), args.ipc, args.size,
                                                              args.seed, args.num_workers)])
@@ -170,7 +170,7 @@ def match(folder: Path, config: dict, experts: Path, split, args, device) -> Non
             learnt["rate"].clamp_(min=1e-6)
 
     pictures = to_uint8((learnt["pixels"].detach() - low) / (high - low))
-    rows = [row(label, entry["name"], index, 0, seed_for(args.seed, "mtt", label, index), 1 / args.ipc, args.image_format)
+    rows = [row(label, entry["name"], index, 0, args.seed, 1 / args.ipc, args.image_format)
             for label, entry in enumerate(split.classes) for index in range(args.ipc)]
     for picture, each in zip(pictures, rows, strict=True):
         write_image(folder, each["file_name"], to_pil(picture))

@@ -63,10 +63,11 @@ def file_prompts(path: Path, dataset: str, names: list[str]) -> list[str]:
         found = len(lines) if all(lines) else f"an empty line {lines.index('') + 1}"
         raise InputError(f"{path}: expected {len(names)} prompts, one per line in class order, found {found}")
     known = by_wnid(dataset)
-    own = [plain(known.get(name, name)) for name in names]
-    if wrong := exchanged(lines, own):
-        raise InputError(f"{path}: expected the names of {dataset} in class order, line {wrong[0] + 1} {own[wrong[0]]!r}, "
-                         f"found {lines[wrong[0]]!r}; {len(wrong)} of {len(lines)} lines name another class")
+    shipped = read_lines(PROMPTS / BY_CLASS[dataset]) if dataset in BY_CLASS else names
+    for own in ([plain(known.get(name, name)) for name in names], shipped):     # digits: "3", "three"
+        if len(own) == len(names) and (wrong := exchanged(lines, own)):
+            raise InputError(f"{path}: expected the names of {dataset} in class order, line {wrong[0] + 1} {own[wrong[0]]!r}, "
+                             f"found {lines[wrong[0]]!r}; {len(wrong)} of {len(lines)} lines name another class")
     return lines
 
 

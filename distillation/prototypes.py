@@ -16,7 +16,7 @@ from scripts.cli import InputError
 from scripts.files import Expected, atomic_path, one_line, read_json, read_tensors, tensor_problems, write_tensors
 
 LARGEST_JSON_BYTES = 2 ** 32  # of the original's file: ImageNet-1K at IPC 10 takes 3.2 GB
-REAL = ("medoid", "member", "random")  # prototypes that are latents of real images
+REAL_LATENTS = ("medoid", "member", "random")  # prototypes that are latents of real images
 LEAST_BATCH = 1024  # scikit-learn's default, without --km_expand; ipc alone is the number of clusters
 
 
@@ -107,7 +107,7 @@ def find_prototypes(latents: Tensor, ipc: int, km_expand: int | None, seed: int,
     choose = partial(random_members, seed=seed) if prototype == "member" else nearest_members
     found = cluster(latents[kept], ipc, km_expand, seed, kmeans, choose)
     nearest = torch.from_numpy(kept)[found.nearest]
-    return replace(found, nearest=nearest, centroids=latents[nearest] if prototype in REAL else found.centroids)
+    return replace(found, nearest=nearest, centroids=latents[nearest] if prototype in REAL_LATENTS else found.centroids)
 
 
 def folder_name(dataset: str, ipc: int, km_expand: int | None, prototype: str = "centroid", outliers: str = "none") -> str:
@@ -117,7 +117,7 @@ def folder_name(dataset: str, ipc: int, km_expand: int | None, prototype: str = 
 
 def ending(prototype: str | None, outliers: str | None, mark: str) -> str:
     """The ending of a folder's name for prototypes that are not plain centroids."""
-    return (f"{mark}{prototype}" if prototype in REAL else "") + (f"{mark}lof" if outliers == "lof" else "")
+    return (f"{mark}{prototype}" if prototype in REAL_LATENTS else "") + (f"{mark}lof" if outliers == "lof" else "")
 
 
 def class_folder(label: int, name: str) -> str:

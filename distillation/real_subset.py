@@ -49,13 +49,13 @@ def choose_real(args, accelerator) -> None:
 
 def load_encoder(args, device) -> tuple:
     """The autoencoder, and the settings that decide its latents."""
-    from distillation.checkpoints import checkpoint_identity, load_pipeline
+    from distillation.checkpoints import checkpoint_identity, load_pipeline, stored_dtype
     from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
     checkpoint = args.diffusion_checkpoints_path
     pipeline = load_pipeline(StableDiffusionGenLatentsPipeline, checkpoint, device, args.dtype, args.revision)
     identity = checkpoint_identity(checkpoint, pipeline.parts, args.revision)
-    return pipeline, {"size": size_to_encode(pipeline, args.size), "dtype": args.dtype, "batch_size": args.batch_size,
-                      "checkpoint": identity}
+    return pipeline, {"size": size_to_encode(pipeline, args.size), "dtype": stored_dtype(args.dtype, device),
+                      "batch_size": args.batch_size, "checkpoint": identity}
 
 
 def at_random(split: Split, labels: list[int], count: int, size_pixels: int, seed: int, workers: int,

@@ -19,7 +19,7 @@ DECIDING = ("ipc", "steps", "batch_size", "learning_rate", "bn_weight", "min_sca
 def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("--teacher", default=None, help="folder of matching.train_teacher; it needs BatchNorm")
-    parser.add_argument("-a", "--arch", default="resnet18", help="with --weights: torchvision's network")
+    parser.add_argument("-a", "--arch", default=None, help="with --weights: torchvision's network (default: resnet18)")
     parser.add_argument("--weights", default=None, help="torchvision's weights for ImageNet, such as IMAGENET1K_V1")
     parser.add_argument("--ipc", default=10, type=int, least=1, most=1e6, help="images per class")
     parser.add_argument("--save_init_image_path", default="runs/distilled", help="the set becomes a folder below it")
@@ -40,6 +40,8 @@ def parse_args():
     args = parser.parse_args()
     if (args.teacher is None) == (args.weights is None):
         raise InputError("--teacher or --weights: expected one of them, found " + ("both" if args.teacher else "none"))
+    if args.teacher and args.arch:
+        raise InputError(f"--arch needs --weights (got {args.arch})")
     return args
 
 
@@ -52,7 +54,7 @@ def main(args):
     accelerator = new_accelerator()
     teacher, classes, facts = load_teacher(args)
     teacher = teacher.to(accelerator.device).requires_grad_(False)
-    layers = hook_statistics(teacher, args.teacher or args.arch)
+    layers = hook_statistics(teacher, args.teacher or args.weights)
     folder = Path(args.save_init_image_path) / f"{facts['dataset']}_sre2l_ipc{args.ipc}"
     config = {"method": "sre2l", **{name: getattr(args, name) for name in DECIDING}, **facts}
     if begin_together(folder, "distilled", config, accelerator):
@@ -88,8 +90,9 @@ def load_teacher(args) -> tuple:
             **validation_of(config.get("validation", 0))}
     names = by_wnid("imagenet")
     classes = [{"name": wnid, "prompt": name} for wnid, name in names.items()]
-    return build(args.arch, len(names), weights=args.weights).eval(), classes, {
-        "dataset": "imagenet", "image_size": 224, "teacher": f"{args.arch} {args.weights}"}
+    arch = args.arch or "resnet18"
+    return build(arch, len(names), weights=args.weights).eval(), classes, {
+        "dataset": "imagenet", "image_size": 224, "teacher": f"{arch} {args.weights}"}
 
 
 def hook_statistics(network, name: str) -> list:

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 . scripts/settings.sh
 
 if [ -n "$INIT" ]; then
-    set -- --init "$INIT" ${LORA_RANK:+--lora_rank "$LORA_RANK"} "$@"
+    set -- --init "$INIT" "$@"
 else
     # shellcheck disable=SC2086  # channels are several words
     set -- --vae_channels $VAE_CHANNELS --vae_steps "$VAE_STEPS" --unet_channels $UNET_CHANNELS "$@"
@@ -18,6 +18,6 @@ $LAUNCH -m distillation.train_ldm \
     --dataset "$DATASET" --data_dir "$DATA" ${PROMPTS:+--label_file_path "$PROMPTS"} \
     ${VALIDATION:+--validation "$VALIDATION"} \
     --unet_steps "$UNET_STEPS" --batch_size "$LDM_BATCH" --num_workers "$WORKERS" --seed "$SEED" \
-    --output_dir "$LDM" \
+    --output_dir "$LDM" ${LORA_RANK:+--lora_rank "$LORA_RANK"} \
     $LDM_RECIPE \
     "$@"

@@ -30,23 +30,27 @@ def load_teacher(folder: str | Path | None, arch: str, stem: str, weights: str, 
                  size: int) -> tuple[nn.Module, str]:
     """The teacher for views of `size` pixels, in evaluation mode on the images' device, and a name that identifies it.
 
-    `folder` is train_teacher's, or (with `arch`) a checkpoint file, or None for torchvision's `weights`. Raises InputError for
-    other classes, another size, or weights that do not fit.
+    `folder` is train_teacher's, a checkpoint file of `arch` and `stem`, or None for torchvision's `weights`. Raises InputError
+    for other classes, another size, or weights that do not fit.
     """
     if folder is None:
         network, name = imagenet_teacher(arch, weights, images, size), f"{arch} {weights}"
-    elif arch and not Path(folder).is_dir():
+    elif not Path(folder).is_dir():
         network, name = load_checkpoint(folder, arch, len(images.classes), stem, size), f"{arch} {stem} {identity(folder)}"
         names = [entry["name"] for entry in images.classes]
         note(f"{folder}: has no class list; its outputs are taken in the order {', '.join(names[:3])}, ... {names[-1]}")
     else:
-        network, manifest = load_model(folder, "teacher")
-        check_class_names(images.name, images.classes, folder, manifest["classes"])
-        trained = manifest["config"]["input_size"]
-        if trained != size:
-            raise InputError(f"--input-size: expected {trained}, which {folder} was trained at, found {size}")
-        name = identity(folder)
+        network, name = trained_teacher(folder, images, size), identity(folder)
     return network.to(images.device).eval(), name
+
+
+def trained_teacher(folder: str | Path, images: ImageSet | FileImages, size: int) -> nn.Module:
+    """The network of train_teacher's `folder`. Raises InputError for other classes than those of `images`, or another size."""
+    network, manifest = load_model(folder, "teacher")
+    check_class_names(images.name, images.classes, folder, manifest["classes"])
+    if (trained := manifest["config"]["input_size"]) != size:
+        raise InputError(f"--input-size: expected {trained}, which {folder} was trained at, found {size}")
+    return network.to(images.device).eval()
 
 
 def imagenet_teacher(arch: str, weights: str, images: ImageSet | FileImages, size: int) -> nn.Module:

@@ -26,7 +26,7 @@ from scripts.files import ABSENT, digest, disk_errors, one_line, read_json, writ
 
 VERSION = 1
 LOCK = ".lock"
-ADDED = ("images_digest",)  # keys of configurations that folders of earlier versions lack
+ADDED = ("images_digest", "test_bytes", "weights", "ipc")  # of configurations: folders of earlier versions have none
 WAIT_SECONDS = 1
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "numpy", "scikit-learn", "pillow")
@@ -141,10 +141,19 @@ def check_configuration(folder: Path, kind: str, config: dict) -> None:
         raise InputError(f"{record}: expected the kind and configuration of a run, found something else")
     if found.get("kind") != kind:
         raise InputError(f"{folder}: expected a folder of kind {kind}, found {found.get('kind')}")
-    for key in sorted(config.keys() | found["config"].keys()):
-        wanted, had = config.get(key), found["config"].get(key)
-        if wanted != had and not (key in ADDED and key not in found["config"]):
+    asked, begun = flat(config), flat(found["config"])
+    for key in sorted(asked.keys() | begun.keys()):
+        wanted, had = asked.get(key), begun.get(key)
+        if wanted != had and not (key in ADDED and had is None):
             raise InputError(f"{folder}: begun with {key}={had!r}, now asked for {wanted!r}; choose another folder")
+
+
+def flat(nested: dict, before: str = "") -> dict:
+    """A dictionary without nesting: {"recipe.lr": 0.001}."""
+    found = {}
+    for key, one in nested.items():
+        found |= flat(one, f"{before}{key}.") if isinstance(one, dict) else {f"{before}{key}": one}
+    return found
 
 
 def finish(folder: Path, kind: str, classes: list[dict], config: dict, files: list[str], **facts) -> None:

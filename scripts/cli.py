@@ -1,7 +1,8 @@
 """How every command starts and ends: flags, progress, errors, exit codes, SIGTERM.
 
 An entry point parses its arguments before it imports anything heavy, so that `--help` answers at once. Exit codes: 0 done, or
-stopped by SIGTERM with its state written; 2 bad input; 3 a failing disk, or another process of the job that ended early.
+stopped by SIGTERM with its state written; 2 bad input; 3 a failing disk, or another process of the job that ended early; 130
+interrupted.
 """
 
 import argparse
@@ -203,9 +204,11 @@ def run(parse_args, main, output: str = "") -> None:
     except InputError as error:
         sys.exit(_report(error, 2))
     except OSError as error:
-        too_long = error.errno == errno.ENAMETOOLONG    # the name is wrong, not the disk
-        sys.exit(_report(f"{error.filename}: {error.strerror}", 2) if too_long else _report(failed(error), 3))
+        wrong_name = error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST)    # not the disk
+        sys.exit(_report(f"{error.filename}: {error.strerror}", 2) if wrong_name else _report(failed(error), 3))
     except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's
+            sys.exit(_report(f"too little memory on the device, choose smaller batches: {error}"[:500], 2))
         if not _of_another_process(error):
             raise
         sys.exit(_stopped() if stop_asked() else

@@ -72,7 +72,7 @@ class StableDiffusionGenLatentsPipeline(DiffusionPipeline):
         With `noise` [B, C, h, w] a sample of the posterior, mean + std * noise; without, its mean. Raises InputError for
         latents that are not finite, with the image's name.
         """
-        signed = images.to(self.device).to(self.vae.dtype) / 127.5 - 1
+        signed = (images.to(self.device).float() / 127.5 - 1).to(self.vae.dtype)
         posterior = self.vae.encode(signed).latent_dist
         latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
         check_finite(dict(zip(names or range(len(latents)), latents, strict=True)), "encoder", likely_cause(self.vae.dtype))

@@ -24,20 +24,16 @@ def decode_latents(vae, latents: Tensor, names: list[str] | None = None) -> Tens
 
 
 class StableDiffusionLatents2ImgPipeline(StableDiffusionImg2ImgPipeline):
-    """The stock pipeline with prompt embeddings computed once, no safety checker unless asked for, and strength 0 allowed."""
+    """The stock pipeline with prompt embeddings computed once, no safety checker, and strength 0 allowed."""
 
     parts = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 
     @classmethod
-    def from_pretrained(cls, checkpoint: str, dtype: torch.dtype = torch.float32, safety_checker=None, feature_extractor=None,
-                        **kwargs):
-        """Load a Stable Diffusion checkpoint (hub name or folder).
-
-        Pass `safety_checker=` and `feature_extractor=` to have a safety checker; their folders are not read.
-        """
+    def from_pretrained(cls, checkpoint: str, dtype: torch.dtype = torch.float32, **kwargs):
+        """Load a Stable Diffusion checkpoint (hub name or folder)."""
         networks = {part: load_network(network, checkpoint, part, dtype, **kwargs) for part, network in NETWORKS.items()}
-        return super().from_pretrained(checkpoint, safety_checker=safety_checker, feature_extractor=feature_extractor,
-                                       requires_safety_checker=safety_checker is not None, **kwargs, **networks)
+        return super().from_pretrained(checkpoint, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+                                       **kwargs, **networks)
 
     @torch.inference_mode()
     def embed(self, prompts: list[str]) -> Tensor:

@@ -22,7 +22,7 @@ if [ -x .venv/bin/python ] && ! python scripts/check_requirements.py >/dev/null 
 fi
 command -v python >/dev/null || python() { python3 "$@"; }
 
-DATASET=${DATASET:-digits}
+DATASET=${DATASET:-digits} BATCH_ASKED=${BATCH:-}      # by the environment: PROTOCOL=rded has batches of its own
 if [ ! -f "scripts/settings/$DATASET.sh" ]; then
     echo "DATASET: expected one of $(cd scripts/settings && echo *.sh | sed 's/\.sh//g'), found $DATASET" >&2; exit 2
 fi
@@ -36,6 +36,11 @@ SEED=${SEED:-0}                          # of every other stage
 WORKERS=${WORKERS:-8}                    # threads of each process that read and write images
 NEGATIVE_PROMPT=${NEGATIVE_PROMPT-cartoon, anime, painting} DENOISE_BATCH=${DENOISE_BATCH:-16} LABEL_BATCH=${LABEL_BATCH:-256}
 # (with PROTOCOL=d4m labels are made in batches of BATCH instead)
+TASKS=${TASKS:-5} SCHEDULE=${SCHEDULE:-epochs} TASK_EPOCHS=${TASK_EPOCHS:-2}    # of continual.sh: epochs, or TASK_STEPS, a task
+BUFFER_SIZE=${BUFFER_SIZE:-200} BATCH_SIZE=${BATCH_SIZE:-32} REPLAY_BATCH_SIZE=${REPLAY_BATCH_SIZE:-32}
+# of train_ldm.sh, for Stable Diffusion: 16 images a step in 8 parts of 2; a resume point every half hour, since it is large
+UNET_STEPS=${UNET_STEPS:-4000} LDM_BATCH=${LDM_BATCH:-16}
+LDM_RECIPE=${LDM_RECIPE---gradient_accumulation_steps 8 --gradient_checkpointing --save_seconds 1800}
 IMAGE_SIZE=${IMAGE_SIZE:-}               # pixels of the saved images; empty: as made, at most 224
 METHOD=${METHOD:-d4m}                    # or prototype, noise, random, herding, kcenter, sre2l (sre2l.sh), mtt (mtt.sh)
 SRE2L_STEPS=${SRE2L_STEPS:-1000} SRE2L_BATCH=${SRE2L_BATCH:-100}        # of sre2l.sh: optimiser steps, images at once

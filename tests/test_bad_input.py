@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, IPC, REPEATS, SIZE, edit, new_checkpoint
+from conftest import CLASSES, IPC, SIZE, edit, new_checkpoint
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_verify import rewrite
@@ -366,8 +366,9 @@ def test_an_encoder_of_nan(gen_prototype, broken, tmp_path):
 
 
 @pytest.mark.parametrize(("part", "name", "flags"), [
-    ("UNet", IMAGE, []), ("UNet", IMAGE, ["--guidance", "mode"]), ("decoder", IMAGE, []), ("decoder", IMAGE, ["-s", 0]),
-    ("text encoder", "ant", []), ("encoder", REAL, ["--method", "herding", "--ipc", 1])])
+    ("UNet", IMAGE, []), ("UNet", IMAGE, ["--guidance", "mode"]), ("decoder", IMAGE, []),
+    ("decoder", IMAGE, ["-s", 0, "--ipc", IPC]), ("text encoder", "ant", []),
+    ("encoder", REAL, ["--method", "herding", "--ipc", 1])])
 def test_a_checkpoint_of_nan_makes_no_images(gen_syn_image, copied, broken, image_data, tmp_path, part, name, flags):
     prototypes = copied("prototypes")
     edit(prototypes, lambda manifest: manifest.pop("autoencoder"))  # which refuses another decoder, NaN or not
@@ -404,10 +405,10 @@ def test_a_checkpoint_of_nan_is_not_judged_nor_shown(here, broken, distilled, im
 def test_images_before_an_overflow_stay(gen_syn_image, prototypes, tmp_path):
     copy = Path(shutil.copytree(prototypes.folder, tmp_path / "copy"))
     rewrite(copy, "00011_sea_lion.safetensors", lambda tensors: tensors["centroids"].fill_(3e38))
-    answer = gen_syn_image("--prototype_path", copy, "-s", 0, "--batch_size", IPC)
+    answer = gen_syn_image("--prototype_path", copy, "-s", 0, "--ipc", IPC, "--batch_size", IPC)
     assert refused(answer, f"error: decoder: 00011_sea_lion/00011-p000-r00.png: {NAN}")
     assert sorted({name[:5] for name in stored(tmp_path / "out")}) == [f"{label:05d}" for label in range(11)]
-    assert len(stored(tmp_path / "out")) == 11 * IPC * REPEATS
+    assert len(stored(tmp_path / "out")) == 11 * IPC
 
 
 def test_infinity_is_no_white_image_and_float16_is_the_likely_cause():

@@ -79,8 +79,11 @@ def test_the_same_command_continues_a_half_finished_folder(again, copy, stage, n
     for manifest in manifests:
         for key in ("code", "packages", "files", "bytes"):
             del manifest[key]
+        if stage == "distilled":    # the number of images a prototype was in the flags alone
+            del manifest["config"]["ipc"]
+            manifest["config"].pop("repeats", None)
     assert manifests[0] == manifests[1]
-    files = [path.relative_to(before) for path in before.rglob("*") if path.suffix in (".safetensors", ".png", ".md", ".jsonl")]
+    files = [path.relative_to(before) for path in before.rglob("*") if path.suffix in (".safetensors", ".png", ".jsonl")]
     assert [path for path in files if str(path) != lost and (folder / path).read_bytes() != (before / path).read_bytes()] == []
     if lost.endswith(".png"):
         one, other = (np.array(Image.open(each / lost)).astype(int) for each in (folder, before))

@@ -14,9 +14,10 @@ from conftest import manifest_in, pixels
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_bad_input import refused
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from distillation.checkpoints import checkpoint_identity, load_pipeline
+from distillation.checkpoints import checkpoint_identity, load_pipeline, stored_dtype
 from distillation.ldm import byte_level_tokenizer, new_scheduler, stable_diffusion_v15
 from distillation.prototypes import read_prototypes
 from distillation.synthesis import Denoising, synthesize
@@ -154,6 +155,18 @@ def test_a_text_encoder_written_by_transformers_4_or_5_is_read(tmp_path, prefix)
     found = load_network(CLIPTextModel, str(tmp_path), "text_encoder").state_dict()
     torch.testing.assert_close({name.removeprefix("text_model."): tensor for name, tensor in found.items()},
                                {name: tensor.float() for name, tensor in tensors.items()}, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("changed", "words"), [
+    ({"addition_embed_type": "text_time"}, "a UNet with added conditions"), ({"in_channels": 9}, "9 channels in and 4 out")])
+def test_unets_of_another_kind_are_refused_in_stage_1(here, checkpoint, image_data, tmp_path, changed, words):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    config = json.loads((copy / "unet/config.json").read_text())
+    (copy / "unet/config.json").write_text(json.dumps(config | changed))
+    answer = here("distillation.gen_prototype", "--dataset", "folder", "--data_dir", image_data, "--ipc", 1,
+                  "--diffusion_checkpoints_path", copy, "--save_prototype_path", tmp_path / "out")
+    assert refused(answer, words) and not (tmp_path / "out").exists()
+    assert [stored_dtype(None, device) for device in ("cpu", "cuda")] == [None, "float16"]
 
 
 @pytest.mark.parametrize("problem", ["missing", "unexpected", "mismatched"])

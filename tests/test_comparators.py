@@ -64,6 +64,7 @@ def test_streams_of_a_comparator_have_a_row(here, image_data, sre2l, tmp_path):
 
 def test_what_sre2l_cannot_use_is_refused(here, teacher, tmp_path):
     for flags, words in ((("--steps", 0), "--steps"), ((), "--teacher or --weights"),
+                         (("--teacher", teacher.folder, "-a", "resnet50"), "--arch needs --weights (got resnet50)"),
                          (("--teacher", tmp_path / "none"), "expected a finished folder of kind teacher")):
         answer = here("distillation.sre2l", "--save_init_image_path", tmp_path / "out", *flags)
         assert refused(answer, words) and not (tmp_path / "out").exists()
@@ -102,6 +103,7 @@ def test_mtt_brings_the_student_nearer_to_the_expert(here, image_data, mtt, tmp_
     assert answer.code == 0, answer.err
     metrics = json.loads((tmp_path / "folder_mtt_ipc2" / "result.json").read_text())["metrics"]
     assert metrics["last_loss"] < metrics["first_loss"] and metrics["last_loss"] < 1
+    assert {row["seed"] for row in rows_of(mtt.folder)} == {0}     # of the random images that it starts from
     assert len(rows_of(mtt.folder)) == 24 and "trajectory matching" in (mtt.folder / "README.md").read_text()
     assert here("misc.verify", mtt.folder, mtt.folder.parents[1] / "experts").code == 0
 

@@ -3,12 +3,14 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import manifest_in, rows_of
 from PIL import Image
-from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_teacher
+from tiny_continual import FAST, RECIPE, Small, chi_square, in_process, some_images, tiny, write_data, write_teacher
 from torch import nn
 
 from continual import streams, train_continual
@@ -18,7 +20,8 @@ from continual.metrics import Timers, masked_accuracy, summarise
 from continual.streams import batches, class_order, hold_out, make_tasks, merge_tasks
 from continual.task_arithmetic import MERGES, TaskArithmetic, merge_ties, reestimate_batchnorm
 from continual.training import Trainer, bn_momentum
-from distillation.distilled_set import write_image
+from distillation.datasets import load_split
+from distillation.distilled_set import finish_distilled, row, write_image
 from distillation.images import fit_image
 from scripts.cli import ROOT, InputError
 from scripts.files import read_tensors
@@ -276,6 +279,43 @@ def test_images_that_are_not_square_are_cut_as_those_of_the_sets(tmp_path, monke
     assert torch.equal(sources.of("real", 0).images[0], expected) and torch.equal(sources.test.images[0], expected)
 
 
+def test_at_another_size_distilled_images_are_seen_as_real_ones(tmp_path, monkeypatch):
+    """Images of digits have one size, so none is cut."""
+    split, rows = load_split("digits", "", "train"), [row(label, str(label), 0, 0, 0, 1.0) for label in range(10)]
+    for entry in rows:
+        write_image(tmp_path / "set", entry["file_name"], split.read(int(split.rows_of(entry["label"])[0])))
+    finish_distilled(tmp_path / "set", split.classes, {}, rows)
+    words = ["--dataset", "digits", "--size", "24", "--distilled", str(tmp_path / "set")]
+    monkeypatch.setattr(sys, "argv", ["train_continual", *words])
+    sources, _ = train_continual.load_sources(train_continual.parse_args(), "cpu")
+    real = sources.of("real", 0)
+    first = torch.stack([real.images[(real.labels == label).nonzero()[0, 0]] for label in range(10)])
+    assert (first.int() - sources.of("distilled", 0).images.int()).abs().max() <= 1     # two ways to interpolate
+
+
+def test_random_images_are_read_where_they_are_used_and_are_as_many(data, tmp_path, monkeypatch, capsys):
+    words = tiny(data, tmp_path / "out", "--method", "finetune", "--tasks", 2, "--arch", FAST)
+    in_process(monkeypatch, *words, "--random", "nowhere", "--stream", "real")
+    more = write_data(tmp_path / "more") / "set"
+    rows = rows_of(more)
+    finish_distilled(more, manifest_in(more)["classes"], {}, rows[:-1])
+    for flags in (["--stream", "random"], ["--buffer-source", "random"]):
+        assert "--random: expected as many images of each class as set has, which are 8, found 7" in refusal(
+            monkeypatch, capsys, *words, "--random", more, *flags)
+
+
+def test_only_a_start_that_is_used_is_looked_at_and_before_other_methods_train(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("distilled").mkdir()      # the default folder of gen_syn_image, and a name of --start
+    words = ("--dataset", "folder", "--data-dir", data / "real", "--size", 32, "--tasks", 2, "--steps", 1, "--batch-size", 4,
+             "--arch", FAST, "--output-dir", tmp_path / "out")
+    in_process(monkeypatch, *words, "--method", "finetune", "--validation", 8)
+    weights = write_teacher(tmp_path / "teacher") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    said = refusal(monkeypatch, capsys, *words, "--method", "joint", "task_arithmetic", "--start", tmp_path / "teacher")
+    assert "model.safetensors: expected" in said and "bytes" in said and not (tmp_path / "out" / "joint-real-seed0").exists()
+
+
 def test_a_start_that_was_trained_again_is_another_start(data, tmp_path, monkeypatch, capsys):
     write_teacher(tmp_path / "teacher")
     words = tiny(data, tmp_path / "out", "--method", "task_arithmetic", "--tasks", 2, "--start", tmp_path / "teacher",
@@ -284,7 +324,7 @@ def test_a_start_that_was_trained_again_is_another_start(data, tmp_path, monkeyp
     manifest = json.loads((tmp_path / "teacher" / "manifest.json").read_text())
     manifest["files"] = {name: "0" * 64 for name in manifest["files"]}
     (tmp_path / "teacher" / "manifest.json").write_text(json.dumps(manifest))
-    assert "begun with digests" in refusal(monkeypatch, capsys, *words)
+    assert "begun with digests.start=" in refusal(monkeypatch, capsys, *words)
 
 
 def test_a_start_that_has_seen_other_classes_is_refused(data, tmp_path, monkeypatch, capsys):

@@ -363,6 +363,21 @@ def test_soft_labels_and_distilled_memory_of_a_real_stream_keep_to_its_size(data
         assert result["flops"] > 0 and result["peak_memory_bytes"] > 1e7 and result["schedule"] == "steps"
 
 
+def test_derpp_labels_the_images_of_another_source_that_it_stores():
+    train, memory = some_images(6), some_images(9, seed=1)
+    run = Run("derpp", "real", "random", 0, 2, "natural", FAST, "imagenet", 32, 1, ROOM, RECIPE, None,
+              {"alpha": 0.1, "beta": 0.5})
+    learner = prepare(run, Sources(train, some_images(3, seed=2), None, memory), "cpu").learner
+    for task in make_tasks(train, memory, memory, [(0, 1), (2, 3)]):
+        learner.begin(task, 1)
+        learner.end(task)
+        images, labels = learner.buffer.contents()
+        own = torch.isin(labels, torch.tensor(task.classes))
+        assert torch.equal(learner.buffer.logits[:len(labels)][own], predict(learner.trainer.network, images[own]))
+    passes = [images for (kind, images), _ in learner.trainer.passes.items() if kind == "forward"]
+    assert len(passes) == 2 and passes[0] == ROOM and passes[1] == int(own.sum()) < len(memory) / 2
+
+
 def test_merging_settings_of_old_folders_still_fit():
     old = Run("task_arithmetic", "real", "real", 0, 2, "natural", FAST, "imagenet", 32, 14, ROOM, RECIPE,
               Merging("random", 1, "mean", [1.0], 0))

@@ -37,7 +37,7 @@ from distillation.datasets import (
 )
 from distillation.distilled_set import check_class_names
 from distillation.images import BadImage, fit_image, open_image
-from distillation.prompts import PROMPTS, by_wnid, exchanged
+from distillation.prompts import PROMPTS, by_wnid, exchanged, file_prompts
 from matching.augmentation import Views, draw_views
 from matching.image_set import real_images
 from scripts.artefact import finish
@@ -339,18 +339,26 @@ def test_test_classes_that_are_missing_or_others_are_refused(here, three_and_fiv
 
 def test_numbered_classes_are_matched_too():
     """Sorted as text, 10 stands before 2; the original's folders are in numeric order."""
-    numbers, text = ([{"name": name} for name in order] for order in (map(str, range(11)), sorted(map(str, range(11)))))
+    numbers = [{"name": str(label), "numbered": True} for label in range(11)]
+    text = [{"name": name} for name in sorted(map(str, range(11)))]
     split = Split("val", text, np.arange(11), lambda row: marked(row))
     assert matched(split, numbers).labels.tolist() == [0, 1, 10, *range(2, 10)]
     named = replace(split, classes=[{"name": f"class {label}"} for label in range(11)])
-    assert matched(named, numbers, numbered=True) is named
-    for names, wanted in ((named.classes, numbers), ([*text[:-1], {"name": "11"}], numbers)):     # not a distilled set's
-        with pytest.raises(InputError, match="missing"):
-            matched(replace(split, classes=names), wanted)
+    assert matched(named, numbers) is named
+    check_class_names("set", numbers, "teacher", named.classes)
     with pytest.raises(InputError, match="1 missing"):      # names in common: no places
-        matched(replace(split, classes=[*text[:-1], {"name": "11"}]), numbers, numbered=True)
+        matched(replace(split, classes=[*text[:-1], {"name": "11"}]), numbers)
     with pytest.raises(InputError, match="11 classes of teacher"):
         check_class_names("set", numbers, "teacher", text)
+
+
+def test_classes_named_by_numbers_do_not_fit_others():
+    """The classes of digits are named 0 to 9; a set of the original code has numbers because it has no names."""
+    digits, garments = load_split("digits", "", "test"), [{"name": f"garment {label}"} for label in range(10)]
+    with pytest.raises(InputError, match="10 missing"):
+        matched(replace(digits, classes=garments), digits.classes)
+    with pytest.raises(InputError, match="10 classes of the stream"):
+        check_class_names("digits_ipc10", digits.classes, "the stream", garments)
 
 
 # prompts
@@ -390,6 +398,14 @@ def test_the_order_of_super_classes_is_refused_and_richer_prompts_are_not():
     assert exchanged(["maillot tank suit", "maillot"], ["maillot", "maillot tank suit"]) == [0, 1]
     names = list(by_wnid("imagenet").values())
     assert exchanged(CATEGORIES, names) == exchanged([f"a photo of a {name}" for name in names], names) == []
+
+
+@pytest.mark.parametrize(("dataset", "names"), [("digits", list("0123456789")), ("fashion_mnist", FashionMNIST.classes)])
+def test_shipped_prompts_in_another_order_are_refused_where_they_are_no_names(tmp_path, dataset, names):
+    lines = file_prompts(PROMPTS / f"{dataset}.txt", dataset, names)
+    (tmp_path / "prompts.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]))
+    with pytest.raises(InputError, match=f"names of {dataset} in class order, line 1 .*; 2 of 10 lines"):
+        file_prompts(tmp_path / "prompts.txt", dataset, names)
 
 
 # messy images, 1: formats

@@ -14,7 +14,7 @@ from sklearn.cluster import KMeans
 
 from distillation.checkpoints import load_pipeline
 from distillation.datasets import decode, load_split
-from distillation.distilled_set import read_distilled, row
+from distillation.distilled_set import check_class_names, read_distilled, row
 from distillation.images import to_uint8
 from distillation.ldm import byte_level_tokenizer, tokenize
 from distillation.prototypes import cluster, read_prototypes
@@ -144,6 +144,10 @@ def test_the_originals_json_file_is_read_and_used(here, checkpoint, prototypes, 
     made, others = (pictures(here, checkpoint, tmp_path / path.stem, "--method", "prototype", "--prototype_path", path)
                     for path in (tmp_path / "original.json", prototypes.folder))
     assert len(made) == 12 * IPC and made == others
+    named = [{"name": f"n{label:08d}", "prompt": prompt} for label, prompt in enumerate(CLASSES)]
+    check_class_names("the set", classes, "a teacher", named)      # its names are the prompts of the others
+    with pytest.raises(InputError, match="the set: expected the 12 classes of a teacher"):
+        check_class_names("the set", classes, "a teacher", named[::-1])
 
 
 def test_images_equal_the_stock_pipelines(checkpoint, image_pipeline):

@@ -1,5 +1,6 @@
 """The ground: flags in both spellings, progress in a log, one process per folder, the training loop, rate curves."""
 
+import errno
 import io
 import math
 import multiprocessing
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from scripts import artefact, cli, files
-from scripts.cli import DIGITS_LDM, ROOT, InputError, Parser, Progress, Stopped
+from scripts.cli import DIGITS_LDM, ROOT, InputError, Parser, Progress, Stopped, run
 from scripts.training import CURVES, Loop, averaged, new_optimizer, parameter_groups
 
 
@@ -193,6 +194,17 @@ def test_a_resume_point_with_other_groups_of_weight_decay_is_refused(tmp_path):
 def test_a_loss_that_is_not_finite_ends_in_one_line(tmp_path):
     with pytest.raises(InputError, match="test: expected a finite loss, found (nan|inf) at step"):
         train(tmp_path, 5, rate=1e30)
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (torch.OutOfMemoryError("CUDA out of memory"), "too little memory on the device, choose smaller batches: CUDA out of"),
+    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "README.md/set"), "README.md/set: Not a directory\n")])
+def test_errors_of_a_request_are_one_line_and_no_failing_disk(capsys, error, words):
+    def main(_):
+        raise error
+    with pytest.raises(SystemExit) as stopped:
+        run(lambda: None, main)
+    assert stopped.value.code == 2 and capsys.readouterr().err.startswith(f"error: {words}")
 
 
 def test_stopped_is_no_error_that_a_handler_swallows():

@@ -258,6 +258,11 @@ def test_damaged_images_end_the_run_or_are_left_out_and_listed(gen_prototype, ow
     assert rows.tolist() == split.rows_of(1)[readable].tolist()
     torch.testing.assert_close(latents, pipeline(decode(split, rows, SIZE), noise[readable]), atol=1e-5, rtol=1e-5)
 
+    # of random prototypes, the files that were tried: here all but one
+    answer, folder = gen_prototype("--data_dir", own_image_data, "--ipc", PER_CLASS - 2, "--on_bad_image", "skip",
+                                   "--prototype", "random", name=f"folder-ipc{PER_CLASS - 2}-kmexpand1-random")
+    assert answer.code == 0 and [entry["file"] for entry in manifest_in(folder)["skipped"]] == ["bear/07.png"]
+
 
 @pytest.mark.parametrize("method", ["random", "herding"])
 def test_real_images_are_chosen_among_the_readable(here, own_image_data, checkpoint, tmp_path, method):

@@ -184,6 +184,8 @@ def test_variables_choose_baselines_labels_and_teachers(asked):
     assert student.train_dir is None and student.fkd_path == "runs/digits/soft-labels/real"
     (student,) = asked("validate/train_FKD", DATASET="imagenet", PROTOCOL="rded")
     assert (student.teacher_arch, student.weights, student.fkd_path) == ("resnet18", "IMAGENET1K_V1", None)
+    for given, batch in (({}, None), ({"BATCH": "30"}, 30)):   # without one, that of the protocol, not of the data set
+        assert asked("validate/train_FKD", DATASET="cifar10", PROTOCOL="rded", **given)[0].batch_size == batch
     (student,) = asked("validate/train_FKD", DATASET="imagenet", PROTOCOL="rded", TEACHER="/made/here")
     assert student.teacher == "/made/here"
     (teacher,), (labels,) = (asked(stage, TEACHER_ARCH="resnet50") for stage in CHAIN[2:4])
@@ -217,13 +219,6 @@ def test_streams_of_soft_labels_and_the_same_steps_have_the_same_teacher(asked):
     assert [one.labels for one in found] == ["hard", "hard", "soft", "soft"]
 
 
-def test_random_images_are_named_only_where_they_are_needed(asked):
-    for words, env, random in (((), {}, True), (("--start", "task1"), {"DISTILLED": ""}, False),
-                               (("--start", "task1", "--buffer-source", "random"), {"DISTILLED": ""}, True)):
-        (found,) = asked("continual/continual", *words, **env)
-        assert bool(found.random) is random
-
-
 def test_a_single_stream_has_its_own_length(asked):
     for stream, steps in (("real", [42]), ("distilled", [14]), ("real random distilled", [42, 14, 14])):
         (found,) = asked("continual/continual", STREAMS=stream)
@@ -249,6 +244,12 @@ def test_prompts_reach_every_stage(asked, stage):
     """Class folders that no wnid names are refused without them (`own_prompts`)."""
     (found,) = asked(stage, DATASET="tiny_imagenet", PROMPTS="/lines.txt", VALIDATION="100", COMPARISON="")
     assert (found.label_file_path, found.validation) == ("/lines.txt", 100)
+
+
+def test_a_checkpoint_to_fit_has_the_flags_of_fitting(asked):
+    for dataset in DATASETS:
+        (found,) = asked("distillation/train_ldm", DATASET=dataset, INIT="/checkpoint", LORA_RANK="4")
+        assert (found.init, found.lora_rank, found.gradient_checkpointing) == ("/checkpoint", 4, True)
 
 
 def test_the_original_names_are_imagenet(asked):

@@ -233,6 +233,10 @@ def test_a_converted_scheduler_ends_where_the_checkpoints_own_ends():
     (["--km_expand", 5], "--km_expand: expected that of the prototypes"),
     (["--guidance", "mode", "--method", "noise", "--ipc", 1], "--guidance mode needs --method d4m (got noise)"),
     (["--repeats", 2, "--method", "random", "--ipc", 1], "--repeats needs --method d4m, prototype or noise (got random)"),
+    (["--scheduler", "DDIMScheduler", "--method", "random", "--ipc", 1], "--scheduler needs --method d4m"),
+    (["--method", "prototype", "--ipc", 2 * IPC], "expected one image per prototype where no step of diffusion runs, found 2"),
+    (["-s", 0.1, "--num_inference_steps", 4, "--filter_teacher", None], "found 2, which would be equal"),
+    (["--method", "noise", "--ipc", 1, "--size", 30], "--size: expected a multiple of 4"),
     (["--method", "noise", "--ipc", 1, "--dataset", "digits", "--filter_teacher", None], "expected the 10 classes"),
     (["--dataset", "digits"], "--dataset: expected that of the prototypes")])
 def test_what_does_not_fit_is_refused_in_one_line(here, checkpoint, prototypes, image_data, teacher, tmp_path, flags, words):
@@ -240,6 +244,11 @@ def test_what_does_not_fit_is_refused_in_one_line(here, checkpoint, prototypes, 
     answer = here("distillation.gen_syn_image", "--dataset", "folder", "--data_dir", image_data, "--prototype_path",
                   prototypes.folder, "--diffusion_checkpoints_path", checkpoint, "--save_init_image_path", tmp_path, *flags)
     assert refused(answer, words) and not list(tmp_path.rglob("*.png"))
+
+
+def test_noise_has_the_size_that_is_asked_for(make):
+    small, large = (make("--method", "noise", "--ipc", 1, *size) for size in ((), ("--size", 48)))
+    assert [pixels(folder / rows_of(folder)[0]["file_name"]).shape for folder in (small, large)] == [(32, 32, 3), (48, 48, 3)]
 
 
 def test_repeats_are_what_ipc_asks_for_and_the_seed_decides_them(make, distilled):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, SIZE
+from conftest import CLASSES, SIZE, edit
+from PIL import Image
 from safetensors.torch import load_file
 from torchvision import models
 from torchvision.transforms import functional as TF
@@ -118,6 +119,20 @@ def test_val_dir_names_other_test_images(here, image_data, tmp_path, hard):
     shutil.copytree(image_data / "train", tmp_path / "val")
     assert here("validate.train_FKD", *hard, "--val-dir", tmp_path / "val", "--output-dir", tmp_path / "student").code == 0
     assert read(tmp_path / "student", "result.json")["metrics"]["test_images"] == 168
+    image = sorted((tmp_path / "val").rglob("*.png"))[0]
+    Image.new("RGB", (SIZE, SIZE)).save(image)
+    answer = here("validate.train_FKD", *hard, "--val-dir", tmp_path / "val", "--output-dir", tmp_path / "student")
+    assert answer.code == 2 and "begun with test_bytes=" in answer.err
+
+
+def test_other_weights_of_the_same_images_are_another_student(here, copied, tmp_path, hard):
+    """The weights are a distilled set's, and nothing else of a student names them."""
+    images = copied("distilled")
+    words = ["validate.train_FKD", *hard, "--train-dir", images, "--cluster-weights", "--output-dir", tmp_path / "student"]
+    assert here(*words).code == 0
+    edit(images, lambda manifest: manifest["rows"][0].update(weight=0.9))
+    answer = here(*words)
+    assert answer.code == 2 and "begun with weights=" in answer.err
 
 
 def test_a_student_that_asks_the_teacher_learns_what_stored_labels_teach(here, tmp_path, soft, teacher):

@@ -8,6 +8,7 @@ command resumes. `accelerate launch` divides every batch among processes; for sm
 """
 
 import argparse
+import hashlib
 import math
 import sys
 from dataclasses import replace
@@ -209,8 +210,8 @@ def load_test(args, classes: list[dict]):
     if args.val_dir:
         folder = Path(args.val_dir)
         split = listed("val", folder, Path(args.val_labels)) if args.val_labels else image_folder("val", folder)
-        return matched(replace(split, on_bad_image=args.on_bad_image), classes, numbered=bool(args.train_dir))
-    return load_split(split="test", **dataset_flags(args), classes=classes, numbered=bool(args.train_dir))
+        return matched(replace(split, on_bad_image=args.on_bad_image), classes)
+    return load_split(split="test", **dataset_flags(args), classes=classes)
 
 
 def new_labels(settings, images):
@@ -262,6 +263,8 @@ def configuration(settings, images, test_split) -> dict:
     decisive = {name: value for name, value in vars(settings).items() if name not in MACHINE_ONLY}
     source = {"fkd_load": settings.fkd_path, "on-the-fly": settings.teacher}.get(settings.mode)
     mix = mix_config(settings, with_alpha=settings.mode != "fkd_load")
+    mix |= {"weights": hashlib.sha256(images.weights.cpu().numpy()).hexdigest()} if settings.cluster_weights else {}
+    mix |= {"test_bytes": sum(path.stat().st_size for path in test_split.paths)} if test_split.paths else {}
     return {**decisive, **mix, "data_path": stored_path(settings.data_path, images), "arch": settings.model,
             "images": images.digest, "test": test_split.identity(), "soft_labels": identity(source) if source else None,
             **validation_of(settings.validation)}

@@ -15,8 +15,8 @@ soft-*) set -- --fkd-path "$SOFT_LABELS" "$@" ;;
 *) set -- --labels "$LABELS" ${CLUSTER_WEIGHTS:+--cluster-weights} "$@" ;;
 esac
 [ "$LABELS" = hard ] || set -- ${TEMPERATURE:+-T "$TEMPERATURE"} "$@"
-case $LABELS-$PROTOCOL in       # the crops of rded are the protocol's
-*-rded) set -- --input-size "$INPUT_SIZE" --flip "$FLIP" "$@" ;;
+case $LABELS-$PROTOCOL in       # the crops and batches of rded are the protocol's
+*-rded) BATCH=$BATCH_ASKED; set -- --input-size "$INPUT_SIZE" --flip "$FLIP" "$@" ;;
 hard-*) set -- --input-size "$INPUT_SIZE" --min-scale-crops "$MIN_SCALE" --max-scale-crops 1 --flip "$FLIP" "$@" ;;
 esac
 if [ -n "$PROTOCOL" ]; then set -- --protocol "$PROTOCOL" "$@"; else set -- --cos "$@"; fi

@@ -19,10 +19,7 @@ TEACHER_RECIPE=${TEACHER_RECIPE:---crop pad --cutout 16 --optimizer sgd -lr 0.4 
 # STEM=cifar is for ResNets. The protocol's batch of 1,024 would be too few steps for so few images
 MODEL=${MODEL:-convnet_d3_w128} STEM=${STEM:-imagenet} EPOCHS=${EPOCHS:-300} BATCH=${BATCH:-50}
 PROTOCOL=${PROTOCOL-d4m} BF16=${BF16-1}
-# 5 continual, 2 epochs per task
-TASKS=${TASKS:-5} SCHEDULE=${SCHEDULE:-epochs} TASK_EPOCHS=${TASK_EPOCHS:-2}
-BUFFER_SIZE=${BUFFER_SIZE:-200} BATCH_SIZE=${BATCH_SIZE:-32} REPLAY_BATCH_SIZE=${REPLAY_BATCH_SIZE:-32}
 # diffusion model from scratch: 20 million images, 40 PFLOP for the UNet (computed); misc/studies/cifar10.sh has a small one
-INIT=${INIT-} VAE_STEPS=${VAE_STEPS:-6000} UNET_STEPS=${UNET_STEPS:-40000} LDM_BATCH=${LDM_BATCH:-512}
-VAE_CHANNELS=${VAE_CHANNELS:-64 128 128} UNET_CHANNELS=${UNET_CHANNELS:-128 256}
-LDM_RECIPE=${LDM_RECIPE:---prediction_type v_prediction --save_seconds 300}
+INIT=${INIT-} VAE_STEPS=${VAE_STEPS:-6000} VAE_CHANNELS=${VAE_CHANNELS:-64 128 128} UNET_CHANNELS=${UNET_CHANNELS:-128 256}
+[ -n "$INIT" ] || UNET_STEPS=${UNET_STEPS:-40000} LDM_BATCH=${LDM_BATCH:-512} \
+    LDM_RECIPE=${LDM_RECIPE---prediction_type v_prediction --save_seconds 300}

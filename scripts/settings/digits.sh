@@ -27,6 +27,5 @@ BUFFER_SIZE=${BUFFER_SIZE:-100} BATCH_SIZE=${BATCH_SIZE:-16} REPLAY_BATCH_SIZE=$
 RANDOM_REAL=${RANDOM_REAL-$RUN/distilled/digits_random_ipc$IPC}         # METHOD=random sh distillation/gen_syn_image.sh
 COMPARISON=${COMPARISON-}
 # diffusion model from scratch, like the one shipped: the autoencoder is within 1 % of the pixel range; 142 passes for the UNet
-LDM=${LDM:-runs/digits-ldm} INIT=${INIT-} VAE_STEPS=${VAE_STEPS:-800} UNET_STEPS=${UNET_STEPS:-3000}
-VAE_CHANNELS=${VAE_CHANNELS:-16 32 32} UNET_CHANNELS=${UNET_CHANNELS:-64 96} LDM_BATCH=${LDM_BATCH:-64}
-LDM_RECIPE=${LDM_RECIPE-}
+INIT=${INIT-} VAE_STEPS=${VAE_STEPS:-800} VAE_CHANNELS=${VAE_CHANNELS:-16 32 32} UNET_CHANNELS=${UNET_CHANNELS:-64 96}
+[ -n "$INIT" ] || UNET_STEPS=${UNET_STEPS:-3000} LDM_BATCH=${LDM_BATCH:-64} LDM_RECIPE=${LDM_RECIPE-}

@@ -20,10 +20,8 @@ TEACHER_RECIPE=${TEACHER_RECIPE:---crop pad --optimizer sgd -lr 0.1 --weight-dec
 MODEL=${MODEL:-resnet18} STEM=${STEM:-imagenet} EPOCHS=${EPOCHS:-200} BATCH=${BATCH:-50}
 PROTOCOL=${PROTOCOL-d4m} BF16=${BF16-1}
 # 5 continual, one epoch per task
-TASKS=${TASKS:-5} SCHEDULE=${SCHEDULE:-epochs} TASK_EPOCHS=${TASK_EPOCHS:-1}
-BUFFER_SIZE=${BUFFER_SIZE:-200} BATCH_SIZE=${BATCH_SIZE:-32} REPLAY_BATCH_SIZE=${REPLAY_BATCH_SIZE:-32}
+TASK_EPOCHS=${TASK_EPOCHS:-1}
 # diffusion model from scratch, as the shipped one (with VALIDATION=5000), in four hours of one core. Eight channels of 16 x 16
 # latents and hardly any KL; four channels would do as well (misc/fashion_mnist.md)
-LDM=${LDM:-runs/fashion-ldm} INIT=${INIT-} VAE_STEPS=${VAE_STEPS:-1500} UNET_STEPS=${UNET_STEPS:-4000}
-LDM_BATCH=${LDM_BATCH:-64} VAE_CHANNELS=${VAE_CHANNELS:-24 48} UNET_CHANNELS=${UNET_CHANNELS:-48 96}
-LDM_RECIPE=${LDM_RECIPE:---latent_channels 8 --kl_weight 1e-5 --save_seconds 120}
+INIT=${INIT-} VAE_STEPS=${VAE_STEPS:-1500} VAE_CHANNELS=${VAE_CHANNELS:-24 48} UNET_CHANNELS=${UNET_CHANNELS:-48 96}
+[ -n "$INIT" ] || LDM_BATCH=${LDM_BATCH:-64} LDM_RECIPE=${LDM_RECIPE---latent_channels 8 --kl_weight 1e-5 --save_seconds 120}

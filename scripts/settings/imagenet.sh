@@ -10,7 +10,7 @@ IPC=${IPC:-10} SIZE=${SIZE:-512} KMEANS=${KMEANS:-minibatch} ENCODE_BATCH=${ENCO
 # 2 images, as in the paper: 35 of 50 steps at strength 0.7, guidance 8, saved at 224 pixels
 STRENGTH=${STRENGTH:-0.7} GUIDANCE=${GUIDANCE:-8} STEPS=${STEPS:-50}
 # 3 teacher and soft labels. The teacher is torchvision's ResNet-18, unless TEACHER names another. For some of the wnids its
-# outputs are selected by wnid. With WEIGHTS= (empty) train_teacher.sh trains one (the usual recipe: 90 epochs, SGD from 0.1)
+# outputs are selected by wnid. With WEIGHTS= train_teacher.sh trains one, if the images fit into memory (90 epochs, SGD)
 if [ -n "${TEACHER:-}" ]; then WEIGHTS=${WEIGHTS-}; else WEIGHTS=${WEIGHTS-IMAGENET1K_V1}; fi
 INPUT_SIZE=${INPUT_SIZE:-224} MIN_SCALE=${MIN_SCALE:-0.08} FLIP=${FLIP:-0.5} TEACHER_BATCH=${TEACHER_BATCH:-256}
 TEACHER_ARCH=${TEACHER_ARCH:-resnet18} TEACHER_STEM=${TEACHER_STEM:-imagenet} TEACHER_EPOCHS=${TEACHER_EPOCHS:-90}
@@ -19,9 +19,4 @@ TEACHER_RECIPE=${TEACHER_RECIPE:---min-scale-crops $MIN_SCALE --optimizer sgd --
 # ran the released code report 18.9 % at IPC 10. PROTOCOL=rded asks the teacher for every batch. BATCH is the protocol's
 MODEL=${MODEL:-resnet18} STEM=${STEM:-imagenet} EPOCHS=${EPOCHS:-300} BATCH=${BATCH:-} SEEDS=${SEEDS:-${SEED:-0}}
 PROTOCOL=${PROTOCOL-d4m} BF16=${BF16-1}
-# 5 continual, 2 epochs per task
-TASKS=${TASKS:-5} SCHEDULE=${SCHEDULE:-epochs} TASK_EPOCHS=${TASK_EPOCHS:-2}
-BUFFER_SIZE=${BUFFER_SIZE:-200} BATCH_SIZE=${BATCH_SIZE:-32} REPLAY_BATCH_SIZE=${REPLAY_BATCH_SIZE:-32}
-# Stable Diffusion fitted to these images: 16 images a step in 8 parts of 2; a resume point every half hour, since it is large
-INIT=${INIT-$CHECKPOINT} UNET_STEPS=${UNET_STEPS:-4000} LDM_BATCH=${LDM_BATCH:-16}
-LDM_RECIPE=${LDM_RECIPE:---gradient_accumulation_steps 8 --gradient_checkpointing --save_seconds 1800}
+INIT=${INIT-$CHECKPOINT}                 # of train_ldm.sh: Stable Diffusion fitted to these images

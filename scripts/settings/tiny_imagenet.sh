@@ -18,9 +18,4 @@ TEACHER_RECIPE=${TEACHER_RECIPE:---crop pad --pad 8 --cutout 16 --optimizer sgd 
 # 62.0 / 62.3 % on all real images). The protocol's batch of 1,024 would be too few steps for so few images
 MODEL=${MODEL:-resnet18} STEM=${STEM:-cifar} EPOCHS=${EPOCHS:-300} BATCH=${BATCH:-100}
 PROTOCOL=${PROTOCOL-d4m} BF16=${BF16-1}
-# 5 continual, 2 epochs per task
-TASKS=${TASKS:-5} SCHEDULE=${SCHEDULE:-epochs} TASK_EPOCHS=${TASK_EPOCHS:-2}
-BUFFER_SIZE=${BUFFER_SIZE:-200} BATCH_SIZE=${BATCH_SIZE:-32} REPLAY_BATCH_SIZE=${REPLAY_BATCH_SIZE:-32}
-# Stable Diffusion fitted to these images: 16 images a step in 8 parts of 2; a resume point every half hour, since it is large
-INIT=${INIT-$CHECKPOINT} UNET_STEPS=${UNET_STEPS:-4000} LDM_BATCH=${LDM_BATCH:-16}
-LDM_RECIPE=${LDM_RECIPE:---gradient_accumulation_steps 8 --gradient_checkpointing --save_seconds 1800}
+INIT=${INIT-$CHECKPOINT}                 # of train_ldm.sh: Stable Diffusion fitted to these images
