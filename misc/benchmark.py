@@ -14,7 +14,7 @@ from scripts.artefact import code_version, hardware, package_versions
 from scripts.cli import InputError, Parser, run
 from scripts.files import read_json, write_json
 
-# key of a measurement: (what is measured, what it is compared with, aim); * needs an accelerator, ** bfloat16 units
+# key of a measurement: (what is measured, what it is compared with, aim); * needs an accelerator
 ROWS = {
     "distillation": {
         "synthesis": ("Digits made, images/s", "one by one, diffusers' pipeline", "at least 3 on 2 cores"),
@@ -25,17 +25,6 @@ ROWS = {
         "stable_diffusion_memory": ("* The same, device memory at batch 32 (GB)", "", ""),
         "encoding_large": ("* Files encoded, Stable Diffusion's autoencoder, images/s", "decoding and encoding in turn", ""),
         "waiting_large": ("* Time waiting for files, Stable Diffusion's autoencoder (%)", "", "below 10")},
-    "precision": {
-        "peak": ("Matrix product, float32, GFLOP/s", "", ""),
-        "peak_bf16": ("** Matrix product, bfloat16, GFLOP/s", "float32", ""),
-        "unet": ("UNet of digits-ldm, float32, images/s", "", ""),
-        "share": ("Of that peak (%)", "", ""),
-        "unet_compiled": ("The same, compiled, images/s", "float32", ""),
-        "unet_bf16": ("** The same, bfloat16, images/s", "float32", ""),
-        "unet_bf16_compiled": ("** The same, bfloat16 and compiled, images/s", "float32", "at least 1.9"),
-        "share_bf16": ("** Of the bfloat16 peak (%)", "", "at least 70"),
-        "prior": ("Training this UNet, float32, images/s", "", ""),
-        "prior_bf16": ("** Training this UNet, bfloat16, images/s", "float32", "at least 1.5")},
     "scale": {
         **{f"prototypes_{count}_{ipc}": (f"Prototypes of {count:,} images of 32 pixels, IPC {ipc} (s)",
                                          "the autoencoder's forward passes alone", "at most 1.3" if count == 60000 else "")
@@ -50,8 +39,6 @@ ROWS = {
                 for ipc in (1, 10) for unit, shown in (("", "seconds"), ("_flops", "GFLOP"))
                 for name, title in (("d4m", "D4M, with encoding and k-means"), ("sre2l", "SRe2L, given the teacher"),
                                     ("mtt", "MTT, with its experts"))},
-    "clustering": {f"inertia_{ipc}_{expand}": (f"Inertia on digits, IPC {ipc}, --km_expand {expand}", "without --km_expand", "")
-                   for ipc in (10, 50) for expand in (1, 2, 5, 10)},
     "matching": {
         **{f"views_{size}_{mix}": (f"Views of {size} pixels, {name}, images/s of one core",
                                    "torchvision's functions on Pillow images", "at least 4")
@@ -71,8 +58,8 @@ ROWS = {
         "random": ("gen_syn_image --method random, 100 images (s)", "importing torch alone", "at most 3 s"),
         "quickstart": ("A finished quickstart again, QUICK=1 (s)", "importing torch alone", "at most 12 s")}}
 # names of benchmarks -> functions of misc/measurements.py
-SECTIONS = {"distillation": ("synthesis", "encoding", "stable_diffusion", "encoding_large"), "precision": ("precision",),
-            "scale": ("scale",), "memory": ("memory",), "clustering": ("inertia",),
+SECTIONS = {"distillation": ("synthesis", "encoding", "stable_diffusion", "encoding_large"),
+            "scale": ("scale",), "memory": ("memory",),
             "matching": ("views", "networks", "training"), "continual": ("steps",), "methods": ("methods",),
             "start": ("starts",)}
 ON_ACCELERATOR = ("stable_diffusion", "encoding_large", "training")
@@ -138,7 +125,7 @@ def report(result: dict) -> list:
     timed = f"medians of {rounds} rounds in which variants take turns" if rounds > 1 else "one round"
     says = (f"One run on {result['hardware']}, {result['cores']} cores, load {result['load']:.1f} before and "
             f"{result['load_at_end']:.1f} after it; {timed}. A run fails where the results of both ways differ. "
-            "Rows with * need an accelerator, with ** a processor with bfloat16 units.")
+            "Rows with * need an accelerator.")
     if earlier := [ROWS[result["benchmark"]][key][0] for key in result.get("earlier", []) if key in ROWS[result["benchmark"]]]:
         says += f" Of an earlier run on this machine: {'; '.join(earlier)}."
     return [Section(f"Speed and memory: {result['benchmark']}", says, ("What", "Here", "Compared with", "Ratio", "Aim"),

@@ -153,10 +153,10 @@ def label(folder: Path, teacher: str, mean, std) -> dict:
     from torchvision.transforms import functional as TF
 
     from matching.image_set import distilled_images
-    from matching.teachers import load_teacher
+    from matching.teachers import trained_teacher
     from scripts.networks import predict
     images = distilled_images(folder)
-    network, _ = load_teacher(teacher, "", "", "", images, images.source[0])
+    network = trained_teacher(teacher, images, images.source[0])
     pixels = images.images[images.labels.argsort(stable=True)].contiguous()
     return {"images": TF.normalize(pixels / 255, mean, std), "soft_labels": predict(network, pixels).float()}
 

@@ -39,8 +39,8 @@ def parse_args():
     parser.add_argument("--teacher", default=None, metavar="DIR", help="folder of train_teacher: the classifier")
     parser.add_argument("--images", default=500, type=int, least=NEAR + 1,
                         help="images generated from pure noise, over all classes")
-    parser.add_argument("--guidance_scale", "-g", default=2, type=float, help="of the images from noise")
-    parser.add_argument("--num_inference_steps", default=20, type=int, help="denoising steps")
+    parser.add_argument("--guidance_scale", "-g", default=2, type=float, least=1, help="of the images from noise")
+    parser.add_argument("--num_inference_steps", default=20, type=int, least=1, help="denoising steps")
     parser.add_argument("--batch_size", default=50, type=int, least=1, help="images drawn at once")
     parser.add_argument("--seed", default=0, type=int, help="of the noise, and of the real images compared with")
     parser.add_argument("--distilled", nargs="*", default=[], help="distilled sets to judge as well")
@@ -57,12 +57,13 @@ def main(args):
     from misc.report.section import plain
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     train, test = (real_images(split, 32) for split in load_splits(**dataset_flags(args)))
-    judge = network_judge(args.teacher, train, device) if args.teacher else fit_judge(train)
-    sets = {"pure noise": draw(args, train.classes, device)}
+    sets = {}
     for folder in args.distilled:
         distilled = distilled_images(folder)
         check_class_names(folder, distilled.classes, "the training images", train.classes)
         sets[folder if Path(folder).name in sets else Path(folder).name] = distilled.images, distilled.labels
+    judge = network_judge(args.teacher, train, device) if args.teacher else fit_judge(train)
+    sets = {"pure noise": draw(args, train.classes, device), **sets}
     known, like = small(train.images), some_of(train, args.images, args.seed)
     drawn = {"real training images": (like.images,), **{name: one for name, one in sets.items() if len(one[0]) > NEAR}}
     result = {
@@ -122,10 +123,10 @@ def network_judge(folder: str, train, device) -> Judge:
 
     from continual.task_arithmetic import head_of, inputs_of
     from distillation.images import resized
-    from matching.teachers import load_teacher
+    from matching.teachers import trained_teacher
     from scripts.networks import predict
     size = train.images.shape[-1]
-    network = load_teacher(folder, "", "", "", train, size)[0].to(device)
+    network = trained_teacher(folder, train, size).to(device)
 
     def logits(images):
         return predict(network, resized(images.to(device), size))

@@ -6,14 +6,12 @@ RuntimeError where both ways do not make the same. Functions without `Rows` are 
 
 import importlib
 import io
-import math
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import partial
@@ -33,10 +31,8 @@ from distillation import ldm
 from distillation.checkpoints import load_pipeline, write_checkpoint
 from distillation.datasets import decode_all, load_split
 from distillation.encoding import Encoding, encode_classes
-from distillation.gen_syn_image import load_images_pipeline
 from distillation.images import open_image
-from distillation.prototypes import find_prototypes, read_prototypes
-from distillation.synthesis import latent_shape
+from distillation.prototypes import read_prototypes
 from matching.augmentation import draw_epoch
 from matching.image_set import image_set
 from scripts.artefact import read_manifest
@@ -46,7 +42,7 @@ from scripts.networks import MEAN, STD, seeded
 from scripts.pipeline_stable_diffusion_gen_latents import StableDiffusionGenLatentsPipeline
 from scripts.pipeline_stable_diffusion_latents2img import StableDiffusionLatents2ImgPipeline
 from scripts.randomness import generator_for
-from scripts.training import has_bfloat16, new_optimizer
+from scripts.training import new_optimizer
 
 Rows = Iterator[tuple[str, dict]]
 PAPER = "--strength 0.7 --num_inference_steps 50 --guidance_scale 8 --image_size 224"
@@ -244,45 +240,6 @@ def encoding_large(scratch: Path, device, repetitions: int) -> Rows:
     yield from encoding(scratch, device, repetitions, write_stable_diffusion(scratch), side=500, ending="_large")
 
 
-def precision(scratch: Path, device, repetitions: int, checkpoint: str = DIGITS_LDM, batch_size: int = 50, passes: int = 4,
-              side: int = 2048) -> Rows:
-    """A checkpoint's UNet as gen_syn_image loads it, its training as in train_ldm, and matrix products, by precision."""
-    @torch.inference_mode()
-    def repeat(operation: Callable, *inputs) -> None:
-        for _ in range(passes):
-            operation(*inputs)
-    variants, images = {}, passes * batch_size
-    for dtype, ending in (("float32", ""), ("bfloat16", "_bf16"))[:1 + has_bfloat16(device.type)]:
-        for compiled in ("", "_compiled"):
-            loaded = load_images_pipeline(Namespace(diffusion_checkpoints_path=checkpoint, revision=None, dtype=dtype,
-                                                    compile=compiled), device)
-            latents = torch.randn(batch_size, *latent_shape(loaded)).to(device, loaded.unet.dtype)
-            variants["unet" + ending + compiled] = partial(repeat, loaded.unet, latents, 500,
-                                                           loaded.embed(["a prompt"]).repeat(batch_size, 1, 1))
-        matrix = torch.randn(side, side).to(device, loaded.unet.dtype)
-        variants["peak" + ending] = partial(repeat, torch.mm, matrix, matrix)
-        variants["prior" + ending] = partial(train_prior, scratch, loaded, batch_size, passes, bool(ending))
-    products, unet = passes * 2 * side ** 3 / 1e9, counted(variants["unet"]) / 1e9
-    seconds = interleaved(variants, repetitions, "precision")
-    for name, spent in seconds.items():
-        amount = products if name.startswith("peak") else images
-        yield name, faster(spent, seconds[name.split("_")[0]], amount)
-    for name, peak, network in (("share", "peak", "unet"), ("share_bf16", "peak_bf16", "unet_bf16_compiled")):
-        if peak in seconds:
-            yield name, {"here": 100 * unet / products * median_ratio(seconds[peak], seconds[network])}
-
-
-def train_prior(scratch: Path, loaded, images: int, steps: int, bf16: bool) -> None:
-    """Steps of training a UNet like the loaded one, on random latents."""
-    unet = type(loaded.unet).from_config(loaded.unet.config).to(
-        loaded.device, memory_format=torch.channels_last if bf16 else torch.contiguous_format)
-    posteriors = ldm.Posteriors(torch.randn(images, *latent_shape(loaded)), torch.ones(images, 1, 1, 1), 1.0)
-    text = loaded.embed(["a prompt"]).float()
-    ldm.train_unet(unet, torch.nn.ModuleDict({"unet": unet}), lambda classes: text[classes], loaded.scheduler, posteriors,
-                   torch.zeros(images, dtype=torch.long), 0, ldm.Recipe(
-                       steps, images, 1e-3, 0, Path(tempfile.mkdtemp(dir=scratch)) / "unet.pt", math.inf, bf16=bf16))
-
-
 def memory(scratch: Path, device, repetitions: int, classes: tuple[int, int] = (10, 100), per_class: int = 600,
            checkpoint: str = DIGITS_LDM) -> Rows:
     """Peak memory of the stages that read the real images, on few and on many classes of small files; small networks."""
@@ -333,22 +290,6 @@ def scale(scratch: Path, device, repetitions: int,
     for part, name in (("wait", "files"), ("cluster", "kmeans")):
         shares = (each[part] / (each["encode"] + each["cluster"]) for each in spent[-repetitions:])
         yield f"share_{name}", {"here": 100 * statistics.median(shares)}
-
-
-def inertia(scratch: Path, device, repetitions: int, ipcs: tuple[int, ...] = (10, 50)) -> Rows:
-    """Mini-batch k-means on each class of digits: sums of squared distances to the nearest centroid, one round per seed."""
-    pipeline, split = load_pipeline(StableDiffusionGenLatentsPipeline, DIGITS_LDM, device), load_split("digits", "", "train")
-    found = list(encode_classes(pipeline, split, list(range(10)), pipeline.size_pixels, Encoding(0, "mean")))
-
-    def of_seeds(ipc: int, expand: int | None) -> list[float]:
-        return [sum(float(find_prototypes(each.latents, ipc, expand, seed).inertia) for each in found)
-                for seed in range(repetitions)]
-    for ipc in ipcs:
-        usual = of_seeds(ipc, None)
-        for expand in (1, 2, 5, 10):
-            own = of_seeds(ipc, expand)
-            yield f"inertia_{ipc}_{expand}", {"here": statistics.median(own), "other": statistics.median(usual),
-                                              "ratio": median_ratio(own, usual)}
 
 
 # matching

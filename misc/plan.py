@@ -15,11 +15,16 @@ from collections import Counter
 from pathlib import Path
 
 from scripts.cli import ROOT, InputError, Parser, check_range, run
+from scripts.files import one_line
 
 # classes, training images, test images, pixels; ImageNet's images vary
 SIZES = {"fashion_mnist": (10, 60_000, 10_000, 32), "cifar10": (10, 50_000, 10_000, 32), "cifar100": (100, 50_000, 10_000, 32),
          "tiny_imagenet": (200, 100_000, 10_000, 64), "imagenet": (1000, 1_281_167, 50_000, 224)}
 METHODS = "finetune joint er agem derpp task_arithmetic"  # as in continual/continual.sh; METHODS= (empty) leaves the stage out
+CHOICES = {"METHOD": ("d4m", "prototype", "noise", "random", "herding", "kcenter", "sre2l", "mtt"), "LABELS": ("soft", "hard"),
+           "PROTOCOL": ("d4m", "rded", "")}
+COUNTS = ("IPC", "STEPS", "EPOCHS", "TEACHER_EPOCHS", "INPUT_SIZE", "KEEP_TOPK", "TASKS", "BATCH_SIZE", "BUFFER_SIZE")
+RANGES = {**dict.fromkeys(COUNTS, (1, float("inf"))), "STRENGTH": (0, 1), "KEEP_EPOCHS": (1e-9, 1)}
 START_STEPS = 40    # of Task Arithmetic's common start
 
 
@@ -28,7 +33,7 @@ def parse_args():
     parser.add_argument("--dataset", default="digits", choices=("digits", "folder", *SIZES))
     parser.add_argument("--gpus", default=1, type=int, least=1, help="processes that share a stage")
     rates = parser.add_mutually_exclusive_group(required=True)
-    rates.add_argument("--from", dest="finished", metavar="RUN", help="folder of a finished run: rates of its result files")
+    rates.add_argument("--from", dest="finished", metavar="RUN", help="measure rates from the result files of a finished run")
     rates.add_argument("--rates", metavar="FILE", help="JSON file of rates")
     rates.add_argument("--tflops", type=float, help="TFLOP/s that a GPU sustains; an assumption")
     parser.add_argument("--json", default=None, metavar="FILE", help="result file")
@@ -54,6 +59,8 @@ def main(args):
     try:
         rates = computed(settings, data, args.tflops) if rates is None else rates
         stages = plan(settings, data, rates, args.gpus)
+    except InputError:
+        raise
     except (ValueError, ZeroDivisionError) as error:    # no number, no tasks, or lengths that do not fit the streams
         raise InputError(f"a setting of {args.dataset}: {error}") from None
     result = {"kind": "plan", "dataset": args.dataset, "ipc": int(settings["IPC"]), "gpus": args.gpus, "rates": source,
@@ -70,7 +77,22 @@ def read_settings(dataset: str) -> dict[str, str]:
                           env={**os.environ, "DATASET": dataset, "OLDPWD": os.getcwd()})
     if done.returncode:
         raise InputError(f"scripts/settings/{dataset}.sh: expected settings, found {' '.join(done.stderr.split())[-300:]}")
-    return dict(line.partition("=")[::2] for line in done.stdout.split("\0") if line)
+    settings = dict(line.partition("=")[::2] for line in done.stdout.split("\0") if line)
+    check_settings(settings)
+    return settings
+
+
+def check_settings(s: dict[str, str]) -> None:
+    """Raise InputError for a value that no stage takes."""
+    for name, known in CHOICES.items():
+        if s[name] not in known:
+            raise InputError(f"{name}: expected {', '.join(filter(None, known))}, found {s[name]}")
+    for name, (least, most) in RANGES.items():
+        try:
+            number = float(s[name] or least)
+        except ValueError:
+            raise InputError(f"{name}: expected a number, found {s[name]}") from None
+        check_range(name, number, least, most)
 
 
 def data_of(dataset: str, settings: dict) -> tuple[int, int, int, int]:
@@ -137,7 +159,7 @@ def continual_lists(s: dict) -> tuple[list[str], list[str], list[str]]:
 
 def check_rates(rates) -> dict[str, float]:
     """The content of a file of rates. Raises InputError where it has no numbers above 0."""
-    if not isinstance(rates, dict) or not all(isinstance(rate, int | float) and rate > 0 for rate in rates.values()):
+    if not isinstance(rates, dict) or not all(type(rate) in (int, float) and rate > 0 for rate in rates.values()):
         raise InputError('--rates: expected a file {"unit": units per second}, such as {"guided steps": 12.5}, found another')
     return rates
 
@@ -194,8 +216,12 @@ def diffusion(checkpoint: str) -> tuple:
     with torch.device("meta"):
         if not Path(checkpoint).is_dir():
             return stable_diffusion_v15()[:2]
-        return tuple(kind.from_config(kind.load_config(local_folder(checkpoint), subfolder=name))
-                     for name, kind in (("vae", AutoencoderKL), ("unet", UNet2DConditionModel)))
+        try:
+            return tuple(kind.from_config(kind.load_config(local_folder(checkpoint), subfolder=name))
+                         for name, kind in (("vae", AutoencoderKL), ("unet", UNet2DConditionModel)))
+        except OSError as error:
+            expected = f"CHECKPOINT {checkpoint}: expected a Stable Diffusion checkpoint"
+            raise InputError(f"{expected}, found {one_line(error)}") from None
 
 
 def classifiers(s: dict, data: tuple[int, int, int, int]) -> list[tuple[str, int, str, int]]:

@@ -3,7 +3,7 @@
     python -m misc.show_distilled runs/digits/distilled/digits_ipc10_10_s0.3_g2.0_kmexpand1 \\
         --prototype_path runs/digits/prototypes/digits-ipc10-kmexpand1
 
-Writes classes.png, with --beside other sets beside.png (a row for each set, a column for each class; of one class its images)
+Writes classes.png, with --beside other sets beside.png (a row per set, a column per class; with one class, its images)
 and, with the training images, neighbours.png and latents.png. All training images of the classes shown are encoded, one class
 in memory at a time.
 """

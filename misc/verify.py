@@ -205,7 +205,8 @@ def accuracies(name: str, result) -> Problems:
         if key not in ("acc", "test_accuracy", "matrix"):
             yield from accuracies(name, value)
             continue
-        values = [each for row in value if row is not None for each in row] if isinstance(value, list) else [value]
+        rows = value if isinstance(value, list) else [[value]]
+        values = [each for row in rows if row is not None for each in (row if isinstance(row, list) else [row])]
         yield from (f"{name}: expected {key} in [0, 1], found {each!r}" for each in values
                     if type(each) not in (int, float) or not 0 <= each <= 1)
 

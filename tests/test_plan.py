@@ -130,9 +130,12 @@ def test_bad_input_is_one_line(here, tmp_path, monkeypatch):
                          (["--from", tmp_path], "expected a run with result.json")):
         answer = here("misc.plan", *flags)
         assert answer.code == 2 and words in answer.err and answer.err.count("\n") == 1, (flags, answer.err)
-    monkeypatch.setenv("TASKS", "0")
-    answer = here("misc.plan", "--tflops", 1)
-    assert answer.code == 2 and answer.err.startswith("error: a setting of digits: ") and "zero" in answer.err, answer.err
-    monkeypatch.setenv("IPC", "ten")
-    answer = here("misc.plan", "--tflops", 1)
-    assert answer.code == 2 and answer.err.startswith("error: a setting of digits: invalid literal for int()"), answer.err
+    for name, value, words in (("TASKS", "0", "TASKS: expected a value in [1, inf], found 0"),
+                               ("IPC", "ten", "IPC: expected a number, found ten"), ("IPC", "-3", "IPC: expected a value"),
+                               ("STRENGTH", "2", "STRENGTH: expected a value in [0, 1]"),
+                               ("METHOD", "foo", "METHOD: expected d4m, prototype"), ("LABELS", "foo", "LABELS: expected soft"),
+                               ("CHECKPOINT", str(tmp_path), f"CHECKPOINT {tmp_path}: expected a Stable Diffusion checkpoint")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            answer = here("misc.plan", "--tflops", 1)
+        assert answer.code == 2 and answer.err.startswith(f"error: {words}") and answer.err.count("\n") == 1, answer.err

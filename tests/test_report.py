@@ -113,12 +113,12 @@ def test_tables_hold_the_numbers_of_the_result_files(reported):
     rows = {(method, source): rest for method, source, *rest in table(page, "Runs")}
     assert len(rows) == 15
     assert rows["ER", "real"] == [spread([0.8, 0.9]), "99.0 ± 0.0", "12.5 ± 0.0", "70", "31.0", "–", "–", "2"]
-    assert rows["ER", "distilled"] == [spread([0.8, 0.82]), "99.0 ± 0.0", "12.5 ± 0.0", "35", "11.0", "64.5", "0.955",
+    assert rows["ER", "distilled"] == [spread([0.8, 0.82]), "99.0 ± 0.0", "12.5 ± 0.0", "35", "11.0", "64.6", "0.955",
                                        "2"]
     assert rows["Joint (upper bound)", "real"][:3] == ["95.0", "99.0", "–"]
     assert rows["ER", "random"] == rows["A-GEM", "real"] == ["not run"] * 8
     ((method, source, time, *_, n, verdict),) = table(page, "The claim")
-    assert (method, source, time, verdict) == ("ER", "distilled", "64.5 (25.3 to 83.3)", "not shown")
+    assert (method, source, time, verdict) == ("ER", "distilled", "64.6 (25.3 to 83.3)", "not shown")
     assert table(page, "Cost of distillation")[0][3:] == ["40.0", "+20.0 (20.0 to 20.0)", "2.0"]     # 40 s / (31 s - 11 s)
 
 
@@ -212,11 +212,31 @@ def test_what_does_not_fit_is_answered_with_one_line(tmp_path, here, spoil, expe
     assert refused(here("misc.report.__main__", "run", run), expected) and not (run / "report.html").exists()
 
 
+@pytest.mark.parametrize("change, expected", [
+    ({"stream": "foreign"}, "expected a stream of real, random, distilled, found foreign"),
+    ({"seed": [1]}, "as config.seed, found [1]"), ({"seconds": {"train": "long"}}, "as seconds.train, found 'long'"),
+    ({"class_il": {"acc": "high"}}, "as metrics.acc, found 'high'"), ({"kind": ["continual"]}, "as kind, found ['continual']"),
+    ({"class_il": {"acc": 0.5, "matrix": 5}}, "as metrics.matrix, found 5"),
+    ({"confusion": [1, 2]}, "as metrics.confusion, row 0, found 1")])
+def test_a_field_of_another_type_is_answered_with_one_line(tmp_path, here, change, expected):
+    write_continual(tmp_path, "er", "real", 0, 0.5, 1.0)
+    path = tmp_path / "continual/er-real-seed0/result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert refused(here("misc.report.__main__", "compare", tmp_path, "--output", tmp_path / "out"), "er-real-seed0", expected)
+
+
+def test_the_names_of_files_and_folders_are_checked(tmp_path, here):
+    (tmp_path / "run").mkdir()
+    assert refused(here("misc.report.__main__", "collect", tmp_path / "run", tmp_path / "README.md"), "expected the name of")
+    assert refused(here("misc.report.__main__", "tables", "--root", tmp_path / "none"), "expected a folder or file, found none")
+
+
 @pytest.mark.parametrize("name, text, expected", [
     ("a.jsonl", "{}\n", "a.jsonl: expected a file of `python -m misc.report collect`"),
     ("a.jsonl", "[]\n", "a.jsonl, line 1: expected a JSON object, found []"),
     ("a.jsonl", '{"runs": 1}\n{"run": "a", "kind": "student", "metrics": {"acc": NaN}}\n',
      "a.jsonl, line 2: expected JSON, found the number NaN"),
+    ("a.jsonl", '{"runs": 1, "config": {"student": 3}}\n{"run": "a", "kind": "student"}\n', "expected an object as config"),
     ("plan_imagenet.json", "{}", NO_RUN), ("plan_imagenet.json", "[]", NO_RUN)])
 def test_a_file_that_was_not_collected_is_answered_with_one_line(tmp_path, here, name, text, expected):
     (tmp_path / name).write_text(text)

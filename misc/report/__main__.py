@@ -69,7 +69,7 @@ def show(sections: list[section.Section], *written: Path) -> None:
     print("\n".join([section.plain(sections), "", "Written:", *(f"  {path}" for path in written)]))
 
 
-def existing(names: list[str]) -> list[Path]:
+def existing(names: list[str | Path]) -> list[Path]:
     """The paths of these names. Raises InputError where one is missing."""
     for name in names:
         if not Path(name).exists():
@@ -78,6 +78,8 @@ def existing(names: list[str]) -> list[Path]:
 
 
 def collect(args):
+    if not args.collected.endswith(".jsonl"):
+        raise InputError(f"{args.collected}: expected the name of the file to write, OUT.jsonl, after the folders")
     found = [results.read_results(path) for path in existing(args.folders)]
     runs = {run.name: run for one in found for run in one.runs if (args.kind is None or run.kind in args.kind)
             and any(fnmatchcase(run.name.split("/")[0], pattern) for pattern in args.only)}
@@ -91,6 +93,7 @@ def collect(args):
 def rewrite_tables(args):
     """Rewrite the marked tables of every page and of the shipped checkpoints' cards, and the figures of misc/."""
     misc = Path(args.root) / "misc"
+    existing([misc.parent / "README.md", misc])
     cards = misc.parent.glob("distillation/checkpoints/*/README.md")
     pages = {path: section.fill(path.read_text(encoding="utf-8"), partial(table, misc=misc, page=path))
              for path in [misc.parent / "README.md", *sorted(misc.glob("*.md")), *sorted(cards)]}
@@ -121,8 +124,6 @@ def draw_figures(misc: Path) -> None:
             figures.stream_figures(misc / f"continual_{name}", rows)
     if (fashion := results.read_kept(misc, "fashion_mnist")).of_kind("continual"):
         curves.draw_curves(misc / "fashion_mnist_costs.png", fashion)
-    if rows := results.continual_rows(results.read_kept(misc, "quickstart").runs):
-        figures.draw_times(misc / "accuracy_vs_time.png", rows)
     if (labels := results.read_kept(misc, "matching_digits")).runs:
         figures.draw_label_bytes(misc / "label_bytes.png", tables.storage_points(labels))
 

@@ -7,7 +7,6 @@ from misc.report import statistics as stats
 from misc.report.results import (
     METHODS,
     SMALL,
-    SOURCES,
     STREAM_ARM,
     Results,
     Rows,
@@ -19,7 +18,7 @@ from misc.report.results import (
     other_images,
     runs_by_arm,
 )
-from misc.report.section import NONE, NOT_RUN, Section, cell, interval_cell, with_seeds
+from misc.report.section import NONE, NOT_RUN, Section, cell, interval_cell
 from misc.report.statistics import CLAIMED_KEPT, CLAIMED_SAVING, equal_and_not, measure
 
 CHECKPOINT = "checkpoint"
@@ -34,8 +33,8 @@ COLUMNS = {"acc": ("ACC, Class-IL (%)", 100, 1), "task_il_acc": ("ACC, Task-IL (
            "time_saved": ("Time saved (%)", 100, 1), "flops_saved": ("FLOPs saved (%)", 100, 1),
            "acc_kept": ("ACC kept (ratio)", 1, 3)}
 SHORT_COLUMNS = ("acc", "task_il_acc", "forgetting", "steps", "train_seconds", "time_saved", "flops_saved", "acc_kept")
-SLOW_SEEDS = (f"`n slow`: n seeds took more than {stats.SLOW} times their row's median, so something else ran at the time, or "
-              "the processor was slower. Seconds are compared where a seed has the same processor in both rows.")
+SLOW = (f"A seed is slow where it took more than {stats.SLOW} times its row's median: something else ran at the time, or the "
+        "processor was slower. Seconds are compared over seeds with the same processor in both rows that are slow in neither.")
 PAIRED_COLUMNS = {name: (COLUMNS[name][0].replace("%", "points"), COLUMNS[name][1]) for name in stats.PAIRED}
 SET_RUNS = {"prototypes": re.compile(r"/prototypes/[a-z0-9_]+-ipc(?P<ipc>\d+)-kmexpand1$"),
             "distilled": re.compile(r"/distilled/[a-z0-9_]+_ipc(?P<ipc>\d+)_\d+_s[\d.]+_g[\d.]+_kmexpand1$")}
@@ -55,23 +54,25 @@ def claim_section(rows: Rows) -> Section:
     table = []
     for one in claims:
         acc = {rival["source"]: rival["acc"] for rival in one["rivals"].values()}
+        seeds = max(one[name]["n"] for name in ("acc_kept", "flops_saved", "time_saved"))
         table.append((
             METHODS[one["method"]], one["arm"],
-            *(interval_cell(one[name], 100, sign="") for name in ("time_saved", "flops_saved")), cell(one, "steps_saved", 100),
-            interval_cell(one["acc_kept"], digits=3, sign=""), *(cell(one, name, 100) for name in ("real_acc", "start_acc")),
-            *(interval_cell(acc.get(source), 100) for source in ("random", "real")),
-            str(max(one[name]["n"] for name in ("acc_kept", "flops_saved", "time_saved"))), one["verdict"] or NONE))
+            *(interval_cell(one[name], 100, sign="", seeds=seeds) for name in ("time_saved", "flops_saved")),
+            cell(one, "steps_saved", 100), interval_cell(one["acc_kept"], digits=3, sign="", seeds=seeds),
+            *(cell(one, name, 100) for name in ("real_acc", "start_acc")),
+            *(interval_cell(acc.get(source), 100, seeds=seeds) for source in ("random", "real")), str(seeds),
+            one["verdict"] or NONE))
     header = ("Method", "Source", "Time saved (%)", "FLOPs saved (%)", "Steps saved (%)", "ACC kept (ratio)", "ACC of real (%)",
               "ACC of the start alone (%)", "ACC − random (points)", "ACC − same steps (points)", "n", "Claim")
     return Section("The claim", f"The claim: {LEAST_SAVED} of the training time saved at comparable accuracy. In brackets are "
-                   "95 % intervals by Student's t over seeds, of saved and kept from the logarithms of the seeds' ratios; time "
-                   f"saved compares medians. `{stats.HOLDS}`: the whole intervals of time and FLOPs saved lie above "
+                   "95 % intervals by Student's t over seeds, of saved and kept from the logarithms of the seeds' ratios. "
+                   f"`{stats.HOLDS}`: the whole intervals of time and FLOPs saved lie above "
                    f"{LEAST_SAVED}, that of ACC kept above {CLAIMED_KEPT}, and those of the two differences above 0 (random "
                    "real images; all real images at the same steps; both with the same labels). "
-                   f"`{stats.NUMBERS_ONLY}`: all but the differences, so fewer steps alone explain the saving. "
-                   f"`{stats.FAILS}`: an interval of saved or kept lies wholly below. `{stats.NOT_SHOWN}`: none of these. "
-                   "A dash: on real images too the method knows only its last task, so there is no accuracy to keep. "
-                   f"{SLOW_SEEDS}", header, table)
+                   f"`{stats.NUMBERS_ONLY}`: time, FLOPs and ACC meet the claim, but the images are not shown to be better "
+                   f"than both. `{stats.FAILS}`: an interval of saved or kept lies wholly below. `{stats.NOT_SHOWN}`: none of "
+                   "these. A dash as a claim: the method is at chance on real images too, so there is no accuracy to keep. "
+                   f"`, n 2` in a cell: fewer seeds than in the column n. {SLOW}", header, table)
 
 
 def runs_section(rows: Rows, wanted=tuple(COLUMNS), expected=()) -> Section:
@@ -85,7 +86,7 @@ def runs_section(rows: Rows, wanted=tuple(COLUMNS), expected=()) -> Section:
     keys = sorted(dict.fromkeys([*found, *due]), key=lambda key: order.index(key[0]))
     text = ("Mean ± standard deviation over seeds (n), tested on real images after the last task. `real` trains for its full "
             "number of steps, `real, same steps` takes as many as the small sets. Labels are hard and the memory is "
-            "the stream's unless named. Time saved and ACC kept are against `real`, over common seeds. " + SLOW_SEEDS + " "
+            "the stream's unless named. Time saved and ACC kept are against `real`, over common seeds. " + SLOW + " "
             + ("Peak memory on a CPU is that of the process so far, which may have done other runs before. "
                if "peak_memory_bytes" in columns else "")
             + common_start(rows) + stats.equal_in_rows(rows)
@@ -112,13 +113,13 @@ def paired_section(rows: Rows) -> Section:
     paired = stats.differences(rows)
     compared = {(one["method"], name) for one in paired for name in (one["arm"], one["against"])}
     shown = {method: {arm: row for arm, row in arms.items() if (method, arm.name) in compared} for method, arms in rows.items()}
-    return Section("Paired differences", "Distilled minus the other, by seed over common seeds (n): mean (of seconds the "
-                   "difference of medians) and 95 % interval by Student's t. Random real images of the same count are the fair "
-                   "comparison. "
+    return Section("Paired differences", "Distilled minus the other, by seed over common seeds (n): mean and 95 % interval by "
+                   "Student's t. Random real images of the same count are the fair comparison. "
                    + (stats.equal_in_rows({method: arms for method, arms in shown.items() if arms}) or "Nothing to compare."),
                    ("Method", "Source", "Minus", *(head for head, _ in PAIRED_COLUMNS.values()), "n"),
                    [(METHODS.get(one["method"], one["method"]), one["arm"], one["against"],
-                     *(interval_cell(one[name], scale) for name, (_, scale) in PAIRED_COLUMNS.items()), str(one["acc"]["n"]))
+                     *(interval_cell(one[name], scale, seeds=one["acc"]["n"]) for name, (_, scale) in PAIRED_COLUMNS.items()),
+                     str(one["acc"]["n"]))
                     for one in paired])
 
 
@@ -190,24 +191,6 @@ def fashion_rows(runs: list[Run]) -> Rows:
     longest = max((run.config["steps"] for run in runs if run.config["stream"] == "real"), default=0)
     return continual_rows([run for run in runs if run.config["steps"] in (longest // 4, longest // 3)
                            or run.config["stream"] == "real" and run.config["steps"] == longest])
-
-
-def stream_crops(current: Results, earlier: Results) -> list[Section]:
-    """ACC of Fashion-MNIST's replay by the smallest crop of the streams' images, on test and on held-out images."""
-    def key_of(run: Run) -> tuple:
-        tested = "held-out" if run.get("config.validation") else "test"
-        return (SOURCES.index(run.config["stream"]), run.config.get("labels", "hard"), run.metrics["steps"], tested,
-                run.config["recipe.min_scale"])
-    runs = [run for run in (*current.of_kind("continual"), *earlier.of_kind("continual"))
-            if run.config["method"] == "er" and FASHION_STREAM.search(run.name) and not other_images(run)]
-    numbers = measure(group_by(runs, key_of), {"acc": "metrics.acc"})
-    columns = sorted({key[3:] for key in numbers}, reverse=True)
-    rows = [(f"{SOURCES[source]}, {labels} labels", str(steps),
-             *with_seeds(numbers, [(source, labels, steps, *column) for column in columns], "acc"))
-            for source, labels, steps in sorted({key[:3] for key in numbers})]
-    return [Section("Crops of the streams", "ACC (Class-IL) of ER with a memory of 500 images, in percent.",
-                    ("Stream", "Steps", *(f"{'whole images' if crop == 1 else f'crops from {crop}'}, {tested} images"
-                                          for tested, crop in columns), "Seeds (n)"), rows)]
 
 
 def stream_images(results: Results, chosen: Results) -> list[Section]:

@@ -109,16 +109,16 @@ def least_costs(results: Results) -> list[Section]:
                     "Where the shortest run reaches it, this run's cost counts: an upper bound. Lengths that fewer than half "
                     "of a row's seeds have are left out. "
                     "`never`: no length reaches it in any seed. Seconds are compared where a seed has one processor at all "
-                    "lengths and in real's longest run; `n`: so many seeds have. Images: those of the stream and of the "
+                    "lengths and in real's longest run; `, n 2`: the seeds compared. Images: those of the stream and of the "
                     "memory.",
                     ("Network", "Method", "Memory", "Source", "Best ACC (%)",
                      *(f"{level:.2f}: {cost} (%)" for level in LEVELS for cost in COSTS), "Images (MB)", "Seeds (n)"), rows)]
 
 
 def draw_curves(path: Path, results: Results) -> None:
-    """A panel for each network, method and memory: accuracy against FLOPs, a line for each source.
+    """A panel for each network, method and memory: accuracy against FLOPs, a line for each source over common seeds.
 
-    Bands, and bars of single points, are one standard deviation over seeds.
+    Bands, and bars of single points, are one standard deviation over seeds. Hollow marks: lengths that few seeds have.
     """
     import numpy as np
     found, handles = curves_of(results), {}
@@ -127,13 +127,17 @@ def draw_curves(path: Path, results: Results) -> None:
     for axis, ((network, method, memory), curves) in zip(axes.flat, found.items(), strict=False):
         for source, curve in curves.items():
             stream, ipc, labels = source
-            costs = [np.mean([run.metrics["flops"] for run in row.values()]) / 1e12 for row in curve.values()]
-            scores = [[100 * run.metrics["acc"] for run in row.values()] for row in curve.values()]
+            style = {"color": COLOURS[stream], "ms": 4, "marker": "so^Dv"[ipcs.index(ipc) % 5]}
+            lengths = usual(curve)
+            seeds = set.intersection(*(set(row) for row in lengths.values()))
+            for row in [row for steps, row in curve.items() if steps not in lengths]:   # of few seeds: not joined to the others
+                axis.plot(np.mean([run.metrics["flops"] for run in row.values()]) / 1e12,
+                          100 * np.mean([run.metrics["acc"] for run in row.values()]), mfc="white", **style)
+            costs = [np.mean([row[seed].metrics["flops"] for seed in seeds]) / 1e12 for row in lengths.values()]
+            scores = [[100 * row[seed].metrics["acc"] for seed in seeds] for row in lengths.values()]
             means = np.array([np.mean(one) for one in scores])
             spread = np.array([np.std(one, ddof=1) if len(one) > 1 else 0 for one in scores])
-            handles[source_name(source)], = axis.plot(
-                costs, means, color=COLOURS[stream], ls="-" if labels == "hard" else "--", lw=1.5, ms=4,
-                marker="so^Dv"[ipcs.index(ipc) % 5])
+            handles[source_name(source)], = axis.plot(costs, means, ls="-" if labels == "hard" else "--", lw=1.5, **style)
             if len(costs) > 1:
                 axis.fill_between(costs, means - spread, means + spread, color=COLOURS[stream], alpha=0.13, lw=0)
             else:   # a band of no width would not be seen

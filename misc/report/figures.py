@@ -231,9 +231,9 @@ def draw_label_bytes(path: Path, points: dict[str, dict]) -> None:
     figure, ((axis,),) = new_figure(6.6, 4.2)
     for way, one in points.items():
         logits, epochs = (f"{one[name]['mean']:.0f}" for name in ("stored_logits", "stored_epochs"))
-        family, colour, mark = {(True, True): ("so many logits of so many epochs", "#CC79A7", f"{logits}·{epochs}"),
-                                (True, False): ("so many leading logits of all epochs", "#E69F00", logits),
-                                (False, True): ("all logits of so many epochs", "#0072B2", epochs),
+        family, colour, mark = {(True, True): ("k logits of e epochs (k·e)", "#CC79A7", f"{logits}·{epochs}"),
+                                (True, False): ("k leading logits of all epochs (k)", "#E69F00", logits),
+                                (False, True): ("all logits of e epochs (e)", "#0072B2", epochs),
                                 (False, False): ("all logits of all epochs", "#222222", "")}["topk" in way, "epochs" in way]
         place, spread = (one["bytes"]["mean"] / 1e3, 100 * one["accuracy"]["mean"]), one["accuracy"]["std"]
         axis.errorbar(*place, yerr=spread and 100 * spread, marker="o", ms=15, color=colour, mec="white", label=family,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from scripts.artefact import flat
 from scripts.cli import InputError
 from scripts.files import parse_json, read_bytes, read_json, write_text
 
@@ -29,7 +30,10 @@ CONTINUAL = {"acc": "class_il.acc", "task_il_acc": "task_il.acc", "average_incre
              "peak_memory_bytes": "peak_memory_bytes", "matrix": "class_il.matrix", "confusion": "confusion",
              "scale_curves": "scale_curves", "start_acc": "start.class_il_acc", "start_seconds": "start.seconds",
              "start_note": "start.note", "memory": "memory"}    # metric: its place in what continual.train_continual writes
-NEEDED = ("config.method", "config.stream", "config.seed", "metrics.steps", "metrics.acc", "seconds.train")
+NEEDED = ("config.method", "config.stream", "config.seed", "metrics.steps", "metrics.stream_images", "metrics.acc",
+          "seconds.train")
+NUMBER = (int, float)
+TYPES = {"matrix": list, "confusion": list, "scale_curves": list, "start_note": str, "memory": str}    # others: NUMBER
 MADE = ("hardware", "code", "packages")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -127,7 +131,25 @@ def read_run(name: str, content) -> Run:
     run = Run(name, content["kind"], config, metrics, seconds, made_in(content))
     for key in NEEDED if run.kind == "continual" else ():
         run.need(key)
-    return compact(run)
+    return compact(checked(run))
+
+
+def checked(run: Run) -> Run:
+    """The run. Raises InputError for a field of another type than its stage writes."""
+    fields = {"kind": (run.kind, str), **{f"seconds.{name}": (value, NUMBER) for name, value in run.seconds.items()}}
+    if run.kind == "continual":
+        metrics = {name: value for name, value in run.metrics.items() if value is not None}
+        fields |= {f"metrics.{name}": (value, TYPES.get(name, NUMBER)) for name, value in metrics.items()}
+        fields |= {"config.seed": (run.config["seed"], int), "config.validation": (run.config.get("validation", 0), int)}
+        for name in ("matrix", "confusion"):
+            lines = metrics[name] if isinstance(metrics.get(name), list) else ()
+            fields |= {f"metrics.{name}, row {place}": (row, list) for place, row in enumerate(lines) if row is not None}
+        if run.config["stream"] not in SOURCES:
+            raise InputError(f"{run.name}/result.json: expected a stream of {', '.join(SOURCES)}, found {run.config['stream']}")
+    for name, (value, kind) in fields.items():
+        if not isinstance(value, kind):
+            raise InputError(f"{run.name}/result.json: expected another value as {name}, found {value!r:.80}")
+    return run
 
 
 def parts_of(where: str, content: dict) -> list[dict]:
@@ -144,14 +166,6 @@ def made_in(content: dict) -> dict:
     return {key: content[key] for key in MADE if key in content}
 
 
-def flat(nested: dict, before: str = "") -> dict:
-    """A dictionary without nesting: {"recipe.lr": 0.001}."""
-    found = {}
-    for key, one in nested.items():
-        found |= flat(one, f"{before}{key}.") if isinstance(one, dict) else {f"{before}{key}": one}
-    return found
-
-
 def read_results(path: Path) -> Results:
     """The results of a folder, at any depth, or of a collected file."""
     if path.suffix == ".jsonl":
@@ -165,6 +179,8 @@ def read_stages(path: Path) -> dict[str, float]:
     """Seconds by stage, in the order of first appearance; of a stage that ran again the longest run counts."""
     stages = {}
     for entry in read_lines(path, "stage", "seconds") if path.exists() else []:
+        if not isinstance(entry["stage"], str) or not isinstance(entry["seconds"], NUMBER):
+            raise InputError(f"{path}: expected a name and a number of seconds, found {entry!r:.80}")
         stages[entry["stage"]] = max(entry["seconds"], stages.get(entry["stage"], 0))
     return stages
 
@@ -185,11 +201,14 @@ def read_collected(path: Path) -> Results:
     header, *lines = read_lines(path) or [{}]
     if "runs" not in header or any(not {"run", "kind"} <= line.keys() for line in lines) or len(lines) != header["runs"]:
         raise InputError(f"{path}: expected a file of `python -m misc.report collect`, with its header and all its runs")
-    made, common = made_in(header), header.get("config", {})
+    made, common = made_in(header), parts_of(f"{path}, line 1", header)[0]
+    for one in common.values():
+        parts_of(f"{path}, line 1", {"config": one})
     runs = []
     for number, one in enumerate(lines, 2):
         config, metrics, seconds = parts_of(f"{path}, line {number}", one)
-        runs.append(Run(one["run"], one["kind"], common.get(one["kind"], {}) | config, metrics, seconds, made | made_in(one)))
+        shared = common.get(str(one["kind"]), {})
+        runs.append(checked(Run(str(one["run"]), one["kind"], shared | config, metrics, seconds, made | made_in(one))))
     return Results(runs, header.get("command", ""), header.get("seconds", {}))
 
 

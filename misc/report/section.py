@@ -26,11 +26,6 @@ class Section:
     command: str = ""
 
 
-def slow(seconds: dict) -> str:
-    """The mark of seconds that were taken while something else ran."""
-    return f" ({seconds['slow']} slow)" if seconds.get("slow") else ""
-
-
 def cell(numbers: dict | None, name: str, scale: float = 1, digits: int = 1) -> str:
     """One number of a table: plain, {"mean", "std"}, or of seconds {"median", "slow"}."""
     if numbers is None:
@@ -39,19 +34,19 @@ def cell(numbers: dict | None, name: str, scale: float = 1, digits: int = 1) -> 
     if value["mean"] is None:
         return NONE
     if "median" in value:
-        return f"{scale * value['median']:.{digits}f}{slow(value)}"
+        return f"{scale * value['median']:.{digits}f}" + (f" ({value['slow']} slow)" if value["slow"] else "")
     spread = "" if value["std"] is None or digits == 0 else f" ± {scale * value['std']:.{digits}f}"
     return f"{scale * value['mean']:.{digits}f}{spread}"
 
 
-def interval_cell(found: dict | None, scale: float = 1, digits: int = 1, sign: str = "+") -> str:
-    """A number with its interval: "+3.9 (1.2 to 6.6)"; a difference with its sign."""
+def interval_cell(found: dict | None, scale: float = 1, digits: int = 1, sign: str = "+", seeds: int = 0) -> str:
+    """A number with its interval: "+3.9 (1.2 to 6.6)", and its n where that is not `seeds`; a difference with its sign."""
     if found is None or found["mean"] is None:
         return NONE
     low, mean, high = (None if found[name] is None else round(scale * found[name], digits) + 0.0  # no minus zero
                        for name in ("low", "mean", "high"))
     bounds = NONE if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
-    return f"{mean:{sign}.{digits}f} ({bounds}){slow(found)}"
+    return f"{mean:{sign}.{digits}f} ({bounds})" + (f", n {found['n']}" if seeds and found["n"] != seeds else "")
 
 
 def counts(numbers) -> str:

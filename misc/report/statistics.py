@@ -65,17 +65,15 @@ def measured(row: dict[int, Run], name: str) -> dict[int, float]:
 def paired(own: dict[int, Run], other: dict[int, Run], name: str, combine) -> dict:
     """`combine` of the values of each seed of both rows, and its interval.
 
-    Of seconds `mean` is that of the two medians, and only seeds count that have the same hardware in both rows.
+    Seconds are compared where a seed has the same hardware in both rows and is slow in neither.
     """
     ours, theirs = measured(own, name), measured(other, name)
-    seeds = [seed for seed in sorted(ours.keys() & theirs.keys())
-             if name != "train_seconds" or own[seed].get("hardware") == other[seed].get("hardware")]
+    seeds = sorted(ours.keys() & theirs.keys())
+    if name == "train_seconds":
+        slow = slow_seeds(own) | slow_seeds(other)
+        seeds = [seed for seed in seeds if own[seed].get("hardware") == other[seed].get("hardware") and seed not in slow]
     pairs = [pair for seed in seeds if None not in (pair := (ours[seed], theirs[seed]))]
-    found = interval([combine(*pair) for pair in pairs])
-    if pairs and name == "train_seconds":
-        found["mean"] = combine(*map(statistics.median, zip(*pairs, strict=True)))
-        found["slow"] = slow_seeds(own) + slow_seeds(other)
-    return found
+    return interval([combine(*pair) for pair in pairs])
 
 
 def difference(own: dict[int, Run], other: dict[int, Run], name: str) -> dict:
@@ -101,10 +99,10 @@ def kept(own: dict[int, Run], real: dict[int, Run]) -> dict:
     return interval([]) if real and at_chance(real) else ratio(own, real, "acc")
 
 
-def slow_seeds(row: dict[int, Run]) -> int:
-    """How many seeds took more than SLOW times the row's median, as when something else runs on the machine."""
-    seconds = measured(row, "train_seconds").values()
-    return sum(one > SLOW * statistics.median(seconds) for one in seconds)
+def slow_seeds(row: dict[int, Run]) -> set[int]:
+    """The seeds that took more than SLOW times the row's median, as when something else runs on the machine."""
+    seconds = measured(row, "train_seconds")
+    return {seed for seed, spent in seconds.items() if spent > SLOW * statistics.median(seconds.values())}
 
 
 def at_chance(row: dict[int, Run]) -> bool:
@@ -124,21 +122,22 @@ def summaries(rows: Rows) -> dict[str, dict[Arm, dict]]:
                 "time_saved": saved(row, real)["mean"], "flops_saved": saved(row, real, "flops")["mean"],
                 "acc_kept": kept(row, real)["mean"]}
             found[method][arm]["train_seconds"] |= {
-                "median": statistics.median(measured(row, "train_seconds").values()), "slow": slow_seeds(row)}
+                "median": statistics.median(measured(row, "train_seconds").values()), "slow": len(slow_seeds(row))}
     return found
 
 
 def counterparts(arm: Arm, arms) -> list[Arm]:
     """What an arm with distilled images is compared with: random images, real ones at the same steps, real ones.
 
-    Soft labels are compared with soft labels where `arms` have them, otherwise with hard ones.
+    Labels are of one kind, except against real images on their own epochs where these have hard ones only.
     """
     if "distilled" not in (arm.stream, arm.memory):
         return []
     found = []
     for source, schedule in (("random", arm.schedule), ("real", arm.schedule or SAME_STEPS), ("real", "")):
         sources = [source if one == "distilled" else one for one in (arm.stream, arm.memory)]
-        options = [Arm(*sources, labels, schedule) for labels in (arm.labels, "hard")]
+        options = [Arm(*sources, labels, schedule) for labels in ((arm.labels,) if schedule or source == "random" else
+                                                                  (arm.labels, "hard"))]
         found += [option for option in options if option in arms][:1]
     return list(dict.fromkeys(other for other in found if other != arm))
 

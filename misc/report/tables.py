@@ -9,7 +9,7 @@ from misc.report import continual
 from misc.report import statistics as stats
 from misc.report.curves import least_costs
 from misc.report.results import METHODS, Results, Run, continual_rows, group_by, grouped
-from misc.report.section import NONE, NOT_RUN, Section, cell, counts, interval_cell, percentages, with_seeds
+from misc.report.section import NONE, NOT_RUN, Section, cell, counts, interval_cell, with_seeds
 from misc.report.statistics import equal_and_not, measure, numbers_of
 from validate.protocols import NOT_TAKEN
 
@@ -126,7 +126,7 @@ def student_table(title: str, arms: tuple[str, ...], labels: tuple[str, ...], re
         rows.append((name, *with_seeds(numbers, keys)))
     taken = steps_taken(numbers, 1, {**{ipc: f"IPC {ipc}: " for ipc in IPCS}, None: "real split: "}, " to ")
     return [Section(title, "Accuracy of ResNet-18 on the real test digits in percent, mean ± standard deviation over seeds. "
-                    f"Equal: the teacher, and the steps of a column ({taken}).",
+                    f"Equal: the steps of a column ({taken}).",
                     ("Trained on", *(f"IPC {ipc}, {kind}" for kind in labels for ipc in IPCS), "Seeds (n)"), rows)]
 
 
@@ -174,12 +174,6 @@ def run_continual(results: Results) -> list[Section]:
     costs = stats.mean_costs(results.runs)
     return [continual.claim_section(rows), continual.runs_section(rows, continual.SHORT_COLUMNS, EXPECTED),
             *([continual.payback_section(rows, costs)] if rows and costs else [])]
-
-
-def quickstart(results: Results) -> list[Section]:
-    minutes = sum(results.seconds.values()) / 60
-    return [Section("Quickstart", f"One run on {made_with(results, 'hardware')}: {minutes:.1f} minutes."),
-            *run_students(results), *run_continual(results)]
 
 
 def stages(results: Results) -> list[Section]:
@@ -297,38 +291,41 @@ def headline(digits: Results, fashion: Results, cifar10: Results, streams: Resul
     """The main results in a few rows: distilled images beside random real ones and all real images."""
     def of_kinds(data: str, results: Results, *ipcs: int) -> list[tuple[str, ...]]:
         found = students(results, KIND_RUN, "kind", "arm", "ipc")
-        return [(f"{data}, {ipc} image{'s' if ipc > 1 else ''} per class, {how}", "accuracy (%)",
-                 *percentages(found, [(kind, arm, str(ipc)) for arm in ("distilled", "random")]), NONE)
-                for kind, how in KINDS.items() for ipc in ipcs]
+        rows = []
+        for kind, how in KINDS.items():
+            for ipc in ipcs:
+                *cells, seeds = with_seeds(found, [(kind, arm, str(ipc)) for arm in ("distilled", "random")])
+                what = f"{data}, {ipc} image{'s' if ipc > 1 else ''} per class, {how}"
+                rows.append((what, "accuracy (%)", *cells, NONE, seeds))
+        return rows
     own, arms = student_numbers(digits), ((f"d4m-s{DIGITS_STRENGTH}", 10), ("random", 10), ("real", None))
     rows = [*of_kinds("Fashion-MNIST", fashion, 1, 10),
             *((f"Digits, 10 images per class, {kind} labels", "accuracy (%)",
-               *percentages(own, [(*arm, kind) for arm in arms])) for kind in ("hard", "soft")),
+               *with_seeds(own, [(*arm, kind) for arm in arms])) for kind in ("hard", "soft")),
             *of_kinds("CIFAR-10", cifar10, 10)]
     for name, runs in (("Fashion-MNIST", continual.fashion_rows(fashion.runs)), ("Digits", continual_rows(streams.runs))):
         arms = {arm.name: one for arm, one in stats.summaries(runs).get("er", {}).items()}
         if "distilled" in arms:
             saved = cell(arms["distilled"], "flops_saved", 100)
             rows.append((f"{name}, Experience Replay, {saved} % of the FLOPs saved", "ACC (%)",
-                         *percentages(arms, ("distilled", "random", "real"), "acc")))
-    return [Section("Main results", "", ("On real test images, ResNet-18 unless named", "Measure", "D4M images",
-                                         "Random real images", "All real images"), rows)]
+                         *with_seeds(arms, ("distilled", "random", "real"), "acc")))
+    return [Section("Main results", "Mean ± standard deviation over seeds.",
+                    ("On real test images, ResNet-18 unless named", "Measure", "D4M images", "Random real images",
+                     "All real images", "Seeds (n)"), rows)]
 
 
 def faults(result: dict) -> list[Section]:
-    """Kills by stage and processes; exit code and message on a full and on a read-only disk."""
+    """Kills by stage and processes, and how many full and read-only disks were recognised."""
     kills, disks = result["kills"], result["disks"]
-    identical, recognised = sum(one["identical"] for one in kills), sum(one["recognised"] for one in disks)
+    identical, right = sum(one["identical"] for one in kills), sum(one["recognised"] and one["identical"] for one in disks)
     keys = ("stage", "processes", "kills", "identical", "with_files", "mid_file")
     return [Section("Kills", f"{identical} of {sum(one['kills'] for one in kills)} killed runs ended byte-identical to an "
-                    f"undisturbed run; {recognised} of {len(disks)} full and read-only disks were recognised "
+                    f"undisturbed run. {right} of {len(disks)} runs on a full disk or in a read-only folder ended with exit "
+                    "code 3 and one line that names the file, and the same command then ended byte-identical "
                     f"({result['hardware']}).",
                     ("Stage", "Processes", "Kills", "Byte-identical after the resume", "Killed with files written",
                      "Killed in mid-file", "Undisturbed (s)"),
-                    [(*(str(one[key]) for key in keys), f"{one['seconds']:.1f}") for one in kills]),
-            Section("Disks", "", ("Fault", "Stage", "Exit code", "Message", "The same command afterwards"),
-                    [(one["fault"], one["stage"], str(one["exit"]), one["message"].removeprefix("error: ").partition(";")[0],
-                      "byte-identical" if one["identical"] else "differs") for one in disks])]
+                    [(*(str(one[key]) for key in keys), f"{one['seconds']:.1f}") for one in kills])]
 
 
 def payback(results: Results) -> list[Section]:
@@ -346,7 +343,6 @@ STUDENT_TABLES = {
     "arms-hard": ("Every arm, hard labels", ("d4m", *ARM_NAMES), ("hard",)),
     "arms-soft": ("Every arm, soft labels", ("d4m", *ARM_NAMES), ("soft",))}
 TABLES = {"headline": ("digits.jsonl fashion_mnist.jsonl cifar10_small.jsonl continual_digits_resnet18.jsonl", headline),
-          "quickstart": ("quickstart.jsonl", quickstart), "stages": ("quickstart.jsonl", stages),
           **{name: ("digits.jsonl", partial(student_table, *what)) for name, what in STUDENT_TABLES.items()},
           "protocols": ("matching_digits.jsonl", protocols),
           "storage": ("matching_digits.jsonl", storage),
@@ -364,7 +360,6 @@ TABLES = {"headline": ("digits.jsonl fashion_mnist.jsonl cifar10_small.jsonl con
                                                           wanted=continual.SHORT_COLUMNS)),
           "students-photographs": ("photographs.jsonl", students_by_name),
           "runs-photographs": ("photographs.jsonl", of_rows(continual.runs_section, wanted=continual.SHORT_COLUMNS)),
-          "crops-fashion": ("fashion_mnist.jsonl fashion_mnist_crops.jsonl", continual.stream_crops),
           "payback-fashion": ("fashion_mnist.jsonl ../../distillation/checkpoints/fashion-ldm/manifest.json",
                               continual.fashion_payback),
           "losses-fashion": ("fashion_mnist.jsonl", losses),

@@ -2,8 +2,8 @@
 # The digits tables: accuracy of ResNet-18 students at IPC 1, 2, 5, 10, trained on images made in every way of this repository,
 # on as many real images, and on the real training split, with hard and soft labels; one teacher, the same number of steps.
 # Then ER and Task Arithmetic on the images of COMPARED at IPC 1 and 10, in 5 tasks of 2 classes.
-# About 340 students, 80 minutes on 2 CPU cores, without SRe2L and MTT; the two take as long again. The same command resumes;
-# SEEDS, IPCS, ARMS and COMPARED (empty: none) run a part of it. Then:
+# About 350 students, 24 of them of SRe2L and MTT. 80 minutes on 2 CPU cores without these two, which take as long again. The
+# same command resumes; SEEDS, IPCS, ARMS and COMPARED (empty: none) run a part of it. Then:
 # python -m misc.report collect runs/study-digits misc/results/digits.jsonl --kind teacher student continual distilled \
 #     --command "sh misc/studies/digits.sh"
 # python -m misc.report tables

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Fashion-MNIST, from a diffusion model to the tables: two teachers, images made in the ways of ARMS at IPC 1 and 10,
 # ConvNet-W128 students with hard labels and ResNet-18 students with soft ones; each seed has its own images. 5,000 training
-# images stay out of all that is trained. CHOOSE=1 tests the students of every strength, and the streams, on these; without it
-# the chosen strength and the other ways are tested on the 10,000 test images. Then continual learning in 5 tasks of 2 classes:
-# on all real images for 1, 1/3 and 1/4 epoch, on 50 images a class of STREAM_ARMS for as many steps as 1/3 and 1/4. PRIOR names
-# the diffusion model; the shipped one has not seen the 5,000 images either.
+# images stay out of all of these; with the test images as the test, streams of all real images have them. CHOOSE=1 tests the
+# students of every strength, and the streams, on these; without it the chosen strength and the other ways are tested on the
+# 10,000 test images. Then continual learning in 5 tasks of 2 classes: on all real images for 1, 1/3 and 1/4 epoch, on 50
+# images a class of STREAM_ARMS for as many steps as 1/3 and 1/4. PRIOR names the diffusion model; the shipped one has not
+# seen the 5,000 images either.
 # The defaults take two cores 5 hours (with matrix units, such as AMX) to 15. More has been run in part, or not at all:
 # IPCS="1 10 50" ARMS="distilled medoid prototype noise mode herding kcenter random autoencoder sre2l mtt" LEARNERS=resnet50
 # METHODS="finetune joint agem derpp" MEMORIES="200 500" STREAM_ARMS="random distilled member" STREAM_IPCS="10 50 100"
