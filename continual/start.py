@@ -17,6 +17,7 @@ from scripts.files import read_json, read_tensors, write_json, write_tensors
 from scripts.networks import build, load_model, seeded, weight_problems
 
 IMAGENET_CLASSES = 1000
+STARTS = ("random", "task1", "imagenet", "distilled")    # others are folders
 
 
 def check_start(start: str, arch: str, stem: str, size: int, classes: list[dict]) -> None:
@@ -25,7 +26,7 @@ def check_start(start: str, arch: str, stem: str, size: int, classes: list[dict]
     head_of(network)
     if start == "imagenet":
         pretrained_backbone(arch, stem, size, network)
-    elif start not in ("random", "task1", "distilled"):
+    elif start not in STARTS:
         read_start(Path(start), network, classes)
 
 

@@ -17,7 +17,6 @@ from scripts.cli import InputError, Parser, check_optimizer, check_range, datase
 
 METHODS = ("finetune", "joint", "er", "agem", "derpp", "task_arithmetic")
 SOURCES = ("real", "random", "distilled")
-STARTS = ("random", "task1", "imagenet", "distilled")
 
 
 def parse_args():
@@ -143,7 +142,7 @@ def main(args):
 def load_sources(args, device):
     """Real, distilled and random images at the training size, and the teacher if there is one, on the device."""
     from continual.experiment import Sources
-    from continual.start import check_start
+    from continual.start import STARTS, check_start
     from continual.streams import set_at
     from continual.training import read_teacher
     from distillation.datasets import load_splits

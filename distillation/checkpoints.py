@@ -44,7 +44,7 @@ def load_pipeline(pipeline_class, checkpoint: str, device, dtype: str | None = N
     else:
         _fetch_description(checkpoint, revision, expected)
         commit = hub_commit(checkpoint, revision)
-    precision = getattr(torch, dtype or ("float32" if torch.device(device).type == "cpu" else "float16"))
+    precision = getattr(torch, stored_dtype(dtype, device) or "float32")
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # one bar for each weight file
     try:

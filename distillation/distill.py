@@ -60,7 +60,7 @@ def main(args):
     source = prototypes_configuration(args, args.ipc, split, size, accelerator.device)
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
     config = configuration(args, args.image_size or min(size, 224), source, images_per_class, accelerator.device)
-    check_different(config, args.repeats or 1)
+    check_different(config)
     if begin_together(folder, "distilled", config, accelerator):
         if accelerator.is_main_process:
             clear_parts(folder)

@@ -109,7 +109,7 @@ def main(args):
     made_pixels = prototypes[0].centroids.shape[-1] * pipeline.vae_scale_factor
     folder = Path(args.save_init_image_path) / folder_name(args, images_per_class, source)
     config = configuration(args, args.image_size or min(made_pixels, 224), source, images_per_class, accelerator.device)
-    check_different(config, repeats)
+    check_different(config)
     if begin_together(folder, "distilled", config, accelerator):
         return
 
@@ -161,8 +161,9 @@ def starting_points(args, pipeline):
         split = load_split(split="train", **dataset_flags(args))
         shape, size = latent_shape(pipeline), {}
         if args.size:
-            size = {"size": size_to_encode(StableDiffusionGenLatentsPipeline(pipeline.vae), args.size)}
-            shape = shape[0], *2 * (args.size // pipeline.vae_scale_factor,)
+            encoder = StableDiffusionGenLatentsPipeline(pipeline.vae)
+            size = {"size": size_to_encode(encoder, args.size)}
+            shape = encoder.latent_shape(args.size)
         zeros = Prototypes(torch.zeros(args.ipc, *shape), torch.ones(args.ipc), torch.tensor(0.0))
         source = {"ipc": args.ipc, **size, "data": split.identity(), **validation_of(args.validation)}
         return split.classes, dict.fromkeys(range(len(split.classes)), zeros), source
@@ -241,9 +242,9 @@ def configuration(args, image_size: int, source: dict, images_per_class: int, de
             **validation_of(source.get("validation", 0))}
 
 
-def check_different(config: dict, repeats: int) -> None:
+def check_different(config: dict) -> None:
     """Raise InputError where a prototype would have several images, all the same, since no step of diffusion runs."""
-    equal = repeats * (config["candidates"] or 1)
+    equal = config["ipc"] // config["source"]["ipc"] * (config["candidates"] or 1)
     if int(config["strength"] * config["num_inference_steps"]) < 1 and equal > 1:
         raise InputError(f"--strength {config['strength']} of {config['num_inference_steps']} steps: expected one image per "
                          f"prototype where no step of diffusion runs, found {equal}, which would be equal")

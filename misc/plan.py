@@ -14,15 +14,16 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+from distillation import gen_syn_image
 from scripts.cli import ROOT, InputError, Parser, check_range, run
 from scripts.files import one_line
+from validate.protocols import PROTOCOLS
 
 # classes, training images, test images, pixels; ImageNet's images vary
 SIZES = {"fashion_mnist": (10, 60_000, 10_000, 32), "cifar10": (10, 50_000, 10_000, 32), "cifar100": (100, 50_000, 10_000, 32),
          "tiny_imagenet": (200, 100_000, 10_000, 64), "imagenet": (1000, 1_281_167, 50_000, 224)}
 METHODS = "finetune joint er agem derpp task_arithmetic"  # as in continual/continual.sh; METHODS= (empty) leaves the stage out
-CHOICES = {"METHOD": ("d4m", "prototype", "noise", "random", "herding", "kcenter", "sre2l", "mtt"), "LABELS": ("soft", "hard"),
-           "PROTOCOL": ("d4m", "rded", "")}
+CHOICES = {"METHOD": (*gen_syn_image.METHODS, "sre2l", "mtt"), "LABELS": ("soft", "hard"), "PROTOCOL": (*PROTOCOLS, "")}
 COUNTS = ("IPC", "STEPS", "EPOCHS", "TEACHER_EPOCHS", "INPUT_SIZE", "KEEP_TOPK", "TASKS", "BATCH_SIZE", "BUFFER_SIZE")
 RANGES = {**dict.fromkeys(COUNTS, (1, float("inf"))), "STRENGTH": (0, 1), "KEEP_EPOCHS": (1e-9, 1)}
 START_STEPS = 40    # of Task Arithmetic's common start

@@ -263,9 +263,10 @@ def configuration(settings, images, test_split) -> dict:
     decisive = {name: value for name, value in vars(settings).items() if name not in MACHINE_ONLY}
     source = {"fkd_load": settings.fkd_path, "on-the-fly": settings.teacher}.get(settings.mode)
     mix = mix_config(settings, with_alpha=settings.mode != "fkd_load")
-    mix |= {"weights": hashlib.sha256(images.weights.cpu().numpy()).hexdigest()} if settings.cluster_weights else {}
-    mix |= {"test_bytes": sum(path.stat().st_size for path in test_split.paths)} if test_split.paths else {}
-    return {**decisive, **mix, "data_path": stored_path(settings.data_path, images), "arch": settings.model,
+    facts = {"test_bytes": sum(path.stat().st_size for path in test_split.paths)} if test_split.paths else {}
+    if settings.cluster_weights:
+        facts["weights"] = hashlib.sha256(images.weights.cpu().numpy()).hexdigest()
+    return {**decisive, **mix, **facts, "data_path": stored_path(settings.data_path, images), "arch": settings.model,
             "images": images.digest, "test": test_split.identity(), "soft_labels": identity(source) if source else None,
             **validation_of(settings.validation)}
 

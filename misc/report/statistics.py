@@ -136,9 +136,8 @@ def counterparts(arm: Arm, arms) -> list[Arm]:
     found = []
     for source, schedule in (("random", arm.schedule), ("real", arm.schedule or SAME_STEPS), ("real", "")):
         sources = [source if one == "distilled" else one for one in (arm.stream, arm.memory)]
-        options = [Arm(*sources, labels, schedule) for labels in ((arm.labels,) if schedule or source == "random" else
-                                                                  (arm.labels, "hard"))]
-        found += [option for option in options if option in arms][:1]
+        kinds = (arm.labels,) if source == "random" or schedule else (arm.labels, "hard")
+        found += [option for labels in kinds if (option := Arm(*sources, labels, schedule)) in arms][:1]
     return list(dict.fromkeys(other for other in found if other != arm))
 
 
